@@ -1,0 +1,85 @@
+"""FlexiDiT on the handwritten digits inside scikit-learn: pre-train, flexify, fine-tune, report.
+
+    python -m flexidit_jax.main --config=configs/digits.py
+    python -m flexidit_jax.main --config=configs/digits.py --mode=sample --config.sample.budget=0.56
+
+`:smoke` is the same run shrunk to seconds; its pictures are noise.
+"""
+
+from ml_collections import ConfigDict
+
+VARIANTS = ("", "smoke")
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    if variant not in VARIANTS:
+        from flexidit_jax.common.errors import UserError
+
+        raise UserError(f"configs/digits.py has no variant {variant!r}; known: smoke")
+    config = ConfigDict()
+    config.seed = 0
+    config.dataset = {"name": "digits", "held_out": 297}
+    config.codec = {"name": "identity"}
+    config.process = {"name": "gaussian", "steps": 1000, "beta_start": 1e-4, "beta_end": 0.02}
+    config.model = {
+        "latent": (1, 8, 8, 1),
+        "patch": 2,
+        "width": 96,
+        "depth": 4,
+        "num_heads": 4,
+        "unroll": 4,
+        "conditioner": {"name": "classes", "classes": 10, "drop_rate": 0.1},
+    }
+    config.train = {
+        "batch": 64,
+        "stages": (
+            {"patches": (2,), "steps": 2500, "learning_rate": 2e-3, "warmup": 100, "final_rate": 0.02},
+            {"patches": (2, 4), "steps": 2500, "learning_rate": 1e-3, "warmup": 100, "final_rate": 0.02},
+        ),
+        "loss": {"name": "diffusion", "vlb_weight": 1.0},
+        "optimizer": {"b1": 0.9, "b2": 0.999, "weight_decay": 0.0, "clip": None},
+        "ema": {"decay": 0.998, "warmup": True},
+        "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
+        "init_from": None,
+        "log_every": 50,
+        "checkpoint_every": 500,
+        "keep": 2,
+    }
+    config.sample = {
+        "labels": tuple(range(10)) * 4,
+        "steps": 50,
+        "budget": 0.56,
+        "schedule": None,
+        "guide": None,
+        "guidance": 1.0,
+        "solver": "ddpm",
+        "seed": 0,
+        "batch": 250,
+    }
+    config.evaluate = {
+        "features": {"name": "mlp_classifier", "hidden": (128, 64), "alpha": 1e-3, "seed": 0},
+        "samples": 1500,
+    }
+    config.report = {
+        "steps": 50,
+        "batch": 250,
+        "weak_first": (0, 20, 30, 40, 50),
+        "weak_last": (20, 30, 40),
+        "fewer_steps": (35, 28, 20, 13),
+        "guidance": (
+            {"guide": "2:50", "guidance": 1.5},
+            {"guide": "4:50", "guidance": 1.5},
+        ),
+    }
+    if variant == "smoke":
+        config.model.width = 32
+        config.model.depth = 2
+        config.train.batch = 16
+        for stage in config.train.stages:
+            stage["steps"], stage["warmup"] = 6, 2
+        config.train.log_every, config.train.checkpoint_every = 2, 4
+        config.sample.labels, config.sample.steps = (0, 1, 2, 3), 4
+        config.evaluate.samples = 100
+        config.report.update(steps=4, batch=50, weak_first=(0, 2, 4), weak_last=(2,), fewer_steps=(2,))
+        config.report.guidance = ({"guide": "4:4", "guidance": 1.5},)
+    return config

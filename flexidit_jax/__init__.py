@@ -1,0 +1,13 @@
+"""FlexiDiT in JAX: one diffusion transformer, several patch sizes, compute where it matters.
+
+    import flexidit_jax as fd
+    flex = fd.load("runs/digits")
+    images = flex.sample([0, 1, 2], steps=50, budget=0.56, guidance=1.0)
+"""
+
+from flexidit_jax.api import FlexiDiT, FlopCount, load
+from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.types import Prediction
+
+__all__ = ["FlexiDiT", "FlopCount", "Prediction", "UserError", "load"]
+__version__ = "0.1.0"

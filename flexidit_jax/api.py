@@ -1,0 +1,323 @@
+"""The public Python face: `load(path) -> FlexiDiT`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flexidit_jax.common import build
+from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.progress import Progress
+from flexidit_jax.common.trees import count, flatten, unflatten
+from flexidit_jax.common.types import Array, Params, Patch, Prediction, as_patch, patch_name, short_patch_name
+from flexidit_jax.convert.dit_layout import read_dit
+from flexidit_jax.convert.files import WEIGHT_SUFFIXES, read_safetensors, read_state_dict, write_safetensors
+from flexidit_jax.models.dit import DiT, build_dit, describe
+from flexidit_jax.models.flexify import at, flexify, patches_of
+from flexidit_jax.models.flops import forward_flops
+from flexidit_jax.models.patch import grid
+from flexidit_jax.sampling.engine import Engine, starting_noise
+from flexidit_jax.sampling.schedule import Schedule, plan, relative_cost, segments
+
+FORMAT = "flexidit_jax/1"
+
+
+class FlopCount(NamedTuple):
+    """FLOPs of the denoiser for one sample.
+
+    Attributes:
+      total: over all steps, guide included.
+      relative: over the same number of calls all run powerful; 0.64 means 64 %.
+    """
+
+    total: float
+    relative: float
+
+
+@dataclasses.dataclass(frozen=True)
+class FlexiDiT:
+    """A DiT with one or more patch sizes, ready to predict and to sample.
+
+    Attributes:
+      model: the network (`models.dit.DiT`).
+      params: the stored tree (`models.flexify`).
+      process: the noise process (`diffusion.gaussian.Process`).
+      codec: turns latents into data; None when unknown, then only `decode=False` samples.
+    """
+
+    model: DiT
+    params: Params
+    process: Any
+    codec: Any
+
+    @property
+    def patches(self) -> tuple[Patch, ...]:
+        """The modes, powerful first."""
+        return patches_of(self.params)
+
+    @cached_property
+    def _engine(self) -> Engine:
+        return Engine(self.model, self.params, self.patches)
+
+    def __repr__(self) -> str:
+        names = ", ".join(map(short_patch_name, self.patches))
+        size = f"width {self.model.width}, depth {self.model.depth}, {count(self.params) / 1e6:.1f}M parameters"
+        return f"FlexiDiT({size}, latent {'x'.join(map(str, self.model.latent))}, patches {names})"
+
+    def flexify(self, patches: Sequence[int | str | tuple[int, ...]]) -> FlexiDiT:
+        """The same function at the pre-trained patch, able to run at the others too.
+
+        The new modes still want training. At the pre-trained patch the output is preserved.
+
+        Args:
+          patches: modes such as `(2, 4)` or `((1, 2, 2), (2, 4, 4))`.
+
+        Raises:
+          UserError: a patch that does not divide the latent or is smaller than the pre-trained one.
+        """
+        wanted = [as_patch(patch) for patch in patches]
+        for patch in wanted:
+            grid(self.model.latent, patch)
+        return dataclasses.replace(self, params=flexify(self.params, wanted))
+
+    def predict(self, x: Array, t: Array, labels: Any, patch: int | str | tuple[int, ...] | None = None) -> Prediction:
+        """One call of the network.
+
+        Args:
+          x: [B, H, W, C] or [B, F, H, W, C].
+          t: [B], times 0..T-1.
+          labels: [B], what the conditioner reads (classes: 0..classes, the last or None meaning none).
+          patch: the mode; the most powerful by default.
+
+        Returns:
+          Prediction(output, variance), each shaped like x.
+
+        Raises:
+          UserError: x of another latent shape, labels out of range, or a mode the model lacks.
+        """
+        video = self._as_video(x)
+        mode = self.patches[0] if patch is None else as_patch(patch)
+        cond = self.model.conditioner.parse(labels)
+        out = _predict(self.model.at(mode), self.params, mode, video, jnp.asarray(t), cond)
+        return Prediction(*(None if part is None else part.reshape(x.shape) for part in out))
+
+    def plan(
+        self,
+        steps: int = 250,
+        schedule: str | None = None,
+        guide: str | None = None,
+        budget: float | None = None,
+        guidance: float = 1.5,
+        weak: int | str | tuple[int, ...] | None = None,
+    ) -> tuple[Schedule, Schedule | None]:
+        """The conditional and the guiding schedule a `sample` call with the same words runs."""
+        mode = None if weak is None else as_patch(weak)
+        return plan(self.patches, self._cost, steps, schedule, budget, guide, guidance, mode)
+
+    def flops(
+        self,
+        steps: int = 250,
+        schedule: str | None = None,
+        guide: str | None = None,
+        budget: float | None = None,
+        guidance: float = 1.5,
+        weak: int | str | tuple[int, ...] | None = None,
+    ) -> FlopCount:
+        """FLOPs per sample of a `sample` call with the same words."""
+        conditional, guiding = self.plan(steps, schedule, guide, budget, guidance, weak)
+        total = sum(self._cost(patch) * n for patch, n in [*conditional, *(guiding or ())])
+        return FlopCount(total, relative_cost(conditional, guiding, self.patches[0], self._cost))
+
+    def sample(
+        self,
+        labels: Any,
+        steps: int = 250,
+        budget: float | None = None,
+        schedule: str | None = None,
+        guide: str | None = None,
+        guidance: float = 1.5,
+        guidance_channels: int | None = None,
+        solver: str = "ddpm",
+        seed: int = 0,
+        weak: int | str | tuple[int, ...] | None = None,
+        batch: int | None = None,
+        first: int = 0,
+        noise: Array | None = None,
+        step_noise: Array | None = None,
+        decode: bool = True,
+        progress: bool = True,
+    ) -> np.ndarray:
+        """Samples one image (or clip) per label.
+
+        Args:
+          labels: B of them; see `predict`.
+          steps: denoising steps.
+          budget: share of the FLOPs of running every step powerful; the weak-first schedule nearest at
+            or below it is used.
+          schedule: instead of a budget, `"4:120,2:130"`: patch:steps in the order executed.
+          guide: schedule of the guide, None meaning the same; never more powerful than `schedule`.
+          guidance: s1 of FlexiDiT section 3.4; 1 runs no guide.
+          guidance_channels: guide only the first few channels (3 for the released DiT's FID).
+          solver: a module of `diffusion/solvers`.
+          seed: sample i of a seed has the same noise, to the bit, in any batch.
+          weak: with three or more modes, the one a budget mixes in; the weakest by default.
+          batch: samples per call of the network; all at once by default.
+          first: number of the first sample, to continue a seed's sequence.
+          noise: x_T instead of drawn noise, [B, H, W, C] or [B, F, H, W, C].
+          step_noise: noise of each executed step instead of drawn noise, [steps, *noise.shape].
+          decode: False returns latents.
+          progress: show a bar over steps.
+
+        Returns:
+          uint8 [B, H, W, channels] ([B, F, H, W, channels] for video), or float32 latents.
+
+        Raises:
+          UserError: labels, schedules, budgets, solver names or shapes that do not fit.
+        """
+        cond = self.model.conditioner.parse(labels)
+        conditional, guiding = self.plan(steps, schedule, guide, budget, guidance, weak)
+        runs = segments(conditional, guiding, guidance)
+        table = build.find("flexidit_jax.diffusion.solvers", solver, "table")(self.process, steps)
+        if decode and self.codec is None:
+            raise UserError("this model has no codec to decode its latents with; pass decode=False for latents")
+        if guidance_channels is not None and not 1 <= guidance_channels <= self.model.latent[-1]:
+            raise UserError(f"guidance_channels must lie in 1..{self.model.latent[-1]}, got {guidance_channels}")
+        n = len(cond)
+        batch = n if batch is None else batch
+        if batch < 1:
+            raise UserError(f"batch must be at least 1, got {batch}")
+        batch = min(batch, n)
+        start = None if noise is None else self._as_video(noise)
+        if start is not None and len(start) != n:
+            raise UserError(f"noise is for {len(start)} samples, but there are {n} labels")
+        if step_noise is not None:
+            if len(step_noise) != steps or start is None or np.shape(step_noise)[1:] != np.shape(noise):
+                raise UserError(
+                    f"step_noise must have shape [steps={steps}, *noise.shape] and come with noise, got"
+                    f" {np.shape(step_noise)}"
+                )
+            step_noise = jnp.asarray(step_noise).reshape(steps, n, *self.model.latent)
+        rows = table.padded(self.process.steps)
+        done: list[np.ndarray] = []
+        with Progress(steps * -(-n // batch), "sampling", enabled=progress) as bar:
+            for begin in range(0, n, batch):
+                here = np.minimum(np.arange(begin, begin + batch), n - 1)  # the last batch repeats its last sample
+                chain = self._engine.denoise(
+                    runs,
+                    rows,
+                    x=starting_noise(seed, first + here, self.model.latent) if start is None else start[here],
+                    cond=cond[here],
+                    seed=seed,
+                    indices=first + here,
+                    step_noise=None if step_noise is None else step_noise[:, here],
+                    guidance_channels=guidance_channels,
+                )
+                for latents in chain:
+                    bar.advance()
+                x0 = self.codec.decode(latents) if decode else np.asarray(latents)
+                done.append(x0[: n - begin])
+        out = np.concatenate(done)
+        if start is not None and not decode:
+            return out.reshape(np.shape(noise))
+        return out[:, 0] if self.model.latent[0] == 1 else out
+
+    def save(self, path: str | Path) -> None:
+        """Writes `config.json` and `model.safetensors` into a folder that `load` reads.
+
+        Raises:
+          UserError: the folder cannot be written.
+        """
+        folder = Path(path)
+        config = {
+            "format": FORMAT,
+            "patches": self.patches,
+            "model": describe(self.model),
+            "process": _describe_part(self.process),
+            "codec": None if self.codec is None else _describe_part(self.codec),
+        }
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_safetensors(
+                folder / "model.safetensors", {k: np.asarray(v) for k, v in flatten(self.params).items()}
+            )
+            (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        except OSError as error:
+            raise UserError(f"cannot write to {folder} ({error.strerror})") from None
+
+    def _cost(self, patch: Patch) -> int:
+        return forward_flops(self.model, patch)
+
+    def _as_video(self, x: Array) -> Array:
+        latent = self.model.latent
+        shape = np.shape(x)
+        if shape[1:] == latent or (latent[0] == 1 and shape[1:] == latent[1:]):
+            return jnp.asarray(x).reshape(-1, *latent)
+        wanted = latent[1:] if latent[0] == 1 else latent
+        raise UserError(f"x must have shape [B, {', '.join(map(str, wanted))}], got {list(shape)}")
+
+
+def load(path: str | Path, num_heads: int | None = None) -> FlexiDiT:
+    """Loads a model from whatever holds one.
+
+    Args:
+      path: a training run's folder (its newest checkpoint, EMA weights), one step inside its
+        `checkpoints`, a folder written by `save`, or a DiT weight file (.safetensors, .pt).
+      num_heads: for a DiT weight file, whose tensors do not tell; published sizes need none.
+
+    Raises:
+      UserError: nothing there that holds a model, or a file that is damaged or of another layout.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"{path} does not exist; give a run's folder, a saved model or a DiT weight file")
+    if path.is_file():
+        if path.suffix not in WEIGHT_SUFFIXES:
+            raise UserError(f"{path} is not a weight file; known endings: {', '.join(WEIGHT_SUFFIXES)}")
+        state, heads = read_state_dict(path)
+        model, params = read_dit(state, num_heads if num_heads is not None else heads)
+        process = build.part("flexidit_jax.diffusion", "Process", {"name": "gaussian"}, "process")
+        return FlexiDiT(model, flexify(params, [model.base_patch]), process, None)
+    if (path / "model.safetensors").is_file():
+        return _load_saved(path)
+    from flexidit_jax.training.checkpoint import load_weights  # orbax, which sampling a saved model does not need
+
+    return assemble(*load_weights(path))
+
+
+def assemble(config: dict[str, Any], params: Params) -> FlexiDiT:
+    """A model from the `model`, `process` and `codec` sections of a config and a stored tree."""
+    model = build.call(build_dit, config["model"], "model")
+    process = build.part("flexidit_jax.diffusion", "Process", config["process"], "process")
+    codec = config["codec"] and build.part("flexidit_jax.codecs", "Codec", config["codec"], "codec")
+    return FlexiDiT(model, params, process, codec)
+
+
+def _load_saved(folder: Path) -> FlexiDiT:
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}/config.json cannot be read ({error})") from None
+    if config.get("format") != FORMAT:
+        raise UserError(f"{folder} is not a model saved by this version (format {config.get('format')!r})")
+    tensors, _ = read_safetensors(folder / "model.safetensors")
+    params = unflatten(tensors)
+    for patch in config["patches"]:  # a lone mode has no leaves of its own
+        params.setdefault("modes", {}).setdefault(patch_name(as_patch(patch)), {})
+    return assemble(config, params)
+
+
+def _describe_part(part: Any) -> dict[str, Any]:
+    return {"name": type(part).__module__.rsplit(".", 1)[-1], **dataclasses.asdict(part)}
+
+
+@partial(jax.jit, static_argnames=("model", "patch"))
+def _predict(model: DiT, params: Params, patch: Patch, x: Array, t: Array, cond: Any) -> Prediction:
+    return model.apply({"params": at(params, patch)}, x, t, cond)

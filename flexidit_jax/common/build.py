@@ -1,0 +1,69 @@
+"""From a config section to an object: parts are found by module name, keys are keyword arguments.
+
+A dataset, codec, conditioner, solver or feature extractor is one file; its module name is its name
+in a config. There is no registry to keep in step.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Mapping
+from inspect import Parameter
+from typing import Any
+
+from flexidit_jax.common.errors import UserError, nearest
+
+
+def find(package: str, name: str, attribute: str) -> Any:
+    """`attribute` of the module `name` of `package`.
+
+    Raises:
+      UserError: there is none; the message names the nearest, or all.
+    """
+    folder = importlib.import_module(package)
+    modules = [module.name for module in pkgutil.iter_modules(folder.__path__)]
+    if name in modules:
+        found = getattr(importlib.import_module(f"{package}.{name}"), attribute, None)
+        if found is not None:
+            return found
+    known = [m for m in modules if hasattr(importlib.import_module(f"{package}.{m}"), attribute)]
+    raise UserError(f"no {name!r} in {package.rsplit('.', 1)[-1]}/{nearest(str(name), known)}")
+
+
+def check(maker: Callable[..., Any], section: Mapping[str, Any], where: str) -> Mapping[str, Parameter]:
+    """Refuses a key that `maker` does not take, reported as `where.key` beside the nearest valid one."""
+    parameters = inspect.signature(maker).parameters
+    for key in section:
+        if key not in parameters:
+            raise UserError(f"unknown config key '{where}.{key}'{nearest(key, parameters)}")
+    return parameters
+
+
+def call(maker: Callable[..., Any], section: Mapping[str, Any], where: str) -> Any:
+    """`maker(**section)`.
+
+    Raises:
+      UserError: an unknown key (the nearest valid one is named) or a missing one.
+    """
+    for key, parameter in check(maker, section, where).items():
+        required = parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD
+        if required and key not in section:
+            raise UserError(f"config key '{where}.{key}' is missing")
+    return maker(**section)
+
+
+def part(package: str, attribute: str, section: Mapping[str, Any], where: str) -> Any:
+    """Builds `package.<section["name"]>.<attribute>` from the other keys of `section`."""
+    if "name" not in section:
+        raise UserError(f"config key '{where}.name' is missing")
+    maker = find(package, section["name"], attribute)
+    return call(maker, {k: v for k, v in section.items() if k != "name"}, where)
+
+
+def positive(where: str, **values: float) -> None:
+    """Refuses numbers that must be above zero and are not."""
+    for key, value in values.items():
+        if not value > 0:
+            raise UserError(f"{where}.{key} must be positive, got {value!r}")

@@ -1,0 +1,96 @@
+"""Config files and `--config.key=value` overrides, checked before anything heavy is imported."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from flexidit_jax.common.errors import UserError, nearest
+
+
+def load_config(spec: str) -> ConfigDict:
+    """Runs `get_config()` of a file, or `get_config("variant")` for `path.py:variant`.
+
+    Raises:
+      UserError: no such file (the nearest is named), no `get_config`, or a variant it does not know.
+    """
+    path_text, _, variant = spec.partition(":")
+    path = Path(path_text)
+    if not path.is_file():
+        beside = [str(file) for file in path.parent.glob("*.py")] if path.parent.is_dir() else []
+        raise UserError(f"config file {path} does not exist{nearest(str(path), beside)}")
+    module_spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
+    module = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise UserError(f"config file {path} has no get_config() function")
+    return module.get_config(variant) if variant else module.get_config()
+
+
+def override(config: ConfigDict, path: str, text: str) -> None:
+    """Sets `path` (such as `train.stages[0].steps`) to what `text` spells, keeping the key's type.
+
+    Raises:
+      UserError: a key the config does not have (the nearest is named), or a value of another type.
+    """
+    known = dict(leaves(config))
+    if path not in known:
+        raise UserError(f"unknown config key {path!r}{nearest(path, known)}")
+    *above, last = path.replace("[", ".").replace("]", "").split(".")
+    node: Any = config
+    for key in above:
+        node = node[int(key)] if isinstance(node, (list, tuple)) else node[key]
+    value = _as_type_of(known[path], text, path)
+    if isinstance(node, ConfigDict):
+        with node.ignore_type():
+            node[last] = value
+    else:
+        node[last] = value
+
+
+def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every key of a config with its value; items of a sequence of sections as `key[0].name`."""
+    if isinstance(node, (Mapping, ConfigDict)):
+        for key, value in node.items():
+            yield from leaves(value, f"{prefix}.{key}" if prefix else key)
+    elif isinstance(node, (list, tuple)) and node and isinstance(node[0], (Mapping, ConfigDict)):
+        for i, value in enumerate(node):
+            yield from leaves(value, f"{prefix}[{i}]")
+    else:
+        yield prefix, node
+
+
+def plain(config: ConfigDict) -> dict[str, Any]:
+    """A config as it comes back from JSON: dicts, lists, numbers and strings."""
+    return json.loads(config.to_json_best_effort())
+
+
+def difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
+    """The first key on which two configs differ, with both values; None when they agree."""
+    here, there = dict(leaves(ours)), dict(leaves(theirs))
+    for key in [*here, *there]:
+        if here.get(key) != there.get(key):
+            return key, here.get(key), there.get(key)
+    return None
+
+
+def _as_type_of(current: Any, text: str, path: str) -> Any:
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = {"true": True, "false": False, "none": None}.get(text.lower(), text)
+    if current is None or value is None or type(value) is type(current):
+        return value
+    if isinstance(current, float) and type(value) is int:
+        return float(value)
+    if isinstance(current, (list, tuple)) and not isinstance(value, (str, Mapping)):
+        return tuple(value) if isinstance(value, (list, tuple)) else (value,)
+    if isinstance(current, str):
+        return text
+    raise UserError(f"config key {path!r} must be of type {type(current).__name__}, got {text!r}")

@@ -1,0 +1,62 @@
+"""Nested dicts of arrays: merging, naming and counting leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from flexidit_jax.common.types import Params
+
+
+def merge(*trees: Mapping[str, Any]) -> Params:
+    """One tree holding the leaves of all; where two share a leaf the later one wins."""
+    merged: Params = {}
+    for tree in trees:
+        for key, value in tree.items():
+            if isinstance(value, Mapping):
+                below = merged.get(key)
+                merged[key] = merge(below if isinstance(below, Mapping) else {}, value)
+            else:
+                merged[key] = value
+    return merged
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"a": {"b": x}}` becomes `{"a/b": x}`."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}/")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def unflatten(flat: Mapping[str, Any]) -> Params:
+    """The inverse of `flatten` (an empty subtree does not survive the round trip)."""
+    tree: Params = {}
+    for path, value in flat.items():
+        *above, leaf = path.split("/")
+        node = tree
+        for key in above:
+            node = node.setdefault(key, {})
+        node[leaf] = value
+    return tree
+
+
+def path_string(path: tuple[Any, ...]) -> str:
+    """A jax key path as `"a/b/0/c"`."""
+    return "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
+
+
+def map_named(fn: Callable[..., Any], tree: Any, *rest: Any) -> Any:
+    """`jax.tree.map` whose function also gets the leaf's path, as `path_string` writes it."""
+    return jax.tree_util.tree_map_with_path(lambda path, *leaves: fn(path_string(path), *leaves), tree, *rest)
+
+
+def count(tree: Any) -> int:
+    """The number of scalars in a tree of arrays or shapes."""
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))

@@ -1,0 +1,1 @@
+"""Floor 2: published files to plain DiT parameters and back."""

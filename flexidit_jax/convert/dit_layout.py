@@ -1,0 +1,193 @@
+"""The published DiT state dict <-> plain DiT parameters.
+
+Facts of the layout: torch linears are [out, in]; the patch embedding is a convolution kernel
+[d, C, p, p]; the last linear writes a patch as (row, column, channel); `pos_embed` is a buffer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.types import Array, Params
+from flexidit_jax.models.dit import SIZES, DiT, build_dit
+from flexidit_jax.models.position import position_embedding
+
+StateDict = Mapping[str, np.ndarray]
+
+#: our path below `blocks` -> the published name below `blocks.<i>`
+BLOCK_LAYERS = {
+    ("modulation",): "adaLN_modulation.1",
+    ("attention", "qkv"): "attn.qkv",
+    ("attention", "proj"): "attn.proj",
+    ("mlp", "fc1"): "mlp.fc1",
+    ("mlp", "fc2"): "mlp.fc2",
+}
+
+
+def heads_of(width: int, given: int | None) -> int:
+    """The number of heads, which a DiT state dict does not hold.
+
+    Raises:
+      UserError: not given, and the width is not a published one.
+    """
+    if given is not None:
+        if given < 1 or width % given:
+            raise UserError(f"num_heads={given} does not divide the width {width}")
+        return given
+    published = {w: heads for w, _, heads in SIZES.values()}
+    if width not in published:
+        raise UserError(
+            f"the number of heads is not in a DiT state dict and width {width} is not a published one"
+            f" ({', '.join(map(str, published))}); pass num_heads="
+        )
+    return published[width]
+
+
+def read_dit(state: StateDict, num_heads: int | None = None) -> tuple[DiT, Params]:
+    """A state dict of the published layout -> the model it describes and its plain parameters.
+
+    Size, patch, classes and resolution are read off the tensors.
+
+    Raises:
+      UserError: missing, extra or misshapen keys (all named), or heads that cannot be inferred.
+    """
+    model = _model_of(state, num_heads)
+    expected = _shapes(model)
+    problems = [f"missing {key}" for key in expected if key not in state]
+    problems += [f"unexpected {key}" for key in state if key not in expected]
+    problems += [
+        f"{key} is {list(state[key].shape)} instead of {list(shape)}"
+        for key, shape in expected.items()
+        if key in state and state[key].shape != shape
+    ]
+    if problems:
+        raise UserError("not a DiT state dict: " + "; ".join(problems))
+
+    def linear(name: str) -> Params:
+        return {"kernel": _float32(state[f"{name}.weight"]).T, "bias": _float32(state[f"{name}.bias"])}
+
+    blocks: Params = {}
+    for path, name in BLOCK_LAYERS.items():
+        layers = [linear(f"blocks.{i}.{name}") for i in range(model.depth)]
+        node = blocks
+        for key in path[:-1]:
+            node = node.setdefault(key, {})
+        node[path[-1]] = {leaf: np.stack([layer[leaf] for layer in layers]) for leaf in ("kernel", "bias")}
+    patch = model.patch
+    deembed = linear("final_layer.linear")
+    params = {
+        "embed": {
+            "kernel": _float32(state["x_embedder.proj.weight"]).transpose(2, 3, 1, 0)[None],
+            "bias": _float32(state["x_embedder.proj.bias"]),
+        },
+        "timestep": {"fc1": linear("t_embedder.mlp.0"), "fc2": linear("t_embedder.mlp.2")},
+        "conditioner": {"table": _float32(state["y_embedder.embedding_table.weight"])},
+        "blocks": blocks,
+        "final": {"modulation": linear("final_layer.adaLN_modulation.1")},
+        "deembed": {
+            "kernel": deembed["kernel"].reshape(model.width, *patch, -1),
+            "bias": deembed["bias"].reshape(*patch, -1),
+        },
+    }
+    return model, params
+
+
+def write_dit(model: DiT, params: Params) -> dict[str, np.ndarray]:
+    """Plain parameters -> a state dict of the published layout, float32; the inverse of `read_dit`.
+
+    Raises:
+      UserError: a model the layout cannot hold (video, unequal patch sides, leaves of one mode only).
+    """
+    frames, ph, pw = model.patch
+    if model.latent[0] != 1 or frames != 1 or ph != pw or model.latent[1] != model.latent[2]:
+        raise UserError("the published DiT layout holds square images and square patches only")
+    if "patch_embedding" in params:
+        raise UserError("the published DiT layout has no patch-size embedding or norms")
+
+    def linear(name: str, layer: Mapping[str, Array]) -> dict[str, np.ndarray]:
+        return {f"{name}.weight": _float32(layer["kernel"]).T, f"{name}.bias": _float32(layer["bias"])}
+
+    positions = position_embedding(model.latent[:3], model.patch, model.base_patch, model.width)
+    state = {
+        "pos_embed": positions[None],
+        "x_embedder.proj.weight": _float32(params["embed"]["kernel"])[0].transpose(3, 2, 0, 1),
+        "x_embedder.proj.bias": _float32(params["embed"]["bias"]),
+        "y_embedder.embedding_table.weight": _float32(params["conditioner"]["table"]),
+    }
+    state |= linear("t_embedder.mlp.0", params["timestep"]["fc1"])
+    state |= linear("t_embedder.mlp.2", params["timestep"]["fc2"])
+    for path, name in BLOCK_LAYERS.items():
+        layer = params["blocks"]
+        for key in path:
+            layer = layer[key]
+        for i in range(model.depth):
+            state |= linear(f"blocks.{i}.{name}", {leaf: layer[leaf][i] for leaf in ("kernel", "bias")})
+    deembed = params["deembed"]
+    flat = {"kernel": deembed["kernel"].reshape(model.width, -1), "bias": deembed["bias"].reshape(-1)}
+    state |= linear("final_layer.linear", flat)
+    state |= linear("final_layer.adaLN_modulation.1", params["final"]["modulation"])
+    return {name: np.ascontiguousarray(array) for name, array in state.items()}
+
+
+def _float32(array: Array) -> np.ndarray:
+    return np.asarray(array).astype(np.float32)
+
+
+def _model_of(state: StateDict, num_heads: int | None) -> DiT:
+    """The model a state dict describes, from the few tensors that tell."""
+    telling = {
+        "x_embedder.proj.weight": 4,
+        "pos_embed": 3,
+        "final_layer.linear.weight": 2,
+        "y_embedder.embedding_table.weight": 2,
+        "blocks.0.mlp.fc1.weight": 2,
+    }
+    problems = [f"missing {key}" for key in telling if key not in state]
+    problems += [
+        f"{key} has {state[key].ndim} axes instead of {axes}"
+        for key, axes in telling.items()
+        if key in state and state[key].ndim != axes
+    ]
+    if problems:
+        raise UserError("not a DiT state dict: " + "; ".join(problems))
+    width, channels, patch, _ = state["x_embedder.proj.weight"].shape
+    side = round(state["pos_embed"].shape[1] ** 0.5) * patch
+    outputs = state["final_layer.linear.weight"].shape[0]
+    return build_dit(
+        latent=(1, side, side, channels),
+        conditioner={"name": "classes", "classes": state["y_embedder.embedding_table.weight"].shape[0] - 1},
+        patch=patch,
+        width=width,
+        depth=1 + max(int(key.split(".")[1]) for key in state if key.startswith("blocks.")),
+        num_heads=heads_of(width, num_heads),
+        mlp_ratio=max(1, state["blocks.0.mlp.fc1.weight"].shape[0] // width),
+        learn_variance=outputs == 2 * patch * patch * channels,
+    )
+
+
+def _shapes(model: DiT) -> dict[str, tuple[int, ...]]:
+    """Every key of the layout with its shape, for a model."""
+    d, p, c = model.width, model.patch[1], model.latent[-1]
+    hidden, n = model.mlp_ratio * d, (model.latent[1] // p) ** 2
+    out = p * p * c * (2 if model.learn_variance else 1)
+    linears = {
+        "t_embedder.mlp.0": (d, 256),
+        "t_embedder.mlp.2": (d, d),
+        "final_layer.linear": (out, d),
+        "final_layer.adaLN_modulation.1": (2 * d, d),
+    }
+    blocks = [(6 * d, d), (3 * d, d), (d, d), (hidden, d), (d, hidden)]
+    for i in range(model.depth):
+        linears |= {f"blocks.{i}.{n}": shape for n, shape in zip(BLOCK_LAYERS.values(), blocks, strict=True)}
+    shapes = {
+        "pos_embed": (1, n, d),
+        "x_embedder.proj.weight": (d, c, p, p),
+        "x_embedder.proj.bias": (d,),
+        "y_embedder.embedding_table.weight": (model.conditioner.classes + 1, d),
+    }
+    for name, shape in linears.items():
+        shapes |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+    return shapes

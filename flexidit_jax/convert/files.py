@@ -1,0 +1,75 @@
+"""Weight files of any published kind -> a state dict of numpy arrays, without running what they hold."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from flexidit_jax.common.errors import UserError
+
+WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth")
+
+
+def read_state_dict(path: Path) -> tuple[dict[str, np.ndarray], int | None]:
+    """Reads `.safetensors`, or `.pt` with torch installed.
+
+    A training checkpoint's `ema` weights are taken. Heads, which a DiT state dict does not hold, are
+    looked up in the safetensors metadata, then in a `config.json` beside the file.
+
+    Returns:
+      The tensors by name, and the number of heads or None.
+
+    Raises:
+      UserError: unreadable, truncated, or a `.pt` file holding anything but tensors.
+    """
+    state, heads = _read_torch(path) if path.suffix in (".pt", ".pth") else read_safetensors(path)
+    beside = path.parent / "config.json"
+    if heads is None and beside.is_file():
+        try:
+            config = json.loads(beside.read_text())
+        except ValueError as error:
+            raise UserError(f"{beside} is not valid JSON ({error})") from None
+        heads = config.get("num_heads") if isinstance(config, dict) else None
+    return state, heads
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], int | None]:
+    """Tensors and, if its metadata holds it, the number of heads."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            heads = (file.metadata() or {}).get("num_heads")
+            return {key: file.get_tensor(key) for key in file.keys()}, int(heads) if heads else None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{path} is not a readable safetensors file ({error}); is the download complete?") from None
+
+
+def write_safetensors(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
+    """Writes beside and renames, so that a reader never meets half a file."""
+    unfinished = path.with_name(path.name + ".tmp")
+    save_file({key: np.ascontiguousarray(value) for key, value in tensors.items()}, unfinished, metadata)
+    unfinished.rename(path)
+
+
+def _read_torch(path: Path) -> tuple[dict[str, np.ndarray], int | None]:
+    try:
+        import torch
+    except ImportError:
+        raise UserError(
+            f"reading {path.name} needs torch (pip install 'flexidit_jax[convert]'); a .safetensors file does not"
+        ) from None
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):  # DiT's own train.py stores its args
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises a different class for each way a file can be bad
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"{path} is not a readable file of tensors ({reason[:160]})") from None
+    if isinstance(loaded, dict) and isinstance(loaded.get("ema"), dict):
+        loaded = loaded["ema"]
+    if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
+        raise UserError(f"{path} does not hold a state dict (a mapping from names to tensors)")
+    return {key: value.float().numpy() for key, value in loaded.items()}, None

@@ -1,0 +1,1 @@
+"""Solvers, one a file: `table(process, steps) -> Steps`, found by module name."""

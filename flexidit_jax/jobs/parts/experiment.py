@@ -1,0 +1,152 @@
+"""A config as objects, every key checked before any work starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from flexidit_jax.api import FlexiDiT
+from flexidit_jax.common import build
+from flexidit_jax.common.config import plain
+from flexidit_jax.common.errors import UserError
+from flexidit_jax.models.dit import DiT, build_dit
+from flexidit_jax.models.patch import grid
+from flexidit_jax.training.optimizer import AdamW, Ema
+from flexidit_jax.training.stages import Stage, build_stages
+
+Section = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Training:
+    """The `train` section.
+
+    Attributes:
+      batch: records per step, over all devices.
+      stages: see `training.stages.Stage`.
+      loss: its name (a module of `training/losses`) and keywords.
+      optimizer, ema: see `training.optimizer`.
+      mesh: see `training.sharding.make_mesh`.
+      init_from: a run, saved model or DiT weight file to start from; None starts from scratch.
+      log_every, checkpoint_every: steps; the last step of a stage is always saved.
+      keep: checkpoints kept.
+    """
+
+    batch: int
+    stages: Sequence[Stage]
+    loss: Any
+    optimizer: AdamW
+    ema: Ema
+    mesh: Section
+    init_from: str | None
+    log_every: int
+    checkpoint_every: int
+    keep: int
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole run."""
+        return sum(stage.steps for stage in self.stages)
+
+    def place(self, number: int) -> tuple[int, int]:
+        """The stage of the step after `number` steps of the run, and the steps done in it."""
+        for i, stage in enumerate(self.stages):
+            if number < stage.steps:
+                return i, number
+            number -= stage.steps
+        return len(self.stages) - 1, self.stages[-1].steps
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything a config names, built.
+
+    Attributes:
+      raw: the config as JSON holds it.
+      sample, evaluate, report: sections checked by the jobs that read them.
+    """
+
+    raw: dict[str, Any]
+    seed: int
+    model: DiT
+    process: Any
+    codec: Any
+    dataset: Any
+    train: Training
+    sample: Section
+    evaluate: Section
+    report: Section | None
+
+
+def build_experiment(config: ConfigDict) -> Experiment:
+    """Builds and checks a whole config.
+
+    Raises:
+      UserError: an unknown key anywhere, or values that do not fit each other.
+    """
+    raw = plain(config)
+
+    def experiment(
+        seed: int,
+        model: Section,
+        dataset: Section,
+        train: Section,
+        sample: Section,
+        evaluate: Section,
+        process: Section,
+        codec: Section,
+        report: Section | None = None,
+    ) -> Experiment:
+        network = build.call(build_dit, model, "model")
+        build.check(FlexiDiT.sample, sample, "sample")
+        built = Experiment(
+            raw=raw,
+            seed=seed,
+            model=network,
+            process=build.part("flexidit_jax.diffusion", "Process", process, "process"),
+            codec=build.part("flexidit_jax.codecs", "Codec", codec, "codec"),
+            dataset=build.part("flexidit_jax.data", "Dataset", dataset, "dataset"),
+            train=build.call(_training, train, "train"),
+            sample=sample,
+            evaluate=evaluate,
+            report=report,
+        )
+        latent = tuple(built.codec.latent_shape(built.dataset.shape))
+        if latent != network.latent:
+            raise UserError(f"model.latent is {network.latent}, but dataset and codec make latents of {latent}")
+        for stage in built.train.stages:
+            for patch in stage.patches:
+                grid(network.latent, patch)
+        return built
+
+    return build.call(experiment, raw, "config")
+
+
+def _training(
+    batch: int,
+    stages: Sequence[Section],
+    loss: Section,
+    optimizer: Section,
+    ema: Section,
+    mesh: Section,
+    init_from: str | None = None,
+    log_every: int = 100,
+    checkpoint_every: int = 1000,
+    keep: int = 2,
+) -> Training:
+    build.positive("train", batch=batch, log_every=log_every, checkpoint_every=checkpoint_every, keep=keep)
+    return Training(
+        batch=batch,
+        stages=build_stages(stages),
+        loss=build.part("flexidit_jax.training.losses", "Loss", loss, "train.loss"),
+        optimizer=build.call(AdamW, optimizer, "train.optimizer"),
+        ema=build.call(Ema, ema, "train.ema"),
+        mesh=mesh,
+        init_from=init_from,
+        log_every=log_every,
+        checkpoint_every=checkpoint_every,
+        keep=keep,
+    )

@@ -1,0 +1,56 @@
+"""Training metrics: gathered without waiting for the device, written and checked every so often."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from typing import Any
+
+import jax
+from clu import metric_writers
+
+from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.progress import Progress
+from flexidit_jax.common.types import Array, Patch, short_patch_name
+
+
+class Log:
+    """Collects each step's metrics on the device and fetches them together.
+
+    Args:
+      writer: clu's writer; gets `<metric>/patch_<p>` averaged since the last flush.
+      bar: shows the loss.
+    """
+
+    def __init__(self, writer: metric_writers.MetricWriter, bar: Progress) -> None:
+        self._writer, self._bar = writer, bar
+        self._pending: list[tuple[int, Patch, dict[str, Array]]] = []
+
+    def add(self, number: int, patch: Patch, metrics: dict[str, Array]) -> None:
+        """Remembers the metrics of step `number`, trained at `patch`."""
+        self._pending.append((number, patch, metrics))
+        if len(self._pending) > 1:  # stay at most one step ahead, so that the bar tells the truth
+            jax.block_until_ready(self._pending[-2][2]["loss"])
+
+    def flush(self, number: int) -> None:
+        """Checks and writes everything since the last flush.
+
+        Raises:
+          UserError: a loss that is not finite, naming its step and mode.
+        """
+        groups: dict[str, list[float]] = defaultdict(list)
+        fetched: list[tuple[int, Patch, dict[str, Any]]] = jax.device_get(self._pending)
+        self._pending = []
+        for step, patch, metrics in fetched:
+            if not math.isfinite(metrics["loss"]):
+                raise UserError(
+                    f"the loss is {float(metrics['loss'])} at step {step} (patch {short_patch_name(patch)}); the last"
+                    " checkpoint is from before it: lower the learning rate or set train.optimizer.clip"
+                )
+            for name, value in metrics.items():
+                groups[f"{name}/patch_{short_patch_name(patch)}"].append(float(value))
+        if fetched:
+            means = {name: sum(values) / len(values) for name, values in groups.items()}
+            self._writer.write_scalars(number, means)
+            losses = [f"{name.removeprefix('loss/')} {value:.3f}" for name, value in means.items() if "loss/" in name]
+            self._bar.note("loss " + ", ".join(sorted(losses)))

@@ -1,0 +1,76 @@
+"""One judge of samples for `evaluate` and `report`: same features, same reference, same labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from flexidit_jax.common import build
+from flexidit_jax.metrics.frechet import Moments, frechet_distance
+from flexidit_jax.metrics.nearest import mean_nearest_distance
+
+
+@dataclass(frozen=True)
+class Score:
+    """Quality of a set of samples.
+
+    Attributes:
+      fd: Frechet distance to the training images.
+      accuracy: share of samples in which the classifier finds the label asked for.
+      nearest: mean distance to the nearest training image.
+    """
+
+    fd: float
+    accuracy: float
+    nearest: float
+
+
+class Judge:
+    """Fits the features on a training set and scores samples against it.
+
+    Args:
+      dataset: source of the reference images.
+      codec: turns data in [-1, 1] into the uint8 that samples are.
+      features: its name (a module of `metrics/features`) and keywords.
+    """
+
+    def __init__(self, dataset: Any, codec: Any, features: Mapping[str, Any]) -> None:
+        self._codec = codec
+        self.training, self.labels = self._images(dataset.source())
+        self.held_out, self.held_out_labels = self._images(dataset.held_out())
+        self._features = build.part("flexidit_jax.metrics.features", "Features", features, "evaluate.features")
+        self._features.fit(self.training, self.labels)
+        self._reference = Moments.of(self._features(self.training))
+
+    def score(self, images: np.ndarray, labels: np.ndarray) -> Score:
+        """Scores uint8 samples [N, H, W, C] drawn for `labels` [N]."""
+        return Score(
+            fd=self.fd(images),
+            accuracy=float(np.mean(self._features.classify(images) == labels)),
+            nearest=mean_nearest_distance(images, self.training),
+        )
+
+    def fd(self, images: np.ndarray) -> float:
+        """Frechet distance of uint8 images to the training images."""
+        return frechet_distance(Moments.of(self._features(images)), self._reference)
+
+    def floor(self, n: int, draws: int = 5, seed: int = 0) -> float:
+        """What sampling error alone costs: mean fd of n training images drawn with replacement."""
+        rng = np.random.default_rng(seed)
+        return float(np.mean([self.fd(self.training[rng.integers(0, len(self.training), n)]) for _ in range(draws)]))
+
+    def classifier_accuracy(self) -> float:
+        """Accuracy of the classifier on the held-out images."""
+        return float(np.mean(self._features.classify(self.held_out) == self.held_out_labels))
+
+    def _images(self, records: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
+        x = np.stack([record["x"] for record in records])
+        return self._codec.decode(self._codec.encode(x))[:, 0], np.array([record["label"] for record in records])
+
+
+def balanced_labels(n: int, classes: int) -> np.ndarray:
+    """n labels with every class equally often (to within one): 0, 1, ..., 0, 1, ..."""
+    return np.arange(n) % classes

@@ -1,0 +1,58 @@
+"""The run's folder: may it be written, and was it made with this config?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from flexidit_jax.common.config import difference
+from flexidit_jax.common.errors import UserError
+from flexidit_jax.training.checkpoint import CONFIG_FILE
+
+#: what may change between two starts of one run
+FREE = {"sample", "evaluate", "report"}
+FREE_TRAINING = {"log_every", "checkpoint_every", "keep", "mesh"}
+
+
+def claim(workdir: Path, config: dict[str, Any]) -> None:
+    """Makes the folder and records the config in it, or checks it against the one recorded.
+
+    Raises:
+      UserError: not writable, or trained with another config (the first differing key is named).
+    """
+    file = workdir / CONFIG_FILE
+    if file.is_file():
+        check_config(workdir, config)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        unfinished = file.with_suffix(".tmp")
+        unfinished.write_text(json.dumps(config, indent=2) + "\n")
+        unfinished.rename(file)
+    except OSError as error:
+        raise UserError(f"cannot write to --workdir={workdir} ({error.strerror}); name a folder you may write") from None
+
+
+def check_config(workdir: Path, config: dict[str, Any]) -> None:
+    """Refuses a folder trained with another config.
+
+    Raises:
+      UserError: the first key on which they differ, with both values.
+    """
+    try:
+        recorded = json.loads((workdir / CONFIG_FILE).read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{workdir / CONFIG_FILE} cannot be read ({error}); name another --workdir") from None
+    differs = difference(_binding(config), _binding(recorded))
+    if differs is not None:
+        key, ours, theirs = differs
+        raise UserError(
+            f"--workdir={workdir} was trained with another config: {key} is {theirs!r} there, {ours!r} here;"
+            " name another --workdir, or go back to that value"
+        )
+
+
+def _binding(config: dict[str, Any]) -> dict[str, Any]:
+    kept = {key: value for key, value in config.items() if key not in FREE}
+    kept["train"] = {key: value for key, value in config.get("train", {}).items() if key not in FREE_TRAINING}
+    return kept

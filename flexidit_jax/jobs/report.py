@@ -1,0 +1,2 @@
+from pathlib import Path
+def run(config, workdir): print("todo"); return 0

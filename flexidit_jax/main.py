@@ -1,0 +1,84 @@
+"""The command line: `python -m flexidit_jax.main --config=configs/digits.py`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import pkgutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from flexidit_jax.common.config import leaves, load_config, override
+from flexidit_jax.common.errors import UserError, nearest
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; --help shows what there is")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one job; returns the exit status: 0 done, 2 bad input (one line says what), 130 interrupted."""
+    try:
+        return _run(sys.argv[1:] if argv is None else argv)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _run(argv: Sequence[str]) -> int:
+    modes = _modes()
+    parser = _Parser(
+        prog="python -m flexidit_jax.main",
+        description="FlexiDiT: one diffusion transformer, several patch sizes.",
+        epilog="Any key of the config is set with --config.KEY=VALUE; with --config=FILE --help lists them.",
+        add_help=False,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", metavar="FILE[:VARIANT]", help="a file of configs/, such as configs/digits.py:smoke")
+    parser.add_argument("--workdir", type=Path, help="the run's folder (default: runs/<config name>)")
+    parser.add_argument("--mode", default="train", metavar="MODE", help=f"one of {', '.join(modes)} (default: train)")
+    parser.add_argument("--help", action="store_true", help="show this and exit")
+    flags = [word for word in argv if not word.startswith("--config.")]
+    known, rest = parser.parse_known_args(flags)
+    if rest:
+        raise UserError(f"unknown argument {rest[0]!r}{nearest(rest[0], ['--config', '--workdir', '--mode', '--help'])}")
+    if known.help and not known.config:
+        parser.print_help()
+        return 0
+    if not known.config:
+        raise UserError("no --config given; start with --config=configs/digits.py")
+    config = load_config(known.config)
+    for word in argv:
+        if word.startswith("--config."):
+            key, equals, value = word.removeprefix("--config.").partition("=")
+            if not equals:
+                raise UserError(f"{word} has no value; write --config.{key}=VALUE")
+            override(config, key, value)
+    if known.help:
+        parser.print_help()
+        print(f"\nkeys of {known.config}:")
+        for key, value in leaves(config):
+            print(f"  --config.{key}={value!r}")
+        return 0
+    if known.mode not in modes:
+        raise UserError(f"unknown --mode={known.mode!r}{nearest(known.mode, modes)}")
+    file, _, variant = known.config.partition(":")
+    name = Path(file).stem + (f"_{variant}" if variant else "")
+    workdir = known.workdir or Path("runs") / name
+    return importlib.import_module(f"flexidit_jax.jobs.{known.mode}").run(config, workdir)
+
+
+def _modes() -> list[str]:
+    """Every module of `jobs/` is a mode; its helpers live in folders."""
+    folder = Path(__file__).parent / "jobs"
+    return sorted(module.name for module in pkgutil.iter_modules([str(folder)]) if not module.ispkg)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Feature extractors, one a file: `Features(...)` with `fit`, a call returning [N, D], and `classify`."""

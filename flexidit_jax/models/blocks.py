@@ -1,0 +1,123 @@
+"""The transformer block: adaLN-Zero attention and MLP (DiT, arXiv 2212.09748).
+
+Two leaves are *optional*: a mode's norm gain and shift live in the parameter tree only where
+`models.flexify.at` put them, and a block uses them if they are there. Linen never complains about
+a leaf that nobody reads, so a test asserts that every leaf of `at` receives a gradient.
+"""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from flexidit_jax.common.types import Array
+
+
+def project(x: Array, kernel: Array, dtype: jnp.dtype) -> Array:
+    """[..., k] @ [k, m] -> [..., m] in `dtype`.
+
+    Leading axes are flattened: the weight gradient of a three-dimensional product is slow on XLA's
+    CPU backend.
+    """
+    flat = x.reshape(-1, x.shape[-1]).astype(dtype) @ kernel.astype(dtype)
+    return flat.reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+class Dense(nn.Module):
+    """`x @ kernel + bias` over the last axis."""
+
+    features: int
+    dtype: jnp.dtype
+    kernel_init: nn.initializers.Initializer = nn.initializers.xavier_uniform()
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        return project(x, kernel, self.dtype) + bias.astype(self.dtype)
+
+
+def layer_norm(x: Array) -> Array:
+    """Layer norm without affine, eps 1e-6, in float32."""
+    x = x.astype(jnp.float32)
+    mean = x.mean(-1, keepdims=True)
+    variance = jnp.square(x - mean).mean(-1, keepdims=True)
+    return (x - mean) * jax.lax.rsqrt(variance + 1e-6)
+
+
+class ModulatedNorm(nn.Module):
+    """`norm(x) (1 + scale) + shift`, with a mode's own gain g and shift b where the tree has them.
+
+    `(norm(x) (1 + g) + b) (1 + scale) + shift` is applied to the *modulation*, which costs O(B d)
+    instead of O(B N d) and is exact at g = b = 0.
+    """
+
+    @nn.compact
+    def __call__(self, x: Array, shift: Array, scale: Array) -> Array:
+        if self.has_variable("params", "gain"):
+            gain, bias = self.get_variable("params", "gain"), self.get_variable("params", "shift")
+            shift = shift + bias * (1 + scale)
+            scale = scale + gain * (1 + scale)
+        return layer_norm(x) * (1 + scale[:, None]) + shift[:, None]  # [B, N, d]
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over one image's tokens."""
+
+    num_heads: int
+    dtype: jnp.dtype
+    implementation: str
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        b, n, d = x.shape
+        qkv = Dense(3 * d, self.dtype, name="qkv")(x)  # [B, N, 3d]
+        q, k, v = jnp.moveaxis(qkv.reshape(b, n, 3, self.num_heads, d // self.num_heads), 2, 0)
+        x = jax.nn.dot_product_attention(q, k, v, implementation=self.implementation)  # [B, N, h, d/h]
+        return Dense(d, self.dtype, name="proj")(x.reshape(b, n, d))  # [B, N, d]
+
+
+class Mlp(nn.Module):
+    """Two dense layers around a tanh-approximated GELU."""
+
+    hidden: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        x, width = Dense(self.hidden, self.dtype, name="fc1")(x), x.shape[-1]  # [B, N, hidden]
+        return Dense(width, self.dtype, name="fc2")(nn.gelu(x, approximate=True))  # [B, N, d]
+
+
+class Block(nn.Module):
+    """One adaLN-Zero block. The signature is that of a scan body: (carry, constant) -> (carry, None)."""
+
+    num_heads: int
+    mlp_ratio: int
+    dtype: jnp.dtype
+    attention: str
+
+    @nn.compact
+    def __call__(self, x: Array, c: Array) -> tuple[Array, None]:
+        d = x.shape[-1]
+        modulation = Dense(6 * d, self.dtype, nn.initializers.zeros, name="modulation")(nn.silu(c))  # [B, 6d]
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = jnp.split(modulation.astype(jnp.float32), 6, axis=-1)
+        h = ModulatedNorm(name="norm1")(x, shift_a, scale_a)
+        h = Attention(self.num_heads, self.dtype, self.attention, name="attention")(h)
+        x = x + gate_a[:, None] * h  # [B, N, d]
+        h = ModulatedNorm(name="norm2")(x, shift_m, scale_m)
+        h = Mlp(self.mlp_ratio * d, self.dtype, name="mlp")(h)
+        return x + gate_m[:, None] * h, None  # [B, N, d]
+
+
+class Final(nn.Module):
+    """The last modulated norm."""
+
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Array, c: Array) -> Array:
+        modulation = Dense(2 * x.shape[-1], self.dtype, nn.initializers.zeros, name="modulation")(nn.silu(c))
+        shift, scale = jnp.split(modulation.astype(jnp.float32), 2, axis=-1)
+        return ModulatedNorm(name="norm")(x, shift, scale)  # [B, N, d]

@@ -1,0 +1,231 @@
+"""The plain DiT: arrays in, arrays out, one patch size at a time."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from flexidit_jax.common import build
+from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.types import Array, Params, Patch, Prediction, as_patch
+from flexidit_jax.models.blocks import Block, Dense, Final, project
+from flexidit_jax.models.patch import grid, patchify, unpatchify
+from flexidit_jax.models.position import position_embedding, timestep_features
+
+#: width, depth, heads of the published models (DiT table 1)
+SIZES = {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "XL": (1152, 28, 16)}
+
+REMAT = {"none": None, "full": None, "dots": jax.checkpoint_policies.checkpoint_dots}
+
+
+class TimestepEmbedding(nn.Module):
+    """Times -> [B, d]: 256 sin-cos features through a two-layer MLP."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self, t: Array) -> Array:
+        init = nn.initializers.normal(0.02)
+        h = Dense(self.width, jnp.float32, init, name="fc1")(timestep_features(t))
+        return Dense(self.width, jnp.float32, init, name="fc2")(nn.silu(h))  # [B, d]
+
+
+class Embed(nn.Module):
+    """The patch embedding; the kernel keeps its patch axes so that it can be resized."""
+
+    patch: Patch
+    width: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        tokens = patchify(x, self.patch)  # [B, N, pf ph pw C]
+        init = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform", in_axis=(0, 1, 2, 3), out_axis=4)
+        kernel = self.param("kernel", init, (*self.patch, x.shape[-1], self.width), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.width,), jnp.float32)
+        return project(tokens, kernel.reshape(-1, self.width), self.dtype) + bias  # [B, N, d]
+
+
+class DeEmbed(nn.Module):
+    """The last linear layer, one patch of `channels` a token, zero-initialised."""
+
+    patch: Patch
+    channels: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Array, latent: tuple[int, ...]) -> Array:
+        zeros, d = nn.initializers.zeros, x.shape[-1]
+        kernel = self.param("kernel", zeros, (d, *self.patch, self.channels), jnp.float32)
+        bias = self.param("bias", zeros, (*self.patch, self.channels), jnp.float32)
+        x = project(x, kernel.reshape(d, -1), self.dtype)  # [B, N, pf ph pw channels]
+        return unpatchify(x.astype(jnp.float32) + bias.reshape(-1), self.patch, latent)  # [B, F, H, W, channels]
+
+
+class DiT(nn.Module):
+    """A diffusion transformer with adaLN-Zero conditioning (arXiv 2212.09748).
+
+    Parameters are float32; norms, softmax, times and the residual stream too. `dtype` is that of
+    the matrix products, and "float32" means float32 on every backend.
+
+    Attributes:
+      latent: (F, H, W, C) of x; an image has F = 1.
+      patch: the patch size in use.
+      base_patch: p0, the patch size of pre-training; sets the unit of token positions.
+      conditioner: module turning the condition into [B, width].
+      learn_variance: twice the output channels, the second half being v.
+      attention: "xla", or "cudnn" on a GPU.
+      remat: "none", "dots" (keep matrix products) or "full" (keep only block inputs).
+      unroll: blocks compiled per scan iteration; more is faster for small models, slower to compile.
+    """
+
+    latent: tuple[int, int, int, int]
+    patch: Patch
+    base_patch: Patch
+    width: int
+    depth: int
+    num_heads: int
+    conditioner: nn.Module
+    mlp_ratio: int = 4
+    learn_variance: bool = True
+    dtype: str = "float32"
+    attention: str = "xla"
+    remat: str = "none"
+    unroll: int = 1
+
+    @nn.compact
+    def __call__(self, x: Array, t: Array, cond: Any) -> Prediction:
+        """Predicts from x_t.
+
+        Args:
+          x: [B, F, H, W, C].
+          t: [B], the original diffusion times 0..T-1.
+          cond: what the conditioner reads.
+
+        Returns:
+          output [B, F, H, W, C] float32 and, when learned, variance of the same shape.
+        """
+        dtype = jnp.dtype(self.dtype)
+        with jax.default_matmul_precision("highest" if dtype == jnp.float32 else "default"):
+            shape, channels = x.shape[1:], x.shape[-1]
+            positions = position_embedding(shape, self.patch, self.base_patch, self.width)
+            x = Embed(self.patch, self.width, dtype, name="embed")(x) + positions  # [B, N, d]
+            if self.has_variable("params", "patch_embedding"):  # optional: see models.flexify
+                x = x + self.get_variable("params", "patch_embedding")
+            c = TimestepEmbedding(self.width, name="timestep")(t) + self.conditioner(cond)  # [B, d]
+            block = Block
+            if self.remat != "none":
+                block = nn.remat(Block, prevent_cse=False, policy=REMAT[self.remat])
+            blocks = nn.scan(
+                block,
+                variable_axes={"params": 0},
+                split_rngs={"params": True},
+                in_axes=nn.broadcast,
+                length=self.depth,
+                unroll=self.unroll,
+            )
+            x, _ = blocks(self.num_heads, self.mlp_ratio, dtype, self.attention, name="blocks")(x, c)  # [B, N, d]
+            x = Final(dtype, name="final")(x, c)  # [B, N, d]
+            out_channels = channels * (2 if self.learn_variance else 1)
+            x = DeEmbed(self.patch, out_channels, dtype, name="deembed")(x, shape)  # [B, F, H, W, C or 2C]
+        if self.learn_variance:
+            return Prediction(x[..., :channels], x[..., channels:])
+        return Prediction(x, None)
+
+    def at(self, patch: Patch) -> DiT:
+        """The same network reading another patch size."""
+        return self.clone(patch=patch)
+
+    def example(self, batch: int) -> tuple[Array, Array]:
+        """Zero x and t of the right shapes, for initialisation and shape evaluation."""
+        return jnp.zeros((batch, *self.latent)), jnp.zeros((batch,), jnp.int32)
+
+
+def build_dit(
+    latent: tuple[int, int, int, int],
+    conditioner: Mapping[str, Any],
+    patch: int | str | tuple[int, ...] = 2,
+    size: str | None = None,
+    width: int | None = None,
+    depth: int | None = None,
+    num_heads: int | None = None,
+    mlp_ratio: int = 4,
+    learn_variance: bool = True,
+    dtype: str = "float32",
+    attention: str = "xla",
+    remat: str = "none",
+    unroll: int = 1,
+) -> DiT:
+    """A DiT from a config's `model` section.
+
+    Args:
+      latent: (F, H, W, C).
+      conditioner: its name (a module of `models/conditioning`) and keywords.
+      patch: the pre-trained patch size.
+      size: "S", "B", "L" or "XL"; or give width, depth and num_heads.
+      mlp_ratio, learn_variance, dtype, attention, remat, unroll: see `DiT`.
+
+    Raises:
+      UserError: a size or value outside its choices, or a patch that does not divide the latent.
+    """
+    if size is not None:
+        if size not in SIZES:
+            raise UserError(f"unknown model.size {size!r}; known: {', '.join(SIZES)}")
+        width, depth, num_heads = (given or preset for given, preset in zip((width, depth, num_heads), SIZES[size]))
+    if width is None or depth is None or num_heads is None:
+        raise UserError("give model.size (S, B, L or XL), or model.width, model.depth and model.num_heads")
+    build.positive("model", width=width, depth=depth, num_heads=num_heads, mlp_ratio=mlp_ratio, unroll=unroll)
+    if width % num_heads or width % 4:
+        raise UserError(f"model.width must be a multiple of 4 and of model.num_heads={num_heads}, got {width}")
+    choices = {"dtype": ("float32", "bfloat16"), "attention": ("xla", "cudnn"), "remat": tuple(REMAT)}
+    for key, value in {"dtype": dtype, "attention": attention, "remat": remat}.items():
+        if value not in choices[key]:
+            raise UserError(f"model.{key} must be one of {', '.join(choices[key])}, got {value!r}")
+    if len(latent) != 4 or min(latent) < 1:
+        raise UserError(f"model.latent must be (frames, height, width, channels), got {tuple(latent)!r}")
+    base = as_patch(patch)
+    grid(tuple(latent), base)
+    module = build.part(
+        "flexidit_jax.models.conditioning", "Conditioner", {"width": width, **conditioner}, "model.conditioner"
+    )
+    return DiT(
+        latent=tuple(latent),
+        patch=base,
+        base_patch=base,
+        width=width,
+        depth=depth,
+        num_heads=num_heads,
+        conditioner=module,
+        mlp_ratio=mlp_ratio,
+        learn_variance=learn_variance,
+        dtype=dtype,
+        attention=attention,
+        remat=remat,
+        unroll=unroll,
+    )
+
+
+def init(model: DiT, key: Array) -> Params:
+    """Plain DiT parameters, randomly initialised: a nested dict, blocks stacked on axis 0."""
+    x, t = model.example(1)
+    cond = model.conditioner.parse([None])
+    return dict(model.init(key, x, t, cond)["params"])
+
+
+def describe(model: DiT) -> dict[str, Any]:
+    """The `build_dit` keywords that make this model again, JSON-ready."""
+
+    def fields(module: nn.Module) -> dict[str, Any]:
+        return {f.name: getattr(module, f.name) for f in dataclasses.fields(module) if f.name not in ("parent", "name")}
+
+    settings = fields(model)
+    conditioner = settings.pop("conditioner")
+    named = {"name": type(conditioner).__module__.rsplit(".", 1)[-1], **fields(conditioner)}
+    del named["width"]
+    settings["patch"] = settings.pop("base_patch")
+    return {**settings, "conditioner": named}

@@ -1,0 +1,159 @@
+"""The sampling engine: one XLA program per (conditional patch, guiding patch) pair.
+
+    noise x_T ──▶ step 0 ──▶ step 1 ──▶ ... ──▶ step n-1 ──▶ x_0
+                  │ weak program │   ...   │ powerful program │
+                  └── row k of the solver table, scale, ... are *traced* ──┘
+
+A program is one denoising step. The step index, the guidance scale and the whole solver table are
+arguments, so any budget, number of steps, scale and solver reuses the programs already compiled
+for a batch shape. One call per step costs the same as a loop inside the program (dispatch is
+asynchronous), and makes progress bars and Ctrl-C free.
+
+Noise is drawn per sample from (seed, index of the sample, step): the same sample has the same noise
+to the bit whatever batch it is in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flexidit_jax.common.types import Array, Params, Patch
+from flexidit_jax.diffusion.steps import Steps, advance
+from flexidit_jax.models.dit import DiT
+from flexidit_jax.models.flexify import at
+from flexidit_jax.sampling.guidance import guided
+from flexidit_jax.sampling.schedule import Segment
+
+
+@partial(jax.jit, static_argnames="shape")
+def _normal(seed: Array, indices: Array, draw: Array, shape: tuple[int, ...]) -> Array:
+    """[B, *shape] noise; row i depends on (seed, indices[i], draw) alone."""
+    root = jax.random.key(seed)
+
+    def one(index: Array) -> Array:
+        return jax.random.normal(jax.random.fold_in(jax.random.fold_in(root, index), draw), shape)
+
+    return jax.vmap(one)(indices)
+
+
+def starting_noise(seed: int, indices: Array, shape: tuple[int, ...]) -> Array:
+    """x_T of the samples numbered `indices`, [B, *shape]."""
+    return _normal(jnp.uint32(seed), jnp.asarray(indices, jnp.uint32), jnp.uint32(0), shape)
+
+
+@partial(jax.jit, static_argnames=("cond_model", "guide_model", "channels", "drawn"))
+def _step(
+    cond_model: DiT,
+    guide_model: DiT | None,
+    channels: int | None,
+    drawn: bool,
+    cond_params: Params,
+    guide_params: Params | None,
+    table: Steps,
+    k: Array,
+    scale: Array,
+    x: Array,
+    x0_prev: Array,
+    cond: Any,
+    noise: Array,
+) -> tuple[Array, Array]:
+    """One denoising step k. `noise` is (seed, indices) when `drawn`, else the noise itself."""
+    row = table.row(k)
+    batch = x.shape[0]
+    if guide_model is None:
+        prediction = cond_model.apply({"params": cond_params}, x, jnp.full(batch, row.t), cond)
+    elif guide_model == cond_model:  # one call on [conditional, unconditional]
+        null = cond_model.conditioner.null(cond)
+        both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), cond, null)
+        out = cond_model.apply({"params": cond_params}, jnp.concatenate([x, x]), jnp.full(2 * batch, row.t), both)
+        first, second = (jax.tree.map(lambda a, i=i: a[i * batch : (i + 1) * batch], out) for i in (0, 1))
+        prediction = guided(first, second, scale, channels)
+    else:
+        t = jnp.full(batch, row.t)
+        strong = cond_model.apply({"params": cond_params}, x, t, cond)
+        weak = guide_model.apply({"params": guide_params}, x, t, cond)
+        prediction = guided(strong, weak, scale, channels)
+    if drawn:
+        seed, indices = noise
+        noise = _normal(seed, indices, jnp.uint32(k + 1), x.shape[1:])
+    return advance(row, x, x0_prev, prediction, noise)
+
+
+def compiled_programs() -> int:
+    """How many step programs this process has compiled so far."""
+    return _step._cache_size()
+
+
+class Engine:
+    """A model ready to sample: every mode's plain parameters, made once.
+
+    Args:
+      model: the network; its patch is ignored.
+      params: a stored tree (see `models.flexify`).
+      patches: its modes.
+    """
+
+    def __init__(self, model: DiT, params: Params, patches: Sequence[Patch]) -> None:
+        project = jax.jit(at, static_argnames="patch")
+        self._modes = {patch: (model.at(patch), project(params, patch)) for patch in patches}
+
+    def denoise(
+        self,
+        segments: Sequence[Segment],
+        table: Steps,
+        x: Array,
+        cond: Any,
+        seed: int = 0,
+        indices: Array | None = None,
+        step_noise: Array | None = None,
+        guidance_channels: int | None = None,
+    ) -> Iterator[Array]:
+        """Denoises x_T through all segments, a step at a time.
+
+        Args:
+          segments: from `sampling.schedule.segments`.
+          table: the solver's rows, padded.
+          x: x_T, [B, F, H, W, C].
+          cond: the condition, [B, ...].
+          seed, indices: which noise to draw; `indices` [B] number the samples.
+          step_noise: [steps, B, F, H, W, C] instead of drawn noise; [k] belongs to the k-th executed step.
+          guidance_channels: see `sampling.guidance.guided`.
+
+        Yields:
+          x after each step, [B, F, H, W, C]; the last is x_0.
+        """
+        where = {k: segment for segment in segments for k in range(segment.start, segment.stop)}
+        indices = jnp.arange(x.shape[0]) if indices is None else indices
+        drawn = (jnp.uint32(seed), jnp.asarray(indices, jnp.uint32))
+        table = jax.tree.map(jnp.asarray, table)
+        x = jnp.asarray(x)
+        before, x0 = x, jnp.zeros_like(x)
+        for k, segment in where.items():
+            cond_model, cond_params = self._modes[segment.cond_patch]
+            guide_model, guide_params = None, None
+            if segment.guide_patch is not None:
+                guide_model, guide_params = self._modes[segment.guide_patch]
+            following, x0 = _step(
+                cond_model,
+                guide_model,
+                guidance_channels if guide_model is not None else None,
+                step_noise is None,
+                cond_params,
+                guide_params if guide_model != cond_model else None,
+                table,
+                np.int32(k),
+                np.float32(segment.scale),
+                x,
+                x0,
+                cond,
+                drawn if step_noise is None else jnp.asarray(step_noise[k]),
+            )
+            jax.block_until_ready(before)  # stay at most one step ahead, so that a bar tells the truth
+            before, x = x, following
+            yield x

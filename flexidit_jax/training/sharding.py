@@ -1,0 +1,101 @@
+"""Where arrays live: a mesh `data x fsdp x tensor`, and one table from paths to axes.
+
+The table is read for parameters, EMA and optimizer state alike, since optax keeps its moments in
+trees of the same names.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.trees import map_named
+from flexidit_jax.common.types import Array
+
+#: first match wins; trailing axes of a leaf (stacked blocks carry one more, at the front)
+RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
+    (r"attention/qkv/kernel$", ("fsdp", "tensor")),
+    (r"attention/proj/kernel$", ("tensor", "fsdp")),
+    (r"mlp/fc1/kernel$", ("fsdp", "tensor")),
+    (r"mlp/fc2/kernel$", ("tensor", "fsdp")),
+    (r"modulation/kernel$", ("fsdp", "tensor")),
+    (r"timestep/fc\d/kernel$", ("fsdp", None)),
+    (r"conditioner/table$", (None, "fsdp")),
+    (r"/embed/kernel$", ("fsdp",)),
+    (r"deembed/kernel$", ("fsdp", None, None, None, None)),
+)
+
+
+def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> Mesh:
+    """A mesh over all devices.
+
+    Args:
+      data, fsdp, tensor: sizes of the axes; one of them may be -1 for "what is left".
+
+    Raises:
+      UserError: the sizes do not multiply to the number of devices.
+    """
+    sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
+    devices = jax.device_count()
+    known = int(np.prod([size for size in sizes.values() if size != -1]))
+    free = [name for name, size in sizes.items() if size == -1]
+    text = " x ".join(f"{name}={size}" for name, size in sizes.items())
+    if len(free) > 1 or known < 1 or devices % known or (not free and known != devices):
+        raise UserError(f"mesh {text} does not fit {devices} device(s); the sizes must multiply to {devices}")
+    if free:
+        sizes[free[0]] = devices // known
+    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * 3)
+
+
+def spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+    """The axes of one leaf; an axis that does not divide its dimension is left whole."""
+    for pattern, axes in RULES:
+        if re.search(pattern, path) and len(axes) <= len(shape):
+            sizes = shape[len(shape) - len(axes) :]
+            kept = [a if a and size % mesh.shape[a] == 0 else None for a, size in zip(axes, sizes, strict=True)]
+            return PartitionSpec(*[None] * (len(shape) - len(axes)), *kept)
+    return PartitionSpec()
+
+
+def shardings(tree: Any, mesh: Mesh) -> Any:
+    """A NamedSharding for every leaf of a tree of arrays or shapes."""
+    return map_named(lambda path, leaf: NamedSharding(mesh, spec(path, leaf.shape, mesh)), tree)
+
+
+def placed(tree: Any, mesh: Mesh) -> Any:
+    """`tree` with every leaf where the table says."""
+    return jax.tree.map(jax.device_put, tree, shardings(tree, mesh))
+
+
+def shaped(tree: Any, mesh: Mesh) -> Any:
+    """ShapeDtypeStructs carrying shardings: what a checkpoint is restored onto."""
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        tree,
+        shardings(tree, mesh),
+    )
+
+
+def check_batch(batch: int, mesh: Mesh) -> None:
+    """Refuses a batch that does not split evenly.
+
+    Raises:
+      UserError: it is not divisible by the devices along data and fsdp.
+    """
+    parts = mesh.shape["data"] * mesh.shape["fsdp"]
+    if batch < 1 or batch % parts:
+        raise UserError(
+            f"train.batch={batch} is not divisible by the {parts} device(s) along data x fsdp;"
+            f" {max(batch // parts, 1) * parts} would do"
+        )
+
+
+def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, Array]:
+    """A host's records as global arrays, split over data and fsdp."""
+    sharding = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    return {key: jax.make_array_from_process_local_data(sharding, value) for key, value in batch.items()}

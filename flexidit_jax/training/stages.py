@@ -1,0 +1,86 @@
+"""A run is a list of stages: which modes to train, how long, how fast."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import optax
+
+from flexidit_jax.common import build
+from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.types import Patch, as_patch
+from flexidit_jax.models.flexify import sort_patches
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stretch of training. Parameters and EMA pass through `flexify` into it; the optimizer is new.
+
+    Attributes:
+      patches: the modes trained, one of them a step.
+      steps: optimizer steps.
+      learning_rate: peak.
+      warmup: steps of linear warm-up.
+      final_rate: share of the peak left at the end of a cosine decay; 1 keeps it constant.
+      probabilities: share of steps per mode, powerful first; uniform by default.
+    """
+
+    patches: tuple[Patch, ...]
+    steps: int
+    learning_rate: float = 1e-4
+    warmup: int = 0
+    final_rate: float = 1.0
+    probabilities: tuple[float, ...] | None = None
+
+    def rate(self) -> optax.Schedule:
+        """Learning rate over the steps of this stage."""
+        return optax.warmup_cosine_decay_schedule(
+            init_value=0.0 if self.warmup else self.learning_rate,
+            peak_value=self.learning_rate,
+            warmup_steps=self.warmup,
+            decay_steps=self.steps,
+            end_value=self.learning_rate * self.final_rate,
+        )
+
+    def mode(self, seed: int, step: int) -> Patch:
+        """The patch size of a step, drawn from (seed, step): every host agrees and a resume replays it."""
+        drawn = np.random.default_rng((seed, step)).choice(len(self.patches), p=self.probabilities)
+        return self.patches[int(drawn)]
+
+
+def build_stages(sections: Sequence[Mapping[str, Any]]) -> list[Stage]:
+    """Stages from a config's `train.stages`.
+
+    Raises:
+      UserError: no stage, or a key or value that will not do.
+    """
+    stages = [build.call(_stage, section, f"train.stages[{i}]") for i, section in enumerate(sections)]
+    if not stages:
+        raise UserError("train.stages is empty; give at least one stage with patches and steps")
+    return stages
+
+
+def _stage(
+    patches: Sequence[int | str | Sequence[int]],
+    steps: int,
+    learning_rate: float = 1e-4,
+    warmup: int = 0,
+    final_rate: float = 1.0,
+    probabilities: Sequence[float] | None = None,
+) -> Stage:
+    modes = sort_patches(as_patch(patch) for patch in patches)
+    build.positive("train.stages", steps=steps, learning_rate=learning_rate)
+    if not modes:
+        raise UserError("train.stages.patches is empty; give at least the pre-trained patch")
+    if not 0 <= warmup < steps:
+        raise UserError(f"train.stages.warmup must lie in 0..steps-1={steps - 1}, got {warmup}")
+    if probabilities is not None:
+        if len(probabilities) != len(modes) or min(probabilities) < 0 or abs(sum(probabilities) - 1) > 1e-6:
+            raise UserError(
+                f"train.stages.probabilities must be {len(modes)} numbers that add up to 1, got {tuple(probabilities)}"
+            )
+        probabilities = tuple(probabilities)
+    return Stage(modes, steps, learning_rate, warmup, final_rate, probabilities)

@@ -1,0 +1,59 @@
+"""One optimizer step at one patch size, as one jitted program per mode."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from flexidit_jax.common.types import Array, Params, Patch, Prediction, patch_name
+from flexidit_jax.diffusion.gaussian import Process
+from flexidit_jax.models.dit import DiT
+from flexidit_jax.models.flexify import at
+from flexidit_jax.training.optimizer import Ema
+from flexidit_jax.training.state import TrainState, keep_idle_modes
+
+Metrics = dict[str, Array]
+Step = Callable[[TrainState, Array, Any, Array, Patch], tuple[TrainState, Metrics]]
+
+
+def make_step(
+    model: DiT, process: Process, loss: Any, optimizer: optax.GradientTransformation, ema: Ema, seed: int
+) -> Step:
+    """The training step of a stage.
+
+    Returns:
+      step(state, x0, cond, number, patch) -> (state, metrics): x0 [B, F, H, W, C] latents, cond [B, ...],
+      `number` the step of the whole run (all randomness comes from (seed, number)), `patch` static.
+      Metrics are scalars: loss, its terms and grad_norm. The state is donated.
+    """
+
+    @partial(jax.jit, static_argnames="patch", donate_argnames="state")
+    def step(state: TrainState, x0: Array, cond: Any, number: Array, patch: Patch) -> tuple[TrainState, Metrics]:
+        drop_key, loss_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), number))
+        dropped = model.conditioner.drop(cond, drop_key)
+
+        def objective(params: Params) -> tuple[Array, Metrics]:
+            plain = at(params, patch)
+
+            def predict(x: Array, t: Array, c: Any) -> Prediction:
+                return model.at(patch).apply({"params": plain}, x, t, c)
+
+            return loss(process, predict, x0, dropped, loss_key)
+
+        (value, parts), gradients = jax.value_and_grad(objective, has_aux=True)(state.params)
+        updates, opt_state = optimizer.update(gradients, state.optimizer, state.params)
+        params = optax.apply_updates(state.params, updates)
+        decay = jnp.float32(ema.decay)
+        if ema.warmup:
+            decay = jnp.minimum(decay, (1 + state.step) / (10 + state.step))
+        average = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state.ema, params)
+        new = TrainState(state.step + 1, params, average, opt_state)
+        metrics = {"loss": value, "grad_norm": optax.global_norm(gradients), **parts}
+        return keep_idle_modes(patch_name(patch), state, new), metrics
+
+    return step
