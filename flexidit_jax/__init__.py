@@ -3,6 +3,8 @@
     import flexidit_jax as fd
     flex = fd.load("runs/digits")
     images = flex.sample([0, 1, 2], steps=50, budget=0.56, guidance=1.0)
+
+`python -m flexidit_jax.main --help` for the command line.
 """
 
 from flexidit_jax.api import FlexiDiT, FlopCount, load

@@ -220,7 +220,7 @@ class FlexiDiT:
                     step_noise=None if step_noise is None else step_noise[:, here],
                     guidance_channels=guidance_channels,
                 )
-                for latents in chain:
+                for latents in chain:  # noqa: B007 (the last one is x_0)
                     bar.advance()
                 x0 = self.codec.decode(latents) if decode else np.asarray(latents)
                 done.append(x0[: n - begin])
@@ -245,9 +245,7 @@ class FlexiDiT:
         }
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            write_safetensors(
-                folder / "model.safetensors", {k: np.asarray(v) for k, v in flatten(self.params).items()}
-            )
+            write_safetensors(folder / "model.safetensors", {k: np.asarray(v) for k, v in flatten(self.params).items()})
             (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         except OSError as error:
             raise UserError(f"cannot write to {folder} ({error.strerror})") from None

@@ -33,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str]) -> int:
     modes = _modes()
+    kinds = ", ".join(modes)
     parser = _Parser(
         prog="python -m flexidit_jax.main",
         description="FlexiDiT: one diffusion transformer, several patch sizes.",
@@ -40,14 +41,14 @@ def _run(argv: Sequence[str]) -> int:
         add_help=False,
         allow_abbrev=False,
     )
-    parser.add_argument("--config", metavar="FILE[:VARIANT]", help="a file of configs/, such as configs/digits.py:smoke")
+    parser.add_argument("--config", metavar="FILE[:VARIANT]", help="such as configs/digits.py:smoke")
     parser.add_argument("--workdir", type=Path, help="the run's folder (default: runs/<config name>)")
-    parser.add_argument("--mode", default="train", metavar="MODE", help=f"one of {', '.join(modes)} (default: train)")
+    parser.add_argument("--mode", default="train", metavar="MODE", help=f"one of {kinds} (default: train)")
     parser.add_argument("--help", action="store_true", help="show this and exit")
     flags = [word for word in argv if not word.startswith("--config.")]
     known, rest = parser.parse_known_args(flags)
     if rest:
-        raise UserError(f"unknown argument {rest[0]!r}{nearest(rest[0], ['--config', '--workdir', '--mode', '--help'])}")
+        raise UserError(f"unknown argument {rest[0]!r}{nearest(rest[0], [f'--{flag}' for flag in vars(known)])}")
     if known.help and not known.config:
         parser.print_help()
         return 0

@@ -21,10 +21,11 @@ class Progress:
     """
 
     def __init__(self, total: int, label: str, start: int = 0, every: float = 10.0, enabled: bool = True) -> None:
-        self._total, self._label, self._done, self._every = total, label, start, every
+        self._total, self._label, self._every = total, label, every
+        self._start = self._done = start
         self._note = ""
-        self._begin, self._first = time.monotonic(), start
-        self._shown = self._begin
+        self._began = time.monotonic()
+        self._shown, self._shown_at = start, self._began  # rates are those since the last line
         self._plain = enabled
         self._bar = None
         if enabled and sys.stderr.isatty():
@@ -35,9 +36,12 @@ class Progress:
         self._done += units
         if self._bar is not None:
             self._bar.update(units)
-        elif self._plain and (self._due() or (self._done == self._total and self._shown > self._begin)):
-            self._shown = time.monotonic()
-            self._line()
+        elif self._plain:
+            now = time.monotonic()
+            if self._done == self._start + 1:  # the first unit compiles; it says nothing of the rate
+                self._shown, self._shown_at = self._done, now
+            elif now - self._shown_at > self._every or self._done == self._total:
+                self._line(now)
 
     def note(self, text: str) -> None:
         """Shows `text` behind the rate until the next note."""
@@ -59,16 +63,13 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
 
-    def _due(self) -> bool:
-        return time.monotonic() - self._shown > self._every
-
-    def _line(self) -> None:
-        elapsed = time.monotonic() - self._begin
-        rate = (self._done - self._first) / max(elapsed, 1e-9)
-        left = (self._total - self._done) / max(rate, 1e-9)
-        share = 100 * self._done / self._total
-        text = f"{self._label}: {self._done}/{self._total} ({share:.0f} %), {rate:.1f}/s, {_clock(left)} left"
-        print(f"{text}  {self._note}".rstrip(), file=sys.stderr, flush=True)
+    def _line(self, now: float) -> None:
+        rate = (self._done - self._shown) / max(now - self._shown_at, 1e-9)
+        self._shown, self._shown_at = self._done, now
+        left = _clock((self._total - self._done) / max(rate, 1e-9))
+        time_left = f"{left} left" if self._done < self._total else f"took {_clock(now - self._began)}"
+        text = f"{self._label}: {self._done}/{self._total} ({100 * self._done / self._total:.0f} %), {rate:.1f}/s"
+        print(f"{text}, {time_left}  {self._note}".rstrip(), file=sys.stderr, flush=True)
 
 
 def _clock(seconds: float) -> str:

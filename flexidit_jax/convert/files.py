@@ -43,7 +43,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], int | None]:
     try:
         with safe_open(path, framework="numpy") as file:
             heads = (file.metadata() or {}).get("num_heads")
-            return {key: file.get_tensor(key) for key in file.keys()}, int(heads) if heads else None
+            return {key: file.get_tensor(key) for key in list(file.keys())}, int(heads) if heads else None
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"{path} is not a readable safetensors file ({error}); is the download complete?") from None
 

@@ -3,6 +3,8 @@
     q(x_t | x_0) = N(sqrt(alpha_bar_t) x_0, (1 - alpha_bar_t) I)                               (1)
     q(x_s | x_t, x_0) = N(coef_x0 x_0 + coef_x x_t, beta~ I), s the step before t                (2)
     x_0 = x_t / sqrt(alpha_bar_t) - sqrt(1 / alpha_bar_t - 1) eps                                (3)
+
+Respacing keeps some of the T times and recomputes the betas from their alpha-bars.
 """
 
 from __future__ import annotations

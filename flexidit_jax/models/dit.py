@@ -214,7 +214,7 @@ def init(model: DiT, key: Array) -> Params:
     """Plain DiT parameters, randomly initialised: a nested dict, blocks stacked on axis 0."""
     x, t = model.example(1)
     cond = model.conditioner.parse([None])
-    return dict(model.init(key, x, t, cond)["params"])
+    return dict(jax.jit(model.init)(key, x, t, cond)["params"])
 
 
 def describe(model: DiT) -> dict[str, Any]:

@@ -56,6 +56,8 @@ def keep_idle_modes(patch_key: str, old: TrainState, new: TrainState) -> TrainSt
     return jax.tree_util.tree_map_with_path(pick, old, new)
 
 
-def abstract(make: Callable[[], TrainState]) -> TrainState:
-    """Shapes and dtypes of a state, without computing it."""
-    return jax.eval_shape(make)
+def abstract(
+    plain: Callable[[], Params], patches: tuple[Patch, ...], optimizer: optax.GradientTransformation
+) -> TrainState:
+    """Shapes and dtypes of `first_state(plain(), patches, optimizer)`, without computing it."""
+    return jax.eval_shape(lambda: first_state(plain(), patches, optimizer))

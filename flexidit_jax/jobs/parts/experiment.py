@@ -61,12 +61,26 @@ class Training:
 
 
 @dataclass(frozen=True)
+class Evaluation:
+    """The `evaluate` section.
+
+    Attributes:
+      features: their name (a module of `metrics/features`) and keywords.
+      samples: drawn for a score.
+    """
+
+    features: Section
+    samples: int
+
+
+@dataclass(frozen=True)
 class Experiment:
     """Everything a config names, built.
 
     Attributes:
       raw: the config as JSON holds it.
-      sample, evaluate, report: sections checked by the jobs that read them.
+      sample: keywords of `FlexiDiT.sample`.
+      report: keywords of `jobs.report`, None for no report.
     """
 
     raw: dict[str, Any]
@@ -77,7 +91,7 @@ class Experiment:
     dataset: Any
     train: Training
     sample: Section
-    evaluate: Section
+    evaluate: Evaluation
     report: Section | None
 
 
@@ -111,9 +125,10 @@ def build_experiment(config: ConfigDict) -> Experiment:
             dataset=build.part("flexidit_jax.data", "Dataset", dataset, "dataset"),
             train=build.call(_training, train, "train"),
             sample=sample,
-            evaluate=evaluate,
+            evaluate=build.call(Evaluation, evaluate, "evaluate"),
             report=report,
         )
+        build.positive("evaluate", samples=built.evaluate.samples)
         latent = tuple(built.codec.latent_shape(built.dataset.shape))
         if latent != network.latent:
             raise UserError(f"model.latent is {network.latent}, but dataset and codec make latents of {latent}")

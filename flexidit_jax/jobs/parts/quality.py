@@ -50,8 +50,12 @@ class Judge:
         return Score(
             fd=self.fd(images),
             accuracy=float(np.mean(self._features.classify(images) == labels)),
-            nearest=mean_nearest_distance(images, self.training),
+            nearest=self.nearest(images),
         )
+
+    def nearest(self, images: np.ndarray) -> float:
+        """Mean distance of uint8 images to their nearest training image."""
+        return mean_nearest_distance(images, self.training)
 
     def fd(self, images: np.ndarray) -> float:
         """Frechet distance of uint8 images to the training images."""

@@ -30,7 +30,9 @@ def claim(workdir: Path, config: dict[str, Any]) -> None:
         unfinished.write_text(json.dumps(config, indent=2) + "\n")
         unfinished.rename(file)
     except OSError as error:
-        raise UserError(f"cannot write to --workdir={workdir} ({error.strerror}); name a folder you may write") from None
+        raise UserError(
+            f"cannot write to --workdir={workdir} ({error.strerror}); name a folder you may write"
+        ) from None
 
 
 def check_config(workdir: Path, config: dict[str, Any]) -> None:

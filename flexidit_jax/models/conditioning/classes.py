@@ -44,9 +44,8 @@ class Conditioner(nn.Module):
         if not values:
             raise UserError(f"labels are empty; give at least one of 0..{self.classes}")
         for value in values:
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-                if not (isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jnp.integer)):
-                    raise UserError(f"label {value!r} is not an integer in 0..{self.classes}")
+            if isinstance(value, (bool, np.bool_)) or not np.issubdtype(np.asarray(value).dtype, np.integer):
+                raise UserError(f"label {value!r} is not an integer in 0..{self.classes}")
             if not 0 <= value <= self.classes:
                 raise UserError(f"label {value} is out of range: 0..{self.classes}, {self.classes} meaning no class")
         return np.array(values, np.int32)

@@ -1,0 +1,51 @@
+"""`--mode=evaluate`: scores the samples of `config.sample` against the training images."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from flexidit_jax.api import load
+from flexidit_jax.common.errors import UserError
+from flexidit_jax.jobs.parts.experiment import build_experiment
+from flexidit_jax.jobs.parts.quality import Judge, balanced_labels
+from flexidit_jax.jobs.parts.workdir import check_config
+from flexidit_jax.jobs.sample import PLAN_WORDS
+from flexidit_jax.sampling.schedule import text_of
+
+
+def run(config: ConfigDict, workdir: Path) -> int:
+    """Draws `config.evaluate.samples` samples over all classes and writes `workdir/evaluation.json`."""
+    experiment = build_experiment(config)
+    samples = experiment.evaluate.samples
+    flex = load(workdir)
+    check_config(workdir, experiment.raw)
+    words = {key: value for key, value in experiment.sample.items() if key in PLAN_WORDS}
+    schedule, guide = flex.plan(**words)
+    labels = balanced_labels(samples, experiment.dataset.classes)
+    images = flex.sample(**{**experiment.sample, "labels": labels})
+    judge = Judge(experiment.dataset, experiment.codec, experiment.evaluate.features)
+    score = judge.score(images, labels)
+    result = {
+        **asdict(score),
+        "samples": samples,
+        "floor_fd": judge.floor(samples),
+        "schedule": text_of(schedule),
+        "guide": text_of(guide) if guide else None,
+        "flops_percent": 100 * flex.flops(**words).relative,
+        "sample": dict(experiment.sample),
+    }
+    file = workdir / "evaluation.json"
+    try:
+        file.write_text(json.dumps(result, indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write {file} ({error.strerror})") from None
+    print(
+        f"{samples} samples, schedule {result['schedule']} ({result['flops_percent']:.1f} % of the FLOPs):"
+        f" FD {score.fd:.3f} (floor {result['floor_fd']:.3f}), accuracy {score.accuracy:.3f}"
+    )
+    print(f"written: {file}")
+    return 0

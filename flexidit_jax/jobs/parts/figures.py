@@ -1,0 +1,56 @@
+"""The report's pictures, drawn from its JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+LINES = {
+    "weak_first": ("weak steps first (FlexiDiT)", "tab:blue", "o"),
+    "weak_last": ("weak steps last", "tab:red", "s"),
+    "fewer_steps": ("simply fewer steps", "tab:gray", "^"),
+}
+
+
+def quality_vs_compute(report: Mapping[str, Any]) -> Figure:
+    """Frechet distance and accuracy over FLOPs, one line an order, with the floor drawn."""
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    panels = figure.subplots(1, 2)
+    plain = [row for row in report["points"] if row["guidance"] == 1]
+    full = [row for row in plain if row["order"] == "weak_first" and row["flops_percent"] > 99.9]
+    for order, (label, colour, marker) in LINES.items():
+        rows = [row for row in plain if row["order"] == order]
+        if order != "weak_first":
+            rows = rows + full  # every line ends in the full run
+        rows = sorted(rows, key=lambda row: row["flops_percent"])
+        flops = [row["flops_percent"] for row in rows]
+        for panel, key in zip(panels, ("fd", "accuracy"), strict=True):
+            panel.plot(flops, [row[key] for row in rows], marker=marker, color=colour, label=label)
+    panels[0].axhline(report["floor_fd"], color="black", linestyle=":", label="floor (sampling error alone)")
+    panels[0].set(ylabel="Fréchet distance to the training set (lower is better)", ylim=(0, None))
+    panels[1].set(ylabel="label found by the classifier", ylim=(0, 1.02))
+    for panel in panels:
+        panel.set(xlabel="FLOPs, % of every step powerful", xlim=(0, 104))
+        panel.grid(alpha=0.3)
+    panels[0].legend()
+    figure.suptitle(f"Quality against compute, {report['samples']:,} samples a point")
+    return figure
+
+
+def sample_grid(rows: Sequence[tuple[str, np.ndarray]], columns: int) -> Figure:
+    """Rows of images [N, H, W, C] with a label each; the first `columns` images of every row."""
+    figure = Figure(figsize=(0.8 * columns + 0.8, 0.85 * len(rows) + 0.5), layout="constrained")
+    panels = figure.subplots(len(rows), columns, squeeze=False)
+    for axes, (label, images) in zip(panels, rows, strict=True):
+        for column, panel in enumerate(axes):
+            image = images[column]
+            panel.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=255)
+            panel.set(xticks=[], yticks=[])
+        axes[0].set_ylabel(label, rotation=0, ha="right", va="center")
+    for column, panel in enumerate(panels[0]):
+        panel.set_title(str(column), fontsize=9)
+    figure.suptitle("rows: share of the FLOPs; columns: class; the same starting noise in every column", fontsize=9)
+    return figure

@@ -1,0 +1,39 @@
+"""Packaging. Pinned versions live in constraints.txt; the ranges here say what should work."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+    name="flexidit_jax",
+    version="0.1.0",
+    description="FlexiDiT in JAX: one diffusion transformer, several patch sizes, compute where it matters",
+    long_description=Path("README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["flexidit_jax", "flexidit_jax.*"]),
+    install_requires=[
+        "jax>=0.10.2,<0.12",
+        "flax>=0.12.8,<0.13",
+        "optax>=0.2.8,<0.3",
+        "orbax-checkpoint>=0.12.8,<0.13",
+        "clu>=0.0.12,<0.1",
+        "ml_collections>=1.1,<2",
+        "grain>=0.2.18,<0.3",
+        "tensorflow-cpu>=2.21,<3; platform_system != 'Darwin'",  # clu's writers need TensorFlow
+        "tensorflow>=2.21,<3; platform_system == 'Darwin'",
+        "tensorboard>=2.20,<3",
+        "numpy>=2,<3",
+        "safetensors>=0.5,<1",
+        "scikit-learn>=1.6,<2",
+        "matplotlib>=3.9,<4",
+        "pillow>=11",
+        "tqdm>=4.66,<5",
+    ],
+    extras_require={
+        "test": ["pytest>=8", "ruff>=0.9"],
+        "convert": ["torch>=2.13,<3"],  # reading .pt files
+        "oracle": ["torch>=2.13,<3", "diffusers>=0.35,<1"],  # live parity tests
+    },
+)

@@ -1,0 +1,52 @@
+"""Shared, expensive things: a persistent compilation cache, the golden tensors, one trained smoke run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+# before jax is imported, and inherited by the few subprocess tests
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+import flexidit_jax as fd  # noqa: E402
+from flexidit_jax.main import main  # noqa: E402
+
+GOLDEN = Path(__file__).parent / "golden"
+SMOKE = f"--config={ROOT / 'configs' / 'digits.py'}:smoke"
+
+
+@pytest.fixture(scope="session")
+def golden() -> dict[str, np.ndarray]:
+    """The reference tensors, images as [B, H, W, C]."""
+    arrays = np.load(GOLDEN / "dit_tiny.npz")
+
+    def channels_last(array: np.ndarray) -> np.ndarray:
+        return np.moveaxis(array, -3, -1) if array.ndim >= 4 else array
+
+    return {key: channels_last(arrays[key]) for key in arrays}
+
+
+@pytest.fixture(scope="session")
+def dit() -> fd.FlexiDiT:
+    """The golden DiT: width 64, depth 3, latent 8x8x4, patch 2."""
+    return fd.load(GOLDEN / "dit_tiny.safetensors")
+
+
+@pytest.fixture(scope="session")
+def flex(dit: fd.FlexiDiT) -> fd.FlexiDiT:
+    """The golden DiT with modes 2 and 4."""
+    return dit.flexify((2, 4))
+
+
+@pytest.fixture(scope="session")
+def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished `digits.py:smoke`, report included. Do not write into it."""
+    workdir = tmp_path_factory.mktemp("runs") / "smoke"
+    assert main([SMOKE, f"--workdir={workdir}"]) == 0
+    return workdir

@@ -1,0 +1,191 @@
+"""Live parity with torch and diffusers; `make test-oracles` runs this file."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flexidit_jax.api import load
+from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.types import Prediction
+from flexidit_jax.convert.dit_layout import read_dit
+from flexidit_jax.diffusion.gaussian import Process
+from flexidit_jax.diffusion.solvers import ddim, ddpm
+from flexidit_jax.diffusion.steps import Steps, advance
+from flexidit_jax.training.optimizer import AdamW
+
+pytestmark = pytest.mark.oracle
+torch = pytest.importorskip("torch")
+F = torch.nn.functional
+
+
+def random_state(width: int, depth: int, patch: int, side: int, classes: int, channels: int = 4) -> dict:
+    """A random state dict of the published layout, nothing left at zero."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator) / math.sqrt(shape[-1])
+
+    out = patch * patch * channels * 2
+    linears = {"t_embedder.mlp.0": (width, 256), "t_embedder.mlp.2": (width, width)}
+    linears |= {"final_layer.linear": (out, width), "final_layer.adaLN_modulation.1": (2 * width, width)}
+    for i in range(depth):
+        for name, rows, columns in (
+            ("attn.qkv", 3 * width, width),
+            ("attn.proj", width, width),
+            ("mlp.fc1", 4 * width, width),
+            ("mlp.fc2", width, 4 * width),
+            ("adaLN_modulation.1", 6 * width, width),
+        ):
+            linears[f"blocks.{i}.{name}"] = (rows, columns)
+    state = {f"{name}.weight": draw(*shape) for name, shape in linears.items()}
+    state |= {f"{name}.bias": draw(shape[0]) * 3 for name, shape in linears.items()}
+    state["x_embedder.proj.weight"] = draw(width, channels, patch, patch)
+    state["x_embedder.proj.bias"] = draw(width)
+    state["y_embedder.embedding_table.weight"] = draw(classes + 1, width)
+    state["pos_embed"] = torch.from_numpy(positions(width, side // patch))[None].float()
+    return state
+
+
+def positions(width: int, n: int) -> np.ndarray:
+    """Sin-cos positions, the column in the first half."""
+    frequency = 10000.0 ** -(np.arange(width // 4) / (width / 4))
+    row, column = np.divmod(np.arange(n * n), n)
+    return np.concatenate([f(axis[:, None] * frequency) for axis in (column, row) for f in (np.sin, np.cos)], axis=1)
+
+
+def torch_dit(state: dict, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor, heads: int) -> torch.Tensor:
+    """The DiT equations in torch's own layers: x [B, C, H, W] -> [B, 2C, H, W]."""
+
+    def linear(name: str, h: torch.Tensor) -> torch.Tensor:
+        return F.linear(h, state[f"{name}.weight"], state[f"{name}.bias"])
+
+    def norm(h: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        return F.layer_norm(h, h.shape[-1:], eps=1e-6) * (1 + scale[:, None]) + shift[:, None]
+
+    kernel = state["x_embedder.proj.weight"]
+    width, patch = kernel.shape[0], kernel.shape[-1]
+    h = F.conv2d(x, kernel, state["x_embedder.proj.bias"], stride=patch)
+    b, _, rows, columns = h.shape
+    h = h.flatten(2).transpose(1, 2) + state["pos_embed"]
+    angle = t[:, None].float() * torch.exp(-math.log(10000) * torch.arange(128) / 128)
+    c = linear("t_embedder.mlp.0", torch.cat([angle.cos(), angle.sin()], -1))
+    c = linear("t_embedder.mlp.2", F.silu(c)) + state["y_embedder.embedding_table.weight"][y]
+    depth = 1 + max(int(key.split(".")[1]) for key in state if key.startswith("blocks."))
+    for i in range(depth):
+        block = f"blocks.{i}"
+        sa, ca, ga, sm, cm, gm = linear(f"{block}.adaLN_modulation.1", F.silu(c)).chunk(6, -1)
+        qkv = linear(f"{block}.attn.qkv", norm(h, sa, ca)).view(b, -1, 3, heads, width // heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        a = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, -1, width)
+        h = h + ga[:, None] * linear(f"{block}.attn.proj", a)
+        m = F.gelu(linear(f"{block}.mlp.fc1", norm(h, sm, cm)), approximate="tanh")
+        h = h + gm[:, None] * linear(f"{block}.mlp.fc2", m)
+    shift, scale = linear("final_layer.adaLN_modulation.1", F.silu(c)).chunk(2, -1)
+    h = linear("final_layer.linear", norm(h, shift, scale))
+    h = h.view(b, rows, columns, patch, patch, -1)
+    return torch.einsum("nhwpqc->nchpwq", h).reshape(b, -1, rows * patch, columns * patch)
+
+
+@pytest.mark.parametrize(("width", "heads", "patch", "side"), [(48, 3, 2, 12), (32, 4, 4, 16)])
+def test_dit_at_other_sizes(width: int, heads: int, patch: int, side: int) -> None:
+    state = random_state(width, depth=2, patch=patch, side=side, classes=7)
+    x = torch.randn(3, 4, side, side, generator=torch.Generator().manual_seed(1))
+    t, y = torch.tensor([0, 400, 999]), torch.tensor([0, 7, 3])
+    reference = torch_dit(state, x, t, y, heads).numpy().transpose(0, 2, 3, 1)
+    model, params = read_dit({key: value.numpy() for key, value in state.items()}, heads)
+    latents = jnp.asarray(x.numpy().transpose(0, 2, 3, 1)[:, None])
+    ours = model.apply({"params": params}, latents, t.numpy(), y.numpy())
+    both = np.concatenate([ours.output, ours.variance], axis=-1)[:, 0]
+    assert np.abs(both - reference).max() <= 5e-6 * np.abs(reference).max()
+
+
+def trajectory(table: Steps, steps: int, learned: bool) -> Iterator[tuple[int, np.ndarray, ...]]:
+    """(t, x, eps, v, noise, our next x) along a chain driven by random predictions."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, 1, 4, 4, 3)).astype(np.float32)
+    for k in range(steps):
+        eps, noise, v = (rng.normal(size=x.shape).astype(np.float32) for _ in range(3))
+        v = np.tanh(v)
+        following, _ = advance(table.row(k), x, np.zeros_like(x), Prediction(eps, v if learned else None), noise)
+        yield int(table.t[k]), x, eps, v, noise, np.array(following)
+        x = np.array(following)
+
+
+def assert_same_step(ours: np.ndarray, theirs: torch.Tensor) -> None:
+    assert np.abs(ours - theirs.numpy()).max() <= 1e-5 * np.abs(ours).max()
+
+
+BETAS = {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear", "clip_sample": False}
+
+
+def test_ddpm_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = pytest.importorskip("diffusers.schedulers.scheduling_ddpm")
+    process, steps = Process(), 20
+    theirs = module.DDPMScheduler(**BETAS, variance_type="learned_range")
+    theirs.set_timesteps(timesteps=process.timesteps(steps)[::-1].tolist())
+    for t, x, eps, v, noise, ours in trajectory(ddpm.table(process, steps).padded(1000), steps, learned=True):
+        monkeypatch.setattr(module, "randn_tensor", lambda *_, given=noise, **__: torch.from_numpy(given))
+        both = torch.from_numpy(np.concatenate([eps, v], axis=1))
+        assert_same_step(ours, theirs.step(both, t, torch.from_numpy(x)).prev_sample)
+
+
+def test_ddim_steps() -> None:
+    diffusers = pytest.importorskip("diffusers")
+    process, steps = Process(), 28  # a stride of exactly 37: diffusers knows no other
+    theirs = diffusers.DDIMScheduler(**BETAS, set_alpha_to_one=True)
+    theirs.set_timesteps(27)
+    for t, x, eps, _, _, ours in trajectory(ddim.table(process, steps).padded(1000), steps, learned=False):
+        assert_same_step(ours, theirs.step(torch.from_numpy(eps), t, torch.from_numpy(x)).prev_sample)
+
+
+def test_adamw_against_torch() -> None:
+    rng = np.random.default_rng(0)
+    start = rng.normal(size=(5, 3)).astype(np.float32)
+    weight = torch.nn.Parameter(torch.from_numpy(start.copy()))
+    theirs = torch.optim.AdamW([weight], lr=1e-2, weight_decay=0.1)
+    ours = AdamW(weight_decay=0.1).build(lambda _: 1e-2)
+    params = {"w": jnp.asarray(start)}
+    state = ours.init(params)
+    for _ in range(10):
+        gradient = rng.normal(size=start.shape).astype(np.float32)
+        weight.grad = torch.from_numpy(gradient)
+        theirs.step()
+        updates, state = ours.update({"w": jnp.asarray(gradient)}, state, params)
+        params = {"w": params["w"] + updates["w"]}
+    np.testing.assert_allclose(params["w"], weight.detach().numpy(), atol=2e-6)
+
+
+def test_published_pt_plain_and_under_ema(tmp_path: Path) -> None:
+    state = random_state(384, depth=1, patch=2, side=8, classes=3)  # heads of a published width: 6
+    torch.save(state, tmp_path / "plain.pt")
+    args = argparse.Namespace(model="DiT-S/2")
+    torch.save({"model": {}, "ema": state, "opt": {"lr": 1.0}, "args": args}, tmp_path / "train.pt")
+    first, second = load(tmp_path / "plain.pt"), load(tmp_path / "train.pt")
+    assert first.model.num_heads == second.model.num_heads == 6
+    kernel = first.params["trunk"]["blocks"]["mlp"]["fc1"]["kernel"][0]
+    np.testing.assert_array_equal(kernel, state["blocks.0.mlp.fc1.weight"].numpy().T)
+    np.testing.assert_array_equal(kernel, second.params["trunk"]["blocks"]["mlp"]["fc1"]["kernel"][0])
+
+
+class Hostile:
+    """Pickles into a call that would leave a file behind."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (Path(self.path),)
+
+
+def test_a_pt_that_wants_to_run_code_is_refused(tmp_path: Path) -> None:
+    torch.save({"ema": {}, "trap": Hostile(str(tmp_path / "trace"))}, tmp_path / "evil.pt")
+    with pytest.raises(UserError, match="not a readable file of tensors"):
+        load(tmp_path / "evil.pt")
+    assert not (tmp_path / "trace").exists()
