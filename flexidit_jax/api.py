@@ -162,7 +162,8 @@ class FlexiDiT:
           steps: denoising steps.
           budget: share of the FLOPs of running every step powerful; the weak-first schedule nearest at
             or below it is used.
-          schedule: instead of a budget, `"4:120,2:130"`: patch:steps in the order executed.
+          schedule: instead of a budget, `"4:120,2:130"`: patch:steps in the order executed; or the
+            paper's `"x/y"`: the last x conditional and the last y guiding steps powerful.
           guide: schedule of the guide, None meaning the same; never more powerful than `schedule`.
           guidance: s1 of FlexiDiT section 3.4; 1 runs no guide.
           guidance_channels: guide only the first few channels (3 for the released DiT's FID).

@@ -7,6 +7,7 @@ schedules; `segments` joins the two into stretches of steps that run one program
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias
 
@@ -80,9 +81,8 @@ def weak_last(weak: Patch, powerful: Patch, weak_steps: int, steps: int) -> Sche
 
 def powerful_last(weak: Patch, powerful: Patch, x: int, y: int, steps: int) -> tuple[Schedule, Schedule]:
     """The paper's `x/y`: the last x conditional and the last y guiding steps are powerful."""
-    for name, count in (("x", x), ("y", y)):
-        if not 0 <= count <= steps:
-            raise UserError(f"{name}={count} powerful steps do not fit into steps={steps}")
+    if not (0 <= x <= steps and 0 <= y <= steps):
+        raise UserError(f"{x}/{y} powerful steps do not fit into steps={steps}")
     return weak_first(weak, powerful, steps - x, steps), weak_first(weak, powerful, steps - y, steps)
 
 
@@ -170,12 +170,13 @@ def plan(
       patches: the model's modes, powerful first.
       cost: FLOPs of one call in a mode.
       steps: number of steps.
-      schedule: `"4:120,2:130"`; without it and without a budget every step is powerful.
+      schedule: `"4:120,2:130"`, or the paper's `"90/50"`: the last 90 conditional and the last 50
+        guiding steps are powerful. Without it and without a budget every step is powerful.
       budget: share of the FLOPs of running every step powerful; mixes the most powerful mode with
         `weak`, by default the weakest.
       guide: schedule of the guide; None means the same as the conditional one.
       guidance: 1 runs no guide at all.
-      weak: the mode a budget mixes in.
+      weak: the mode that a budget or `"x/y"` mixes in.
 
     Raises:
       UserError: budget together with schedule, or what the parts refuse.
@@ -187,10 +188,16 @@ def plan(
     if weak is not None and weak not in patches:
         known = ", ".join(map(short_patch_name, patches))
         raise UserError(f"weak={short_patch_name(weak)} is not a mode of this model; it has {known}")
+    weakest = weak or min(patches, key=cost)
+    counts = re.fullmatch(r"(\d+)/(\d+)", schedule or "")
+    if counts:
+        if guide is not None:
+            raise UserError(f"schedule {schedule!r} speaks for the guide too; leave out guide={guide!r}")
+        conditional, guiding = powerful_last(weakest, patches[0], int(counts[1]), int(counts[2]), steps)
+        return conditional, None if guidance == 1 else guiding
     if schedule is not None:
         conditional = parse(schedule, steps, patches)
     elif budget is not None:
-        weakest = weak or min(patches, key=cost)
         conditional = within_budget(budget, steps, weakest, patches[0], cost)
     else:
         conditional = constant(patches[0], steps)

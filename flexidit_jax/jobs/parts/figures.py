@@ -17,7 +17,7 @@ LINES = {
 
 def quality_vs_compute(report: Mapping[str, Any]) -> Figure:
     """Frechet distance and accuracy over FLOPs, one line an order, with the floor drawn."""
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    figure = Figure(figsize=(10, 4.6), layout="constrained")
     panels = figure.subplots(1, 2)
     plain = [row for row in report["points"] if row["guidance"] == 1]
     full = [row for row in plain if row["order"] == "weak_first" and row["flops_percent"] > 99.9]
@@ -31,11 +31,13 @@ def quality_vs_compute(report: Mapping[str, Any]) -> Figure:
             panel.plot(flops, [row[key] for row in rows], marker=marker, color=colour, label=label)
     panels[0].axhline(report["floor_fd"], color="black", linestyle=":", label="floor (sampling error alone)")
     panels[0].set(ylabel="Fréchet distance to the training set (lower is better)", ylim=(0, None))
-    panels[1].set(ylabel="label found by the classifier", ylim=(0, 1.02))
+    panels[1].set(
+        ylabel="label found by the classifier", ylim=(min(0.9, *(row["accuracy"] for row in plain)) - 0.02, 1.005)
+    )
     for panel in panels:
         panel.set(xlabel="FLOPs, % of every step powerful", xlim=(0, 104))
         panel.grid(alpha=0.3)
-    panels[0].legend()
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     figure.suptitle(f"Quality against compute, {report['samples']:,} samples a point")
     return figure
 
