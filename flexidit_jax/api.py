@@ -106,6 +106,8 @@ class FlexiDiT:
         video = self._as_video(x)
         mode = self.patches[0] if patch is None else as_patch(patch)
         cond = self.model.conditioner.parse(labels)
+        if np.shape(t) != (len(video),) or len(cond) != len(video):
+            raise UserError(f"x, t and labels must be as many: {len(video)}, shape {np.shape(t)}, {len(cond)}")
         out = _predict(self.model.at(mode), self.params, mode, video, jnp.asarray(t), cond)
         return Prediction(*(None if part is None else part.reshape(x.shape) for part in out))
 

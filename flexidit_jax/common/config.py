@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import json
+import runpy
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,15 @@ def load_config(spec: str) -> ConfigDict:
     if not path.is_file():
         beside = [str(file) for file in path.parent.glob("*.py")] if path.parent.is_dir() else []
         raise UserError(f"config file {path} does not exist{nearest(str(path), beside)}")
-    module_spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
-    module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise UserError(f"config file {path} has no get_config() function")
-    return module.get_config(variant) if variant else module.get_config()
+    try:
+        get_config = runpy.run_path(str(path)).get("get_config")
+        if get_config is None:
+            raise UserError(f"config file {path} has no get_config() function")
+        return get_config(variant) if variant else get_config()
+    except UserError:
+        raise
+    except Exception as error:  # a config is a program; it can fail in any way
+        raise UserError(f"config file {spec} does not run ({type(error).__name__}: {error})") from error
 
 
 def override(config: ConfigDict, path: str, text: str) -> None:

@@ -91,7 +91,10 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """One adaLN-Zero block. The signature is that of a scan body: (carry, constant) -> (carry, None)."""
+    """One adaLN-Zero block; c [B, d] is the condition after SiLU.
+
+    The signature is that of a scan body: (carry, constant) -> (carry, None).
+    """
 
     num_heads: int
     mlp_ratio: int
@@ -101,7 +104,7 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: Array, c: Array) -> tuple[Array, None]:
         d = x.shape[-1]
-        modulation = Dense(6 * d, self.dtype, nn.initializers.zeros, name="modulation")(nn.silu(c))  # [B, 6d]
+        modulation = Dense(6 * d, self.dtype, nn.initializers.zeros, name="modulation")(c)  # [B, 6d]
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = jnp.split(modulation.astype(jnp.float32), 6, axis=-1)
         h = ModulatedNorm(name="norm1")(x, shift_a, scale_a)
         h = Attention(self.num_heads, self.dtype, self.attention, name="attention")(h)
@@ -112,12 +115,12 @@ class Block(nn.Module):
 
 
 class Final(nn.Module):
-    """The last modulated norm."""
+    """The last modulated norm; c [B, d] is the condition after SiLU."""
 
     dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, x: Array, c: Array) -> Array:
-        modulation = Dense(2 * x.shape[-1], self.dtype, nn.initializers.zeros, name="modulation")(nn.silu(c))
+        modulation = Dense(2 * x.shape[-1], self.dtype, nn.initializers.zeros, name="modulation")(c)
         shift, scale = jnp.split(modulation.astype(jnp.float32), 2, axis=-1)
         return ModulatedNorm(name="norm")(x, shift, scale)  # [B, N, d]

@@ -104,7 +104,7 @@ class DiT(nn.Module):
 
         Args:
           x: [B, F, H, W, C].
-          t: [B], the original diffusion times 0..T-1.
+          t: [B], the original diffusion times 0..T-1; or [1] for the whole batch, which is cheaper.
           cond: what the conditioner reads.
 
         Returns:
@@ -118,6 +118,7 @@ class DiT(nn.Module):
             if self.has_variable("params", "patch_embedding"):  # optional: see models.flexify
                 x = x + self.get_variable("params", "patch_embedding")
             c = TimestepEmbedding(self.width, name="timestep")(t) + self.conditioner(cond)  # [B, d]
+            c = nn.silu(c)  # every modulation begins with it
             block = Block
             if self.remat != "none":
                 block = nn.remat(Block, prevent_cse=False, policy=REMAT[self.remat])

@@ -66,16 +66,16 @@ def _step(
     """One denoising step k. `noise` is (seed, indices) when `drawn`, else the noise itself."""
     row = table.row(k)
     batch = x.shape[0]
+    t = row.t[None]
     if guide_model is None:
-        prediction = cond_model.apply({"params": cond_params}, x, jnp.full(batch, row.t), cond)
+        prediction = cond_model.apply({"params": cond_params}, x, t, cond)
     elif guide_model == cond_model:  # one call on [conditional, unconditional]
         null = cond_model.conditioner.null(cond)
         both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), cond, null)
-        out = cond_model.apply({"params": cond_params}, jnp.concatenate([x, x]), jnp.full(2 * batch, row.t), both)
+        out = cond_model.apply({"params": cond_params}, jnp.concatenate([x, x]), t, both)
         first, second = (jax.tree.map(lambda a, i=i: a[i * batch : (i + 1) * batch], out) for i in (0, 1))
         prediction = guided(first, second, scale, channels)
     else:
-        t = jnp.full(batch, row.t)
         strong = cond_model.apply({"params": cond_params}, x, t, cond)
         weak = guide_model.apply({"params": guide_params}, x, t, cond)
         prediction = guided(strong, weak, scale, channels)

@@ -40,6 +40,8 @@ class Conditioner(nn.Module):
         Raises:
           UserError: not integers, or outside 0..classes.
         """
+        if np.ndim(labels) != 1:
+            raise UserError(f"labels must be a list such as [0, {self.classes - 1}], got {labels!r}")
         values = [self.classes if label is None else label for label in labels]
         if not values:
             raise UserError(f"labels are empty; give at least one of 0..{self.classes}")
