@@ -19,9 +19,13 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import flexidit_jax as fd
+from flexidit_jax.codecs.identity import Codec
 from flexidit_jax.common.config import load_config, plain
+from flexidit_jax.diffusion.gaussian import Process
 from flexidit_jax.jobs.parts.log import Log
 from flexidit_jax.main import main
+from flexidit_jax.models.dit import init
+from flexidit_jax.models.flexify import flexify
 from flexidit_jax.training.checkpoint import newest_step, read_meta
 
 ROOT = Path(__file__).parents[2]
@@ -275,16 +279,20 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(
 def test_init_from_starts_with_those_weights(
     smoke_run: Path, tmp_path: Path, quiet: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    model = fd.load(smoke_run).model
+    source = fd.FlexiDiT(model, flexify(init(model, jax.random.key(9)), [model.base_patch]), Process(), Codec())
+    source.save(tmp_path / "source")
+
     def stop(self: Log, number: int, *rest: Any) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(Log, "add", stop)  # step 1 has rate zero: the parameters saved are those begun with
     run = tmp_path / "run"
-    assert main([quiet, f"--workdir={run}", f"--config.train.init_from={smoke_run}"]) == 0
+    assert main([quiet, f"--workdir={run}", f"--config.train.init_from={tmp_path / 'source'}"]) == 0
     number, _, arrays = saved(run)
     assert number == 1
-    weights = fd.load(smoke_run).params["trunk"]
-    ours = arrays["params"]["trunk"]
-    assert jax.tree.structure(ours) == jax.tree.structure(weights)
-    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(weights), strict=True):
-        np.testing.assert_array_equal(a, b)
+    for part in ("trunk", "tokens"):
+        ours, theirs = arrays["params"][part], source.params[part]
+        assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+        for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+            np.testing.assert_array_equal(a, b)
