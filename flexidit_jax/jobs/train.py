@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from flexidit_jax.api import load
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.progress import Progress
+from flexidit_jax.common.trees import merge
 from flexidit_jax.common.types import Params, short_patch_name
 from flexidit_jax.data.loader import batches
 from flexidit_jax.jobs import report
@@ -66,14 +67,14 @@ def _train(experiment: Experiment, workdir: Path, mesh: Mesh, closing: ExitStack
         stage = train.stages[meta["stage"]]
         optimizer = train.optimizer.build(stage.rate())
         plain = partial(init, experiment.model, jax.random.key(seed))
-        state = checkpoints.restore(done, shaped(abstract(plain, stage.patches, optimizer), mesh))
+        state = checkpoints.restore(done, shaped(abstract(plain, stage, optimizer), mesh))
         stream.set_state(meta["data"])
         print(f"{workdir}: resuming after step {done} of {train.steps}")
     else:
         stage = train.stages[0]
         optimizer = train.optimizer.build(stage.rate())
-        state = placed(first_state(_plain_params(experiment), stage.patches, optimizer), mesh)
-    print(parameter_overview.get_parameter_overview(state.params, include_stats=False))
+        state = placed(first_state(_plain_params(experiment), stage, optimizer), mesh)
+    print(parameter_overview.get_parameter_overview(merge(state.frozen, state.params), include_stats=False))
 
     # ---------------------------------------------------------------- Watching
     writer = metric_writers.create_default_writer(str(workdir), asynchronous=False)
@@ -87,10 +88,10 @@ def _train(experiment: Experiment, workdir: Path, mesh: Mesh, closing: ExitStack
     for i, stage in enumerate(train.stages[first_stage:], first_stage):
         optimizer = train.optimizer.build(stage.rate())
         if start == 0 and done > 0:
-            state = placed(next_stage(state, stage.patches, optimizer), mesh)
+            state = placed(next_stage(state, stage, optimizer), mesh)
         names = ", ".join(map(short_patch_name, stage.patches))
         bar.say(f"stage {i + 1} of {len(train.stages)}: patches {names}, {stage.steps} steps")
-        step = make_step(experiment.model, experiment.process, train.loss, optimizer, train.ema, seed)
+        step = make_step(experiment.model, experiment.process, stage.loss, optimizer, train.ema, seed)
 
         # ------------------------------------------------------------ Steps
         for within in range(start, stage.steps):
@@ -105,7 +106,8 @@ def _train(experiment: Experiment, workdir: Path, mesh: Mesh, closing: ExitStack
             if saving or done % train.log_every == 0:
                 log.flush(done)  # refuses a loss that is not finite, so that it is never saved
             if saving:
-                meta = {"stage": i, "patches": stage.patches, "data": stream.get_state(), "config": experiment.raw}
+                meta = {"stage": i, "patches": stage.patches, "adapters": stage.adapters}
+                meta |= {"data": stream.get_state(), "config": experiment.raw}
                 checkpoints.save(done, state, meta)
             bar.advance()
             if stop.asked:
