@@ -89,6 +89,8 @@ class FlexiDiT:
         Raises:
           UserError: a patch that does not divide the latent or is smaller than the pre-trained one.
         """
+        if isinstance(patches, (int, str)) or not len(patches):
+            raise UserError(f"patches must be a sequence of patch sizes such as (2, 4), got {patches!r}")
         wanted = [as_patch(patch) for patch in patches]
         for patch in wanted:
             grid(self.model.latent, patch)

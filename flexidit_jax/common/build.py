@@ -24,11 +24,14 @@ def find(package: str, name: str, attribute: str) -> Any:
     """
     folder = importlib.import_module(package)
     modules = [module.name for module in pkgutil.iter_modules(folder.__path__)]
-    if name in modules:
-        found = getattr(importlib.import_module(f"{package}.{name}"), attribute, None)
-        if found is not None:
-            return found
-    known = [m for m in modules if hasattr(importlib.import_module(f"{package}.{m}"), attribute)]
+
+    def defined_in(module: str) -> Any:
+        found = getattr(importlib.import_module(f"{package}.{module}"), attribute, None)
+        return found if getattr(found, "__module__", None) == f"{package}.{module}" else None
+
+    if name in modules and defined_in(name) is not None:
+        return defined_in(name)
+    known = [module for module in modules if defined_in(module) is not None]
     raise UserError(f"no {name!r} in {package.rsplit('.', 1)[-1]}/{nearest(str(name), known)}")
 
 

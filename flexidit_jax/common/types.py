@@ -38,22 +38,17 @@ def as_patch(value: int | str | Sequence[int]) -> Patch:
     Raises:
       UserError: not one to three positive integers.
     """
-    sides: Sequence[int]
     if isinstance(value, str):
-        if not re.fullmatch(r"\d+(x\d+){0,2}", value):
-            raise UserError(f"patch {value!r} is not of the form 4, 2x4 or 1x4x4")
-        sides = [int(side) for side in value.split("x")]
-    elif isinstance(value, (int, np.integer)):
-        sides = [int(value)]
+        sides = [int(side) for side in value.split("x")] if re.fullmatch(r"\d+(x\d+){0,2}", value) else []
     else:
-        sides = [int(side) for side in value]
+        sides = list(value) if isinstance(value, (Sequence, np.ndarray)) else [value]
+    integers = all(isinstance(side, (int, np.integer)) and not isinstance(side, bool) for side in sides)
+    if not integers or not 1 <= len(sides) <= 3 or min(sides) < 1:
+        raise UserError(f"patch {value!r} is not one to three positive integers, such as 4, (2, 4) or '2x4x4'")
     if len(sides) == 1:
-        sides = [1, sides[0], sides[0]]
-    elif len(sides) == 2:
-        sides = [1, *sides]
-    if len(sides) != 3 or min(sides) < 1:
-        raise UserError(f"patch {value!r} must be one to three positive integers, such as 4 or (1, 4, 4)")
-    return sides[0], sides[1], sides[2]
+        sides = sides * 2
+    frames, height, width = [1, *sides][-3:]
+    return int(frames), int(height), int(width)
 
 
 def patch_name(patch: Patch) -> str:

@@ -6,6 +6,7 @@ Facts of the layout: torch linears are [out, in]; the patch embedding is a convo
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -34,9 +35,9 @@ def heads_of(width: int, given: int | None) -> int:
       UserError: not given, and the width is not a published one.
     """
     if given is not None:
-        if given < 1 or width % given:
-            raise UserError(f"num_heads={given} does not divide the width {width}")
-        return given
+        if not isinstance(given, (int, np.integer)) or given < 1 or width % given:
+            raise UserError(f"num_heads={given!r} is not an integer that divides the width {width}")
+        return int(given)
     published = {w: heads for w, _, heads in SIZES.values()}
     if width not in published:
         raise UserError(
@@ -161,7 +162,7 @@ def _model_of(state: StateDict, num_heads: int | None) -> DiT:
         conditioner={"name": "classes", "classes": state["y_embedder.embedding_table.weight"].shape[0] - 1},
         patch=patch,
         width=width,
-        depth=1 + max(int(key.split(".")[1]) for key in state if key.startswith("blocks.")),
+        depth=sum(bool(re.fullmatch(r"blocks\.\d+\.mlp\.fc1\.weight", key)) for key in state),
         num_heads=heads_of(width, num_heads),
         mlp_ratio=max(1, state["blocks.0.mlp.fc1.weight"].shape[0] // width),
         learn_variance=outputs == 2 * patch * patch * channels,

@@ -51,8 +51,11 @@ def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], int | None]:
 def write_safetensors(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
     """Writes beside and renames, so that a reader never meets half a file."""
     unfinished = path.with_name(path.name + ".tmp")
-    save_file({key: np.ascontiguousarray(value) for key, value in tensors.items()}, unfinished, metadata)
-    unfinished.rename(path)
+    try:
+        save_file({key: np.ascontiguousarray(value) for key, value in tensors.items()}, unfinished, metadata)
+        unfinished.rename(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def _read_torch(path: Path) -> tuple[dict[str, np.ndarray], int | None]:

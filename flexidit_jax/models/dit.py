@@ -191,8 +191,10 @@ def build_dit(
         raise UserError(f"model.latent must be (frames, height, width, channels), got {tuple(latent)!r}")
     base = as_patch(patch)
     grid(tuple(latent), base)
+    if "width" in conditioner:
+        raise UserError("unknown config key 'model.conditioner.width'; it is model.width")
     module = build.part(
-        "flexidit_jax.models.conditioning", "Conditioner", {"width": width, **conditioner}, "model.conditioner"
+        "flexidit_jax.models.conditioning", "Conditioner", {**conditioner, "width": width}, "model.conditioner"
     )
     return DiT(
         latent=tuple(latent),

@@ -26,6 +26,14 @@ class Conditioner(nn.Module):
     classes: int
     drop_rate: float = 0.1
 
+    def __post_init__(self) -> None:
+        if self.classes < 1 or not 0 <= self.drop_rate <= 1:
+            raise UserError(
+                "model.conditioner wants classes of at least 1 and a drop_rate in [0, 1],"
+                f" got {self.classes!r} and {self.drop_rate!r}"
+            )
+        super().__post_init__()
+
     #: the key under which a dataset yields what this conditioner reads
     field = "label"
 

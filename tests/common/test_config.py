@@ -1,0 +1,147 @@
+"""Config files and overrides: types are kept, typos name the nearest key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ml_collections import ConfigDict
+
+from flexidit_jax.common.config import difference, leaves, load_config, override, plain
+from flexidit_jax.common.errors import UserError
+
+
+@pytest.fixture
+def config() -> ConfigDict:
+    return ConfigDict(
+        {
+            "seed": 0,
+            "rate": 0.1,
+            "flag": False,
+            "name": "digits",
+            "nothing": None,
+            "labels": (1, 2),
+            "model": {"width": 8, "latent": [1, 8, 8, 1]},
+            "stages": ({"steps": 3, "patches": (2,)}, {"steps": 4, "patches": (2, 4)}),
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "value"),
+    [
+        ("seed", "7", 7),
+        ("rate", "2e-3", 2e-3),
+        ("rate", "1", 1.0),  # an int is a float
+        ("flag", "true", True),
+        ("flag", "False", False),
+        ("name", "faces", "faces"),
+        ("name", "12", "12"),  # text stays text
+        ("nothing", "0.5", 0.5),
+        ("nothing", "runs/a", "runs/a"),
+        ("seed", "none", None),
+        ("labels", "3,4,5", (3, 4, 5)),
+        ("labels", "[3, 4]", (3, 4)),
+        ("labels", "3", (3,)),
+        ("model.width", "16", 16),
+        ("model.latent", "(1, 4, 4, 3)", [1, 4, 4, 3]),
+        ("stages[1].steps", "9", 9),
+        ("stages[0].patches", "4", (4,)),
+    ],
+)
+def test_override_keeps_the_type(config: ConfigDict, path: str, text: str, value: Any) -> None:
+    before = dict(leaves(config))
+    override(config, path, text)
+    after = dict(leaves(config))
+    assert after[path] == value
+    assert type(after[path]) is type(value)
+    assert {key: after[key] for key in after if key != path} == {key: before[key] for key in before if key != path}
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "message"),
+    [
+        ("model.widht", "8", "unknown config key 'model.widht'; did you mean 'model.width'?"),
+        ("stages[2].steps", "8", "unknown config key 'stages[2].steps'; did you mean 'stages[1].steps'?"),
+        ("seed", "1.5", "config key 'seed' must be of type int, got '1.5'"),
+        ("seed", "true", "config key 'seed' must be of type int, got 'true'"),
+        ("flag", "1", "config key 'flag' must be of type bool, got '1'"),
+        ("rate", "fast", "config key 'rate' must be of type float, got 'fast'"),
+        ("rate", "True", "config key 'rate' must be of type float, got 'True'"),
+        ("labels", "cats", "config key 'labels' must be of type tuple, got 'cats'"),
+    ],
+)
+def test_override_refuses(config: ConfigDict, path: str, text: str, message: str) -> None:
+    before = dict(leaves(config))
+    with pytest.raises(UserError) as caught:
+        override(config, path, text)
+    assert str(caught.value) == message
+    assert dict(leaves(config)) == before
+
+
+def test_override_of_no_key_at_all_lists_what_there_is(config: ConfigDict) -> None:
+    with pytest.raises(UserError) as caught:
+        override(config, "qqq", "1")
+    assert str(caught.value).startswith("unknown config key 'qqq'; known: flag, labels, model.latent, ")
+
+
+def test_leaves(config: ConfigDict) -> None:
+    assert dict(leaves(config)) == {
+        "seed": 0,
+        "rate": 0.1,
+        "flag": False,
+        "name": "digits",
+        "nothing": None,
+        "labels": (1, 2),
+        "model.width": 8,
+        "model.latent": [1, 8, 8, 1],
+        "stages[0].steps": 3,
+        "stages[0].patches": (2,),
+        "stages[1].steps": 4,
+        "stages[1].patches": (2, 4),
+    }
+
+
+def test_difference(config: ConfigDict) -> None:
+    here, there = plain(config), plain(config)
+    assert difference(here, there) is None
+    there["stages"][1]["steps"] = 5
+    assert difference(here, there) == ("stages[1].steps", 4, 5)
+    there = plain(config) | {"extra": 1}
+    assert difference(here, there) == ("extra", None, 1)
+    assert difference(there, here) == ("extra", 1, None)
+
+
+FILE = """
+from ml_collections import ConfigDict
+
+def get_config(variant=""):
+    return ConfigDict({"variant": variant})
+"""
+
+
+def test_load_config(tmp_path: Path) -> None:
+    (tmp_path / "digits.py").write_text(FILE)
+    assert load_config(f"{tmp_path}/digits.py").variant == ""
+    assert load_config(f"{tmp_path}/digits.py:smoke").variant == "smoke"
+
+
+def test_load_config_refuses(tmp_path: Path) -> None:
+    (tmp_path / "digits.py").write_text(FILE)
+    (tmp_path / "empty.py").write_text("")
+    (tmp_path / "broken.py").write_text("1 / 0\n")
+    with pytest.raises(UserError) as caught:
+        load_config(f"{tmp_path}/digit.py")
+    expected = f"config file {tmp_path}/digit.py does not exist; did you mean '{tmp_path}/digits.py'?"
+    assert str(caught.value) == expected
+    with pytest.raises(UserError) as caught:
+        load_config("no_such_folder/digits.py:smoke")
+    assert str(caught.value) == "config file no_such_folder/digits.py does not exist"
+    with pytest.raises(UserError) as caught:
+        load_config(f"{tmp_path}/empty.py")
+    assert str(caught.value) == f"config file {tmp_path}/empty.py has no get_config() function"
+    with pytest.raises(UserError) as caught:
+        load_config(f"{tmp_path}/broken.py")
+    reason = "ZeroDivisionError: division by zero"
+    assert str(caught.value) == f"config file {tmp_path}/broken.py does not run ({reason})"

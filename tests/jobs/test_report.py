@@ -1,0 +1,163 @@
+"""The report's rows, words and pictures, from made-up numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flexidit_jax.jobs.parts.figures import quality_vs_compute, sample_grid
+from flexidit_jax.jobs.parts.prose import findings, markdown
+from flexidit_jax.jobs.report import points
+
+P2, P4, P8 = (1, 2, 2), (1, 4, 4), (1, 8, 8)
+
+
+# ---------------------------------------------------------------- Rows
+
+
+def test_points() -> None:
+    guided = [{"guide": "2:50", "guidance": 1.5}, {"guide": "4:50", "guidance": 1.5}]
+    rows = points((P2, P4), 50, (0, 20, 50), (20,), (35, 13), guided)
+    assert [(row.order, row.words["schedule"], row.words["steps"]) for row in rows] == [
+        ("weak_first", "2:50", 50),
+        ("weak_first", "4:20,2:30", 50),
+        ("weak_first", "4:50", 50),
+        ("weak_last", "2:30,4:20", 50),
+        ("fewer_steps", "2:35", 35),
+        ("fewer_steps", "2:13", 13),
+        ("weak_first", "2:50", 50),
+        ("weak_first", "2:50", 50),
+    ]
+    assert [row.words["guidance"] for row in rows] == [1.0] * 6 + [1.5] * 2
+    assert [row.words.get("guide") for row in rows] == [None] * 6 + ["2:50", "4:50"]
+
+
+def test_points_of_three_modes_mix_the_ends() -> None:
+    rows = points((P2, P4, P8), 10, (4,), (4,), (5,), ())
+    assert [row.words["schedule"] for row in rows] == ["8:4,2:6", "2:6,8:4", "2:5"]
+
+
+# ---------------------------------------------------------------- Words
+
+
+def row(order: str, schedule: str, flops: float, score: float, **more: Any) -> dict[str, Any]:
+    return {
+        "order": order,
+        "schedule": schedule,
+        "guide": None,
+        "flops_percent": flops,
+        "seconds": flops / 10,
+        "seconds_percent": flops,
+        "fd": score,
+        "accuracy": 0.95,
+        "guidance": 1.0,
+        "nearest": 2.5,
+        **more,
+    }
+
+
+@pytest.fixture
+def report() -> dict[str, Any]:
+    """The sketch's table: weak-first wins at 56 %, fewer steps at 27 %."""
+    return {
+        "floor_fd": 0.4,
+        "heldout_fd": {"fd": 2.31, "samples": 297},
+        "heldout_nearest": 2.2,
+        "classifier_accuracy": 0.967,
+        "samples": 1500,
+        "seconds_are": "median of 5 warm batches",
+        "versions": {"jax": "0.10.2"},
+        "points": [
+            row("weak_first", "2:50", 100.0, 0.80),
+            row("weak_first", "4:30,2:20", 56.2, 0.84),
+            row("weak_first", "4:50", 27.0, 2.40),
+            row("weak_last", "2:20,4:30", 56.2, 2.49),
+            row("fewer_steps", "2:28", 56.0, 1.05),
+            row("fewer_steps", "2:13", 26.0, 1.45),
+            row("weak_first", "2:50", 127.0, 0.70, guide="4:50", guidance=1.5),
+        ],
+    }
+
+
+def test_findings_speak_for_and_against(report: dict[str, Any]) -> None:
+    wins, loses = findings(report)
+    assert wins.startswith("- At 56 % of the FLOPs weak-first scores FD 0.84, 1.05x of the full run")
+    assert "the same steps weak-last 2.49" in wins
+    assert "fewer powerful steps 1.05" in wins
+    assert wins.endswith("weak-first is better.")
+    assert loses.startswith("- At 27 % of the FLOPs weak-first scores FD 2.40, 3.00x of the full run")
+    assert "weak-last" not in loses
+    assert "fewer powerful steps 1.44" in loses  # between 1.45 at 26 % and 1.05 at 56 %
+    assert loses.endswith("simply taking fewer steps is better.")
+
+
+def test_findings_follow_the_numbers(report: dict[str, Any]) -> None:
+    for point in report["points"]:
+        if point["order"] == "fewer_steps":
+            point["fd"] = 0.81
+    assert [line.endswith("simply taking fewer steps is better.") for line in findings(report)] == [True, True]
+
+
+def test_findings_without_the_alternatives(report: dict[str, Any]) -> None:
+    report["points"] = report["points"][:3]
+    for line in findings(report):
+        assert "better" not in line
+        assert "weak-last" not in line
+
+
+def test_markdown_shows_every_row_and_both_pictures(report: dict[str, Any]) -> None:
+    text = markdown(report)
+    table = [line for line in text.splitlines() if line.startswith("| ")]
+    assert len(table) == 1 + len(report["points"])
+    assert {line.count("|") for line in table} == {11}
+    assert "| weak first | 4:30,2:20 |  | 1 | 56.2 | 56.2 | 5.6 | 0.84 | 0.950 | 2.50 |" in table
+    assert "| guided | 2:50 | 4:50 | 1.5 | 127.0 |" in table[-1]
+    assert "![" in text
+    assert "(quality_vs_compute.png)" in text
+    assert "(samples.png)" in text
+    assert "297 held-out images score 2.31" in text
+    assert "96.7 % right" in text
+    for line in findings(report):
+        assert line in text
+
+
+# ---------------------------------------------------------------- Pictures
+
+
+def test_quality_vs_compute_draws_three_lines_and_the_floor(report: dict[str, Any], tmp_path: Path) -> None:
+    figure = quality_vs_compute(report)
+    quality, accuracy = figure.axes
+    lines = {line.get_label(): line for line in quality.lines}
+    by_label = {name: (list(line.get_xdata()), list(line.get_ydata())) for name, line in lines.items()}
+    assert by_label["weak steps first (FlexiDiT)"] == ([27.0, 56.2, 100.0], [2.40, 0.84, 0.80])
+    assert by_label["weak steps last"] == ([56.2, 100.0], [2.49, 0.80])
+    assert by_label["simply fewer steps"] == ([26.0, 56.0, 100.0], [1.45, 1.05, 0.80])
+    floor = next(line for name, line in lines.items() if "floor" in name)
+    assert set(floor.get_ydata()) == {0.4}
+    assert len(accuracy.lines) == 3
+    low, high = accuracy.get_ylim()
+    assert low < 0.95 < high
+    figure.savefig(tmp_path / "quality.png")
+    with Image.open(tmp_path / "quality.png") as image:
+        image.load()
+        assert min(image.size) > 100
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_sample_grid_shows_rows_by_columns(tmp_path: Path, channels: int) -> None:
+    rng = np.random.default_rng(0)
+    rows = [(f"{share} %", rng.integers(0, 256, (12, 8, 8, channels), dtype=np.uint8)) for share in (100, 56, 27)]
+    figure = sample_grid(rows, 10)
+    assert len(figure.axes) == 30
+    for i, axis in enumerate(figure.axes):
+        shown = np.asarray(axis.images[0].get_array()).reshape(8, 8, channels)
+        np.testing.assert_array_equal(shown, rows[i // 10][1][i % 10])
+    assert [axis.get_ylabel() for axis in figure.axes[::10]] == ["100 %", "56 %", "27 %"]
+    figure.savefig(tmp_path / "grid.png")
+    with Image.open(tmp_path / "grid.png") as image:
+        image.load()
+        assert min(image.size) > 100

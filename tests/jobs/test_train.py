@@ -1,0 +1,290 @@
+"""The main job from end to end: what it leaves behind, and that stopping it changes no bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import flexidit_jax as fd
+from flexidit_jax.common.config import load_config, plain
+from flexidit_jax.jobs.parts.log import Log
+from flexidit_jax.main import main
+from flexidit_jax.training.checkpoint import newest_step, read_meta
+
+ROOT = Path(__file__).parents[2]
+DIGITS = ROOT / "configs" / "digits.py"
+SMOKE = f"--config={DIGITS}:smoke"
+POINT_KEYS = {
+    "schedule",
+    "guide",
+    "order",
+    "flops_percent",
+    "seconds",
+    "seconds_percent",
+    "fd",
+    "accuracy",
+    "guidance",
+}
+
+
+@pytest.fixture
+def quiet(tmp_path: Path) -> str:
+    """The smoke config without its report."""
+    file = tmp_path / "quiet.py"
+    file.write_text(
+        "import runpy\n\n\n"
+        "def get_config():\n"
+        f"    config = runpy.run_path({str(DIGITS)!r})['get_config']('smoke')\n"
+        "    config.report = None\n"
+        "    return config\n"
+    )
+    return f"--config={file}"
+
+
+def saved(workdir: Path) -> tuple[int, dict[str, Any], dict[str, Any]]:
+    """Number, meta and arrays of the newest checkpoint."""
+    step = newest_step(workdir)
+    with ocp.StandardCheckpointer() as reader:
+        arrays = {part: reader.restore((step / part).resolve()) for part in ("params", "ema", "optimizer")}
+    return int(step.name), read_meta(step), arrays
+
+
+def assert_same_end(workdir: Path, unbroken: Path) -> None:
+    """The same newest step with the same bits, its data position included."""
+    (number, meta, arrays), (n, reference_meta, reference) = saved(workdir), saved(unbroken)
+    assert number == n == 12
+    assert {**meta, "config": None} == {**reference_meta, "config": None}
+    for part in reference:
+        assert jax.tree.structure(arrays[part]) == jax.tree.structure(reference[part])
+        for ours, theirs in zip(jax.tree.leaves(arrays[part]), jax.tree.leaves(reference[part]), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+# ---------------------------------------------------------------- What a run leaves behind
+
+
+def test_files(smoke_run: Path) -> None:
+    config = json.loads((smoke_run / "config.json").read_text())
+    assert config == plain(load_config(f"{DIGITS}:smoke"))
+    assert sorted(path.name for path in (smoke_run / "checkpoints").iterdir()) == ["12", "8"]  # keep=2
+    names = {path.name for path in (smoke_run / "report").iterdir()}
+    assert names == {"report.json", "report.md", "quality_vs_compute.png", "samples.png"}
+    leftovers = [path.name for path in smoke_run.iterdir() if "tmp" in path.name]
+    assert leftovers == []
+
+
+def test_tensorboard(smoke_run: Path) -> None:
+    events = EventAccumulator(str(smoke_run))
+    events.Reload()
+    tags = set(events.Tags()["tensors"]) | set(events.Tags()["scalars"])
+    for metric in ("loss", "mse", "vlb", "grad_norm"):
+        assert {f"{metric}/patch_2", f"{metric}/patch_4"} <= tags
+    steps = {event.step for event in events.Tensors("loss/patch_2")}
+    assert {2, 4, 6} <= steps <= {2, 4, 6, 8, 10, 12}
+    assert not {event.step for event in events.Tensors("loss/patch_4")} & {2, 4, 6}
+
+
+def test_pictures_and_words(smoke_run: Path) -> None:
+    report = json.loads((smoke_run / "report" / "report.json").read_text())
+    text = (smoke_run / "report" / "report.md").read_text()
+    for name in ("quality_vs_compute.png", "samples.png"):
+        assert f"({name})" in text
+        with Image.open(smoke_run / "report" / name) as image:
+            image.load()
+            assert min(image.size) > 100
+            assert np.asarray(image.convert("L")).std() > 1  # not blank
+    for row in report["points"]:
+        assert f"| {row['schedule']} |" in text
+
+
+def test_report_json(smoke_run: Path) -> None:
+    report = json.loads((smoke_run / "report" / "report.json").read_text())
+    assert {"floor_fd", "heldout_fd", "classifier_accuracy", "points", "config", "versions"} <= set(report)
+    assert report["config"] == json.loads((smoke_run / "config.json").read_text())
+    assert report["floor_fd"] > 0
+    assert report["heldout_fd"]["samples"] == 297
+    assert report["heldout_fd"]["fd"] > 0
+    assert report["classifier_accuracy"] > 0.9
+    assert {"jax", "flax", "numpy"} <= set(report["versions"])
+
+    points = report["points"]
+    for row in points:
+        assert set(row) >= POINT_KEYS
+        assert row["order"] in ("weak_first", "weak_last", "fewer_steps")
+        assert 0 <= row["accuracy"] <= 1
+        assert min(row["fd"], row["seconds"], row["nearest"]) > 0
+    unguided = [row for row in points if row["guidance"] == 1]
+    assert [(row["order"], row["schedule"]) for row in unguided] == [
+        ("weak_first", "2:4"),
+        ("weak_first", "4:2,2:2"),
+        ("weak_first", "4:4"),
+        ("weak_last", "2:2,4:2"),
+        ("fewer_steps", "2:2"),
+    ]
+    assert [(row["schedule"], row["guide"], row["guidance"]) for row in points[5:]] == [("2:4", "4:4", 1.5)]
+    assert points[0]["flops_percent"] == points[0]["seconds_percent"] == 100
+
+
+def test_report_flops_are_those_of_the_model(smoke_run: Path) -> None:
+    flex = fd.load(smoke_run)
+    full = flex.flops(steps=4, guidance=1).total
+    for row in json.loads((smoke_run / "report" / "report.json").read_text())["points"]:
+        steps = 2 if row["order"] == "fewer_steps" else 4
+        ours = flex.flops(steps=steps, schedule=row["schedule"], guide=row["guide"], guidance=row["guidance"])
+        assert row["flops_percent"] == pytest.approx(100 * ours.total / full)
+        if row["order"] == "fewer_steps":
+            assert row["flops_percent"] == pytest.approx(50)
+
+
+def test_a_finished_run_says_so_and_goes_on_to_the_report(
+    smoke_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(smoke_run, tmp_path / "copy")
+    shutil.rmtree(copy / "report")
+    assert main([SMOKE, f"--workdir={copy}"]) == 0
+    assert f"{copy}: training is finished (12 steps)" in capsys.readouterr().out
+    assert_same_end(copy, smoke_run)
+    ours, theirs = (json.loads((run / "report" / "report.json").read_text())["points"] for run in (copy, smoke_run))
+    for row, reference in zip(ours, theirs, strict=True):  # measured again: all but the seconds is the same
+        assert {k: v for k, v in row.items() if "seconds" not in k} == {
+            k: v for k, v in reference.items() if "seconds" not in k
+        }
+
+
+# ---------------------------------------------------------------- Stopping and going on
+
+
+def test_resuming_within_the_second_stage(smoke_run: Path, tmp_path: Path, quiet: str) -> None:
+    copy = shutil.copytree(smoke_run, tmp_path / "copy")
+    shutil.rmtree(copy / "checkpoints" / "12")
+    assert newest_step(copy).name == "8"
+    assert main([quiet, f"--workdir={copy}"]) == 0
+    assert_same_end(copy, smoke_run)
+
+
+@pytest.mark.slow
+def test_sigterm_saves_and_exits_zero(
+    smoke_run: Path, tmp_path: Path, quiet: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "flexidit_jax.main", quiet, f"--workdir={run}"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        for line in child.stdout:
+            if line.startswith("stage 1 of 2"):
+                child.send_signal(signal.SIGTERM)
+                break
+        out, err = child.communicate(timeout=300)
+    assert child.returncode == 0, err
+    assert "saving before stopping" in err
+    assert "Traceback" not in err
+    stopped = int(newest_step(run).name)
+    assert 1 <= stopped < 12
+    assert f"stopped after step {stopped} of 12; saved" in out
+    assert not (run / "report").exists()
+
+    assert main([quiet, f"--workdir={run}"]) == 0
+    assert f"resuming after step {stopped} of 12" in capsys.readouterr().out
+    assert_same_end(run, smoke_run)
+
+
+#: kills itself while step 8, in the second stage, is being written in the background
+KILLED = """
+import os, signal, sys
+from flexidit_jax.main import main
+from flexidit_jax.training.checkpoint import Checkpoints
+
+save = Checkpoints.save
+
+def save_and_die(self, number, state, meta):
+    save(self, number, state, meta)
+    if number == 8:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Checkpoints.save = save_and_die
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_kill_9_in_the_middle_of_a_save_changes_no_bit(
+    smoke_run: Path, tmp_path: Path, quiet: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    command = [sys.executable, "-c", KILLED, quiet, f"--workdir={run}"]
+    child = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert child.returncode == -signal.SIGKILL, child.stderr
+    stopped = int(newest_step(run).name)
+    assert stopped in (6, 8)  # 6, the end of a stage, unless the disk was faster than the signal
+
+    assert main([quiet, f"--workdir={run}"]) == 0
+    assert f"resuming after step {stopped} of 12" in capsys.readouterr().out
+    assert_same_end(run, smoke_run)
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["12", "8"]  # no debris
+
+
+def test_ctrl_c_saves_and_exits_130(
+    tmp_path: Path, quiet: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    add = Log.add
+
+    def press(self: Log, number: int, *rest: Any) -> None:
+        add(self, number, *rest)
+        if number == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Log, "add", press)
+    assert main([quiet, f"--workdir={tmp_path / 'run'}"]) == 130
+    assert newest_step(tmp_path / "run").name == "3"
+    assert "stopped after step 3 of 12; saved" in capsys.readouterr().out
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(
+    tmp_path: Path, quiet: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    run = tmp_path / "run"
+    words = ["--config.train.stages[0].learning_rate=1e30", "--config.train.checkpoint_every=1"]
+    assert main([quiet, f"--workdir={run}", *words]) == 2
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message.startswith("error: the loss is ")
+    found, step = message.removeprefix("error: the loss is ").split(" (patch 2)")[0].split(" at step ")
+    assert found in ("nan", "inf")
+    assert 2 <= int(step) <= 6
+    assert int(newest_step(run).name) == int(step) - 1
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+# ---------------------------------------------------------------- Starting from other weights
+
+
+def test_init_from_starts_with_those_weights(
+    smoke_run: Path, tmp_path: Path, quiet: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(self: Log, number: int, *rest: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Log, "add", stop)  # step 1 has rate zero: the parameters saved are those begun with
+    run = tmp_path / "run"
+    assert main([quiet, f"--workdir={run}", f"--config.train.init_from={smoke_run}"]) == 0
+    number, _, arrays = saved(run)
+    assert number == 1
+    weights = fd.load(smoke_run).params["trunk"]
+    ours = arrays["params"]["trunk"]
+    assert jax.tree.structure(ours) == jax.tree.structure(weights)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(weights), strict=True):
+        np.testing.assert_array_equal(a, b)

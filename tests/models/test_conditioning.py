@@ -1,0 +1,80 @@
+"""Class labels: reading what a user typed, the null class, dropping."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flexidit_jax.common.errors import UserError
+from flexidit_jax.models.conditioning.classes import Conditioner
+
+CLASSES = Conditioner(width=8, classes=10, drop_rate=0.25)
+
+
+def test_embeds_rows_of_the_table() -> None:
+    table = np.random.default_rng(0).normal(size=(11, 8)).astype(np.float32)
+    out = CLASSES.apply({"params": {"table": table}}, np.array([3, 10, 3]))
+    np.testing.assert_array_equal(out, table[[3, 10, 3]])
+
+
+@pytest.mark.parametrize(
+    ("typed", "labels"),
+    [
+        ([0, 9, None, 10], [0, 9, 10, 10]),
+        (range(3), [0, 1, 2]),
+        (np.array([4, 5]), [4, 5]),
+        (jnp.array([4, 10]), [4, 10]),
+    ],
+)
+def test_parse(typed: Any, labels: list[int]) -> None:
+    read = CLASSES.parse(typed)
+    np.testing.assert_array_equal(read, labels)
+    assert read.dtype == np.int32
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ([], "labels are empty; give at least one of 0..10"),
+        ([3, 11], "label 11 is out of range: 0..10, 10 meaning no class"),
+        ([-1], "label -1 is out of range: 0..10, 10 meaning no class"),
+        ([1.0], "label 1.0 is not an integer in 0..10"),
+        (["cat"], "label 'cat' is not an integer in 0..10"),
+        ([True], "label True is not an integer in 0..10"),
+        (3, "labels must be a list such as [0, 9], got 3"),
+        ([[1, 2]], "labels must be a list such as [0, 9], got [[1, 2]]"),
+        ("cat", "labels must be a list such as [0, 9], got 'cat'"),
+    ],
+)
+def test_parse_refuses(typed: Any, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        CLASSES.parse(typed)
+    assert str(caught.value) == message
+
+
+def test_null_is_the_extra_class() -> None:
+    null = CLASSES.null(np.array([1, 2, 3], np.int32))
+    np.testing.assert_array_equal(null, [10, 10, 10])
+    np.testing.assert_array_equal(null[:1], CLASSES.parse([None]))
+
+
+def test_drop_replaces_its_share_by_null_and_nothing_else() -> None:
+    label = np.arange(20_000, dtype=np.int32) % 10
+    dropped = np.asarray(CLASSES.drop(label, jax.random.key(0)))
+    gone = dropped == 10
+    np.testing.assert_array_equal(dropped[~gone], label[~gone])
+    assert abs(gone.mean() - 0.25) < 4 * np.sqrt(0.25 * 0.75 / len(label))
+    for digit in range(10):
+        assert 0.2 < gone[label == digit].mean() < 0.3
+    np.testing.assert_array_equal(dropped, CLASSES.drop(label, jax.random.key(0)))
+    assert (dropped != np.asarray(CLASSES.drop(label, jax.random.key(1)))).any()
+
+
+@pytest.mark.parametrize(("rate", "share"), [(0.0, 0.0), (1.0, 1.0)])
+def test_drop_rate_ends(rate: float, share: float) -> None:
+    dropped = CLASSES.clone(drop_rate=rate).drop(np.zeros(1000, np.int32), jax.random.key(0))
+    assert np.mean(np.asarray(dropped) == 10) == share

@@ -1,0 +1,129 @@
+"""The paper's compute axis: every percentage it prints, and XLA's own count."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+import pytest
+
+from flexidit_jax.common.types import Patch
+from flexidit_jax.models.dit import DiT, build_dit
+from flexidit_jax.models.flops import forward_flops, transformer_macs
+from flexidit_jax.models.patch import tokens
+from flexidit_jax.sampling.schedule import powerful_last, relative_cost, weak_first
+
+P2, P4 = (1, 2, 2), (1, 4, 4)
+#: points, for rows printed with a decimal and for rows printed as integers
+DECIMAL, INTEGER = 0.3, 0.5
+
+Cost = Callable[[Patch], float]
+
+
+@pytest.fixture(scope="module")
+def xl2() -> DiT:
+    return build_dit((1, 32, 32, 4), {"name": "classes", "classes": 1000}, size="XL")
+
+
+@pytest.fixture(scope="module")
+def xl2_cost(xl2: DiT) -> Cost:
+    return lambda patch: forward_flops(xl2, patch)
+
+
+def weak_percent(cost: Cost, weak_steps: int, steps: int) -> float:
+    return 100 * relative_cost(weak_first(P4, P2, weak_steps, steps), None, P2, cost)
+
+
+def test_dit_xl2(xl2_cost: Cost) -> None:
+    assert round(xl2_cost(P2) / 2e9, 1) == 118.6
+    assert round(xl2_cost(P4) / 2e9, 1) == 29.0
+    assert round(xl2_cost(P4) / xl2_cost(P2), 3) == 0.245
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "percent"), [(250, 250, 100), (130, 130, 64), (70, 70, 46), (90, 50, 46), (30, 0, 29)]
+)
+def test_dit_xl2_with_guidance(xl2_cost: Cost, x: int, y: int, percent: float) -> None:
+    conditional, guide = powerful_last(P4, P2, x, y, 250)
+    assert abs(100 * relative_cost(conditional, guide, P2, xl2_cost) - percent) <= INTEGER
+
+
+@pytest.mark.parametrize(("weak", "percent"), [(50, 84.9), (100, 69.7), (150, 54.6)])
+def test_dit_xl2_weak_first(xl2_cost: Cost, weak: int, percent: float) -> None:
+    assert abs(weak_percent(xl2_cost, weak, 250) - percent) <= DECIMAL
+
+
+@pytest.mark.parametrize(("weak", "percent"), [(10, 92.9), (20, 85.8), (30, 78.8), (40, 71.7), (50, 64.6), (60, 57.5)])
+def test_text_to_image(weak: int, percent: float) -> None:
+    """DiT-XL/2 with cross-attention to 120 text tokens, adapters merged."""
+
+    def cost(patch: Patch) -> float:
+        volume = int(np.prod(patch)) * 4
+        return transformer_macs(1152, 28, tokens((1, 32, 32), patch), volume, 2 * volume, text_tokens=120)
+
+    assert abs(weak_percent(cost, weak, 100) - percent) <= DECIMAL
+
+
+@pytest.mark.parametrize(("weak", "percent"), [(10, 84.3), (20, 68.6), (30, 52.9), (40, 37.2), (50, 21.5)])
+def test_emu(weak: int, percent: float) -> None:
+    """4096 and 1024 tokens; the weak mode carries rank-64 adapters, unmerged."""
+
+    def cost(patch: Patch) -> float:
+        volume = int(np.prod(patch)) * 16
+        rank = 64 if patch == P4 else 0
+        n = tokens((1, 128, 128), patch)
+        return transformer_macs(2048, 24, n, volume, volume, text_tokens=77, lora_rank=rank)
+
+    assert tokens((1, 128, 128), P2) == 4096
+    assert tokens((1, 128, 128), P4) == 1024
+    assert abs(weak_percent(cost, weak, 50) - percent) <= DECIMAL
+
+
+@pytest.mark.parametrize(("patch", "n"), [((1, 2, 2), 33792), ((2, 2, 2), 16896), ((1, 4, 4), 8448)])
+def test_video_tokens(patch: Patch, n: int) -> None:
+    assert tokens((32, 88, 48), patch) == n
+
+
+def test_terms_one_by_one() -> None:
+    """Against the formula written out, with numbers no two of which can be confused."""
+    d, depth, n, m, r = 8, 3, 5, 7, 2
+    ends = n * d * (11 + 13) + 2 * d * d + 256 * d + d * d
+    block = 12 * n * d**2 + 2 * n**2 * d + 6 * d**2
+    assert transformer_macs(d, depth, n, 11, 13) == depth * block + ends
+    cross = 2 * n * d**2 + 2 * m * d**2 + 2 * n * m * d
+    assert transformer_macs(d, depth, n, 11, 13, text_tokens=m) == depth * (block + cross) + ends
+    layers = [(d, 3 * d), (d, d), (d, 4 * d), (4 * d, d)]  # qkv, proj, fc1, fc2
+    lora = sum(n * (i * r + r * o) for i, o in layers)
+    assert transformer_macs(d, depth, n, 11, 13, lora_rank=r) == depth * (block + lora) + ends
+    wider = sum(n * (i * r + r * o) for i, o in [(d, 3 * d), (d, d), (d, 2 * d), (2 * d, d)])
+    thin = 8 * n * d**2 + 2 * n**2 * d + 6 * d**2
+    assert transformer_macs(d, depth, n, 11, 13, mlp_ratio=2, lora_rank=r) == depth * (thin + wider) + ends
+
+
+@pytest.mark.parametrize(
+    ("patch", "learn_variance", "mlp_ratio"),
+    [((1, 2, 2), True, 4), ((1, 4, 4), True, 4), ((1, 2, 2), False, 2)],
+)
+def test_against_xla(patch: Patch, learn_variance: bool, mlp_ratio: int) -> None:
+    """A model with every block unrolled: XLA counts a scanned body once. What is left is element-wise work."""
+    model = build_dit(
+        (1, 32, 32, 4),
+        {"name": "classes", "classes": 3},
+        width=256,
+        depth=2,
+        num_heads=2,
+        mlp_ratio=mlp_ratio,
+        learn_variance=learn_variance,
+        unroll=2,
+    ).at(patch)
+
+    def forward(params, x, t, cond):
+        return model.apply({"params": params}, x, t, cond)
+
+    x, t = model.example(1)
+    cond = np.zeros(1, np.int32)
+    params = jax.eval_shape(lambda: model.init(jax.random.key(0), x, t, cond))["params"]
+    counted = jax.jit(forward).lower(params, x, t, cond).cost_analysis()["flops"]
+    ratio = counted / forward_flops(model, patch)
+    assert 1 <= ratio < 1.025, ratio

@@ -1,0 +1,121 @@
+"""The table from parameter paths to mesh axes, and the refusals around it."""
+
+from __future__ import annotations
+
+import re
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import optax
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from flexidit_jax.api import FlexiDiT
+from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.trees import map_named
+from flexidit_jax.models.flexify import at
+from flexidit_jax.training.sharding import RULES, check_batch, make_mesh, placed, put_batch, shaped, shardings, spec
+from flexidit_jax.training.state import TrainState, abstract
+
+#: `spec` reads nothing but the sizes of the axes
+POD = SimpleNamespace(shape={"data": 2, "fsdp": 128, "tensor": 2})
+D, DEPTH = 1152, 28  # DiT-XL
+
+
+@pytest.mark.parametrize(
+    ("path", "shape", "axes"),
+    [
+        ("trunk/blocks/attention/qkv/kernel", (DEPTH, D, 3 * D), P(None, "fsdp", "tensor")),
+        ("trunk/blocks/attention/proj/kernel", (DEPTH, D, D), P(None, "tensor", "fsdp")),
+        ("trunk/blocks/mlp/fc1/kernel", (DEPTH, D, 4 * D), P(None, "fsdp", "tensor")),
+        ("trunk/blocks/mlp/fc2/kernel", (DEPTH, 4 * D, D), P(None, "tensor", "fsdp")),
+        ("trunk/blocks/modulation/kernel", (DEPTH, D, 6 * D), P(None, "fsdp", "tensor")),
+        ("trunk/final/modulation/kernel", (D, 2 * D), P("fsdp", "tensor")),
+        ("trunk/timestep/fc1/kernel", (256, D), P("fsdp", None)),
+        ("trunk/timestep/fc2/kernel", (D, D), P("fsdp", None)),
+        ("trunk/conditioner/table", (1001, D), P(None, "fsdp")),
+        ("tokens/embed/kernel", (1, 4, 4, 4, D), P(None, None, None, None, "fsdp")),
+        ("tokens/deembed/kernel", (D, 1, 4, 4, 8), P("fsdp", None, None, None, None)),
+        ("tokens/deembed/bias", (1, 4, 4, 8), P()),
+        ("trunk/blocks/attention/qkv/bias", (DEPTH, 3 * D), P()),
+        ("modes/1x2x2/patch_embedding", (D,), P()),
+        ("modes/1x2x2/blocks/norm1/gain", (DEPTH, D), P()),
+    ],
+)
+def test_the_table_on_stacked_leaves(path: str, shape: tuple[int, ...], axes: P) -> None:
+    assert spec(path, shape, POD) == axes
+    for prefix in ("params", "ema", "optimizer/0/mu", "optimizer/1/0/nu"):
+        assert spec(f"{prefix}/{path}", shape, POD) == axes
+
+
+def test_an_axis_that_does_not_divide_is_left_whole() -> None:
+    assert spec("trunk/blocks/attention/qkv/kernel", (4, 96, 288), POD) == P(None, None, "tensor")
+    assert spec("trunk/blocks/attention/qkv/kernel", (4, 128, 3), POD) == P(None, "fsdp", None)
+
+
+@pytest.fixture(scope="module")
+def state(flex: FlexiDiT, dit: FlexiDiT) -> TrainState:
+    """The shapes of a training state of the golden model."""
+    return abstract(lambda: at(dit.params, dit.model.base_patch), flex.patches, optax.adamw(1e-3))
+
+
+def test_every_rule_meets_a_leaf(state: TrainState) -> None:
+    paths: list[str] = []
+    map_named(lambda path, leaf: paths.append(path), state.params)
+    for pattern, _ in RULES:
+        assert any(re.search(pattern, path) for path in paths), pattern
+
+
+def test_parameters_average_and_moments_lie_alike(state: TrainState) -> None:
+    where = shardings(state, make_mesh())
+    moments = where.optimizer[0]
+    for tree in (where.ema, moments.mu, moments.nu):
+        assert jax.tree.leaves(tree) == jax.tree.leaves(where.params)
+    assert any("fsdp" in sharding.spec for sharding in jax.tree.leaves(where.params))
+    for leaf, sharding in zip(jax.tree.leaves(shaped(state, make_mesh())), jax.tree.leaves(where), strict=True):
+        assert leaf.sharding == sharding
+
+
+def test_placing_changes_no_bit(flex: FlexiDiT) -> None:
+    mesh = make_mesh()
+    there = placed(flex.params, mesh)
+    for ours, theirs in zip(jax.tree.leaves(there), jax.tree.leaves(flex.params), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+        assert ours.sharding.mesh == mesh
+    batch = {"x": np.arange(8, dtype=np.float32).reshape(4, 2), "label": np.arange(4)}
+    for key, value in put_batch(batch, mesh).items():
+        np.testing.assert_array_equal(value, batch[key])
+
+
+# ---------------------------------------------------------------- Refusals
+
+
+def test_the_mesh_takes_what_is_left() -> None:
+    assert jax.device_count() == 1
+    for words in ({}, {"data": 1, "fsdp": -1}, {"data": 1, "fsdp": 1, "tensor": 1}):
+        mesh = make_mesh(**words)
+        assert dict(mesh.shape) == {"data": 1, "fsdp": 1, "tensor": 1}
+
+
+@pytest.mark.parametrize(
+    "words", [{"data": 2}, {"data": 1, "tensor": 2}, {"data": -1, "fsdp": -1}, {"data": 0}, {"data": -2}, {"fsdp": 3}]
+)
+def test_a_mesh_that_does_not_fit_is_refused(words: dict[str, int]) -> None:
+    with pytest.raises(UserError, match=r"^mesh data=.* does not fit 1 device\(s\); the sizes must multiply to 1$"):
+        make_mesh(**words)
+
+
+@pytest.mark.parametrize(("batch", "would_do"), [(15, 12), (3, 4), (13, 12), (1, 4)])
+def test_a_batch_that_does_not_split_is_refused_and_one_that_does_named(batch: int, would_do: int) -> None:
+    mesh = SimpleNamespace(shape={"data": 2, "fsdp": 2, "tensor": 5})
+    message = rf"^train\.batch={batch} is not divisible by the 4 device\(s\) along data x fsdp; {would_do} would do$"
+    with pytest.raises(UserError, match=message):
+        check_batch(batch, mesh)
+    check_batch(would_do, mesh)
+
+
+@pytest.mark.parametrize("batch", [0, -4])
+def test_an_empty_batch_is_refused(batch: int) -> None:
+    with pytest.raises(UserError, match=rf"^train\.batch={batch} is not divisible"):
+        check_batch(batch, SimpleNamespace(shape={"data": 2, "fsdp": 2}))

@@ -1,0 +1,157 @@
+"""Stages: which mode a step trains, how fast, and what crosses from one stage into the next."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.trees import flatten
+from flexidit_jax.common.types import Params
+from flexidit_jax.models.flexify import at
+from flexidit_jax.training.optimizer import AdamW, Ema
+from flexidit_jax.training.stages import Stage, build_stages
+from flexidit_jax.training.state import TrainState, first_state, next_stage
+
+P2, P4, P8 = (1, 2, 2), (1, 4, 4), (1, 8, 8)
+BOTH = {"patches": (2, 4), "steps": 10}
+
+
+# ---------------------------------------------------------------- Modes
+
+
+def test_a_mode_is_a_function_of_seed_and_step() -> None:
+    stage = Stage((P2, P4, P8), 300)
+    drawn = [stage.mode(0, step) for step in range(300)]
+    assert drawn == [stage.mode(0, step) for step in range(300)]
+    assert [stage.mode(0, step) for step in reversed(range(300))] == drawn[::-1]  # no hidden state
+    assert drawn != [stage.mode(1, step) for step in range(300)]
+    assert Stage((P2, P4, P8), 7, learning_rate=3.0).mode(0, 5) == drawn[5]
+
+
+def test_modes_are_uniform_by_default_and_weighted_on_request() -> None:
+    def shares(probabilities: tuple[float, ...] | None) -> np.ndarray:
+        stage = Stage((P2, P4, P8), 3000, probabilities=probabilities)
+        drawn = [stage.mode(0, step) for step in range(3000)]
+        return np.array([drawn.count(patch) for patch in stage.patches]) / 3000
+
+    np.testing.assert_allclose(shares(None), 1 / 3, atol=0.03)
+    np.testing.assert_allclose(shares((0.7, 0.2, 0.1)), (0.7, 0.2, 0.1), atol=0.03)
+    np.testing.assert_array_equal(shares((0.0, 1.0, 0.0)), (0, 1, 0))
+
+
+# ---------------------------------------------------------------- Learning rate
+
+
+def test_warm_up_then_cosine() -> None:
+    rate = Stage((P2,), 100, learning_rate=2e-3, warmup=10, final_rate=0.02).rate()
+    assert float(rate(0)) == 0
+    assert float(rate(5)) == pytest.approx(1e-3)
+    assert float(rate(10)) == pytest.approx(2e-3)
+    assert float(rate(55)) == pytest.approx(2e-3 * (0.02 + 0.98 / 2))
+    assert float(rate(100)) == pytest.approx(4e-5)
+
+
+def test_without_warm_up_and_decay_the_rate_is_constant() -> None:
+    rate = Stage((P2,), 100, learning_rate=1e-4).rate()
+    np.testing.assert_allclose([float(rate(step)) for step in (0, 1, 50, 99, 100)], 1e-4, rtol=1e-6)
+
+
+# ---------------------------------------------------------------- From a config
+
+
+def test_build_stages() -> None:
+    first, second = build_stages([{"patches": (2,), "steps": 5}, {**BOTH, "patches": ("1x4x4", 2), "warmup": 3}])
+    assert first == Stage((P2,), 5)
+    assert second == Stage((P2, P4), 10, warmup=3)
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"patches": (2, 4)}, r"^config key 'train\.stages\[0\]\.steps' is missing$"),
+        ({**BOTH, "step": 3}, r"^unknown config key 'train\.stages\[0\]\.step'; did you mean 'steps'\?$"),
+        ({**BOTH, "steps": 0}, r"steps must be positive, got 0$"),
+        ({**BOTH, "steps": -5}, r"steps must be positive, got -5$"),
+        ({**BOTH, "learning_rate": 0.0}, r"learning_rate must be positive, got 0\.0$"),
+        ({**BOTH, "patches": ()}, r"patches is empty"),
+        ({**BOTH, "patches": ("2x",)}, r"^patch '2x' is not of the form"),
+        ({**BOTH, "warmup": 10}, r"warmup must lie in 0\.\.steps-1=9, got 10$"),
+        ({**BOTH, "warmup": -1}, r"warmup must lie in 0\.\.steps-1=9, got -1$"),
+        ({**BOTH, "probabilities": (0.5, 0.4)}, r"must be 2 numbers that add up to 1, got \(0\.5, 0\.4\)$"),
+        ({**BOTH, "probabilities": (1.0,)}, r"must be 2 numbers that add up to 1"),
+        ({**BOTH, "probabilities": (1.5, -0.5)}, r"must be 2 numbers that add up to 1"),
+    ],
+)
+def test_refusals(section: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build_stages([section])
+
+
+def test_no_stage_is_refused() -> None:
+    with pytest.raises(UserError, match=r"^train\.stages is empty"):
+        build_stages([])
+
+
+def test_optimizer_and_ema_refusals() -> None:
+    for words, named in (({"b1": 1.0}, "b1"), ({"b2": -0.1}, "b2"), ({"weight_decay": -1.0}, "weight_decay")):
+        with pytest.raises(UserError, match=named):
+            AdamW(**words)
+    with pytest.raises(UserError, match=r"clip must be positive, got 0\.0$"):
+        AdamW(clip=0.0)
+    for decay in (1.0, -0.5):
+        with pytest.raises(UserError, match=r"^train\.ema\.decay must lie in \[0, 1\)"):
+            Ema(decay=decay)
+
+
+def test_clipping_bounds_the_global_norm() -> None:
+    clipped, free = AdamW(clip=0.5), AdamW()
+    tree = {"a": np.full(4, 3.0, np.float32), "b": np.full(5, 4.0, np.float32)}
+
+    def moment(optimizer: AdamW) -> float:
+        built = optimizer.build(optax.constant_schedule(1e-3))
+        _, state = built.update(tree, built.init(tree), tree)
+        return float(optax.global_norm(optax.tree_utils.tree_get(state, "mu"))) / 0.1
+
+    assert moment(clipped) == pytest.approx(0.5, rel=1e-5)
+    assert moment(free) == pytest.approx(float(optax.global_norm(tree)), rel=1e-5)
+
+
+# ---------------------------------------------------------------- Across a boundary
+
+
+@pytest.fixture(scope="module")
+def plain(dit) -> Params:
+    return at(dit.params, P2)
+
+
+def test_a_stage_boundary_keeps_the_function_and_renews_the_optimizer(plain: Params) -> None:
+    adam = AdamW().build(optax.constant_schedule(1e-3))
+    first = first_state(plain, (P2,), adam)
+    assert int(first.step) == 0
+    ones = jax.tree.map(lambda leaf: leaf + 1, first.optimizer)
+    first = TrainState(np.int32(9), first.params, jax.tree.map(lambda leaf: 0.5 * leaf, first.params), ones)
+
+    second = next_stage(first, (P2, P4), adam)
+    assert int(second.step) == 0
+    assert set(second.params["modes"]) == set(second.ema["modes"]) == {"1x2x2", "1x4x4"}
+    kept = flatten(at(second.params, P2))
+    average = flatten(at(second.ema, P2))
+    for path, leaf in flatten(plain).items():
+        np.testing.assert_allclose(kept[path], leaf, atol=1e-6, err_msg=path)
+        np.testing.assert_allclose(average[path], 0.5 * np.asarray(leaf), atol=1e-6, err_msg=path)
+    assert jax.tree.structure(second.optimizer[0].mu) == jax.tree.structure(second.params)
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(second.optimizer))
+
+    third = next_stage(second, (P2, P4), adam)  # the same modes again: nothing to convert
+    for ours, theirs in zip(jax.tree.leaves(third.params), jax.tree.leaves(second.params), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_the_first_average_is_a_copy(plain: Params) -> None:
+    state = first_state(plain, (P2, P4), AdamW().build(optax.constant_schedule(1e-3)))
+    for ours, theirs in zip(jax.tree.leaves(state.params), jax.tree.leaves(state.ema), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+        assert ours is not theirs  # both are donated to the step
