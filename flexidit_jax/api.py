@@ -18,8 +18,15 @@ from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.progress import Progress
 from flexidit_jax.common.trees import count, fingerprint, flatten, merge, unflatten
 from flexidit_jax.common.types import Array, Params, Patch, Prediction, as_patch, patch_name, short_patch_name
-from flexidit_jax.convert.dit_layout import read_dit
-from flexidit_jax.convert.files import WEIGHT_SUFFIXES, read_safetensors, read_state_dict, write_safetensors
+from flexidit_jax.convert.diffusers_layout import is_diffusers_folder, read_folder, write_folder
+from flexidit_jax.convert.dit_layout import read_dit, write_dit
+from flexidit_jax.convert.files import (
+    WEIGHT_SUFFIXES,
+    read_safetensors,
+    read_state_dict,
+    write_safetensors,
+    write_torch,
+)
 from flexidit_jax.models import adapters as lora
 from flexidit_jax.models.dit import DiT, build_dit, describe
 from flexidit_jax.models.flexify import adapter_rank, at, flexify, patches_of, split_frozen
@@ -245,6 +252,30 @@ class FlexiDiT:
         """Bytes of weights held for sampling: every distinct array of every mode, once."""
         return self._engine.weight_bytes()
 
+    def export(self, path: str | Path, patch: int | str | tuple[int, ...] | None = None) -> None:
+        """Writes one mode as a DiT of a published layout, which other programs read.
+
+        Args:
+          path: `.safetensors` or `.pt` (with torch), or a folder for diffusers.
+          patch: the mode; the most powerful by default.
+
+        Raises:
+          UserError: a mode the layout cannot hold, or a path that cannot be written.
+        """
+        path = Path(path)
+        mode = self.patches[0] if patch is None else as_patch(patch)
+        model = self.model.at(mode)
+        state = write_dit(model, at(self.params, mode))
+        try:
+            if path.suffix == ".safetensors":
+                write_safetensors(path, state, {"num_heads": str(model.num_heads)})
+            elif path.suffix in (".pt", ".pth"):
+                write_torch(path, state)
+            else:
+                write_folder(path, model, state)
+        except OSError as error:
+            raise UserError(f"cannot write to {path} ({error.strerror})") from None
+
     def save(self, path: str | Path, adapters_only: bool = False) -> None:
         """Writes `config.json` and `model.safetensors` into a folder that `load` reads.
 
@@ -293,7 +324,8 @@ def load(path: str | Path, num_heads: int | None = None, base: str | Path | Flex
 
     Args:
       path: a training run's folder (its newest checkpoint, EMA weights), one step inside its
-        `checkpoints`, a folder written by `save`, or a DiT weight file (.safetensors, .pt).
+        `checkpoints`, a folder written by `save`, a DiT weight file (.safetensors, .pt), or a diffusers
+        folder.
       num_heads: for a DiT weight file, whose tensors do not tell; published sizes need none.
       base: for a folder saved with `adapters_only`, the model they were made for.
 
@@ -307,14 +339,20 @@ def load(path: str | Path, num_heads: int | None = None, base: str | Path | Flex
         if path.suffix not in WEIGHT_SUFFIXES:
             raise UserError(f"{path} is not a weight file; known endings: {', '.join(WEIGHT_SUFFIXES)}")
         state, heads = read_state_dict(path)
-        model, params = read_dit(state, num_heads if num_heads is not None else heads)
-        process = build.part("flexidit_jax.diffusion", "Process", {"name": "gaussian"}, "process")
-        return FlexiDiT(model, flexify(params, [model.base_patch]), process, None)
+        return _published(state, num_heads if num_heads is not None else heads)
+    if is_diffusers_folder(path):
+        return _published(*read_folder(path))
     if (path / "model.safetensors").is_file():
         return _load_saved(path, load(base, num_heads) if isinstance(base, (str, Path)) else base)
     from flexidit_jax.training.checkpoint import load_weights  # orbax, which sampling a saved model does not need
 
     return assemble(*load_weights(path))
+
+
+def _published(state: dict[str, np.ndarray], num_heads: int | None) -> FlexiDiT:
+    model, params = read_dit(state, num_heads)
+    process = build.part("flexidit_jax.diffusion", "Process", {"name": "gaussian"}, "process")
+    return FlexiDiT(model, flexify(params, [model.patch]), process, None)
 
 
 def assemble(config: dict[str, Any], params: Params) -> FlexiDiT:

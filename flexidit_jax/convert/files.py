@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -58,13 +59,29 @@ def write_safetensors(path: Path, tensors: dict[str, np.ndarray], metadata: dict
         unfinished.unlink(missing_ok=True)
 
 
-def _read_torch(path: Path) -> tuple[dict[str, np.ndarray], int | None]:
+def write_torch(path: Path, tensors: dict[str, np.ndarray]) -> None:
+    """Writes a `.pt` state dict; needs torch."""
+    torch = _torch(path)
+    unfinished = path.with_name(path.name + ".tmp")
+    try:
+        torch.save({key: torch.from_numpy(np.array(value)) for key, value in tensors.items()}, unfinished)
+        unfinished.rename(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _torch(path: Path) -> ModuleType:
     try:
         import torch
     except ImportError:
         raise UserError(
-            f"reading {path.name} needs torch (pip install 'flexidit_jax[convert]'); a .safetensors file does not"
+            f"{path.name} needs torch (pip install 'flexidit_jax[convert]'); a .safetensors file does not"
         ) from None
+    return torch
+
+
+def _read_torch(path: Path) -> tuple[dict[str, np.ndarray], int | None]:
+    torch = _torch(path)
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):  # DiT's own train.py stores its args
             loaded = torch.load(path, map_location="cpu", weights_only=True)
