@@ -126,5 +126,5 @@ def test_a_torch_file_without_torch(tmp_path: Path, name: str, monkeypatch: pyte
     with pytest.raises(UserError) as caught:
         read_state_dict(tmp_path / name)
     assert str(caught.value) == (
-        f"reading {name} needs torch (pip install 'flexidit_jax[convert]'); a .safetensors file does not"
+        f"{name} needs torch (pip install 'flexidit_jax[convert]'); a .safetensors file does not"
     )
