@@ -16,10 +16,11 @@ import numpy as np
 from flexidit_jax.common import build
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.progress import Progress
+from flexidit_jax.common.tensors import read_safetensors, write_safetensors
 from flexidit_jax.common.trees import count, flatten, unflatten
 from flexidit_jax.common.types import Array, Params, Patch, Prediction, as_patch, patch_name, short_patch_name
 from flexidit_jax.convert.dit_layout import read_dit
-from flexidit_jax.convert.files import WEIGHT_SUFFIXES, read_safetensors, read_state_dict, write_safetensors
+from flexidit_jax.convert.files import WEIGHT_SUFFIXES, read_state_dict
 from flexidit_jax.models.dit import DiT, build_dit, describe
 from flexidit_jax.models.flexify import at, flexify, patches_of
 from flexidit_jax.models.flops import forward_flops
@@ -189,6 +190,8 @@ class FlexiDiT:
         table = build.find("flexidit_jax.diffusion.solvers", solver, "table")(self.process, steps)
         if decode and self.codec is None:
             raise UserError("this model has no codec to decode its latents with; pass decode=False for latents")
+        if decode:
+            self.codec.check()
         if guidance_channels is not None and not 1 <= guidance_channels <= self.model.latent[-1]:
             raise UserError(f"guidance_channels must lie in 1..{self.model.latent[-1]}, got {guidance_channels}")
         n = len(cond)
