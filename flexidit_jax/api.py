@@ -16,17 +16,12 @@ import numpy as np
 from flexidit_jax.common import build
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.progress import Progress
+from flexidit_jax.common.tensors import read_safetensors, write_safetensors
 from flexidit_jax.common.trees import count, fingerprint, flatten, merge, unflatten
 from flexidit_jax.common.types import Array, Params, Patch, Prediction, as_patch, patch_name, short_patch_name
 from flexidit_jax.convert.diffusers_layout import is_diffusers_folder, read_folder, write_folder
 from flexidit_jax.convert.dit_layout import read_dit, write_dit
-from flexidit_jax.convert.files import (
-    WEIGHT_SUFFIXES,
-    read_safetensors,
-    read_state_dict,
-    write_safetensors,
-    write_torch,
-)
+from flexidit_jax.convert.files import WEIGHT_SUFFIXES, read_state_dict, write_torch
 from flexidit_jax.models import adapters as lora
 from flexidit_jax.models.dit import DiT, build_dit, describe
 from flexidit_jax.models.flexify import adapter_rank, at, flexify, patches_of, split_frozen
@@ -206,6 +201,8 @@ class FlexiDiT:
         table = build.find("flexidit_jax.diffusion.solvers", solver, "table")(self.process, steps)
         if decode and self.codec is None:
             raise UserError("this model has no codec to decode its latents with; pass decode=False for latents")
+        if decode:
+            self.codec.check()
         if guidance_channels is not None and not 1 <= guidance_channels <= self.model.latent[-1]:
             raise UserError(f"guidance_channels must lie in 1..{self.model.latent[-1]}, got {guidance_channels}")
         n = len(cond)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from flexidit_jax.common.errors import UserError
-from flexidit_jax.convert.files import read_safetensors, write_safetensors
+from flexidit_jax.common.tensors import read_safetensors, write_safetensors
 from flexidit_jax.models.dit import DiT
 from flexidit_jax.models.position import position_embedding
 

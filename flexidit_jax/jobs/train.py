@@ -39,6 +39,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
       0 when finished or stopped by SIGTERM, 130 when stopped by Ctrl-C.
     """
     experiment = build_experiment(config)
+    experiment.codec.check()
     mesh = make_mesh(**experiment.train.mesh)
     check_batch(experiment.train.batch, mesh)
     folder.claim(workdir, experiment.raw)
@@ -82,6 +83,7 @@ def _train(experiment: Experiment, workdir: Path, mesh: Mesh, closing: ExitStack
     bar = closing.enter_context(Progress(train.steps, "training", start=done))
     log = Log(writer, bar)
     rate = periodic_actions.ReportProgress(num_train_steps=train.steps, writer=writer, every_secs=30)
+    posterior = jax.random.fold_in(jax.random.key(seed), 2**32 - 1)  # apart from the keys of steps, which count from 0
 
     # ---------------------------------------------------------------- Stages
     first_stage, start = train.place(done)
@@ -97,7 +99,7 @@ def _train(experiment: Experiment, workdir: Path, mesh: Mesh, closing: ExitStack
         for within in range(start, stage.steps):
             batch = put_batch(next(stream), mesh)
             patch = stage.mode(seed, done)
-            x0 = experiment.codec.encode(batch["x"])
+            x0 = experiment.codec.encode(batch["x"], jax.random.fold_in(posterior, done))
             state, metrics = step(state, x0, batch[experiment.model.conditioner.field], done, patch)
             done += 1
             log.add(done, patch, metrics)
