@@ -117,7 +117,7 @@ def test_metadata_that_is_no_number_is_refused(tmp_path: Path, tensors: dict[str
     path = tmp_path / "model.safetensors"
     write_safetensors(path, tensors, {"num_heads": "many"})
     with pytest.raises(UserError, match="says num_heads='many', which is not a number"):
-        read_safetensors(path)
+        read_state_dict(path)
 
 
 @pytest.mark.parametrize("name", ["DiT-XL-2.pt", "weights.pth"])
