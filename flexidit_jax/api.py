@@ -16,12 +16,15 @@ import numpy as np
 from flexidit_jax.common import build
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.progress import Progress
-from flexidit_jax.common.trees import count, flatten, unflatten
+from flexidit_jax.common.tensors import read_safetensors, write_safetensors
+from flexidit_jax.common.trees import count, fingerprint, flatten, merge, unflatten
 from flexidit_jax.common.types import Array, Params, Patch, Prediction, as_patch, patch_name, short_patch_name
-from flexidit_jax.convert.dit_layout import read_dit
-from flexidit_jax.convert.files import WEIGHT_SUFFIXES, read_safetensors, read_state_dict, write_safetensors
+from flexidit_jax.convert.diffusers_layout import is_diffusers_folder, read_folder, write_folder
+from flexidit_jax.convert.dit_layout import read_dit, write_dit
+from flexidit_jax.convert.files import WEIGHT_SUFFIXES, read_state_dict, write_torch
+from flexidit_jax.models import adapters as lora
 from flexidit_jax.models.dit import DiT, build_dit, describe
-from flexidit_jax.models.flexify import at, flexify, patches_of
+from flexidit_jax.models.flexify import adapter_rank, at, flexify, patches_of, split_frozen
 from flexidit_jax.models.flops import forward_flops
 from flexidit_jax.models.patch import grid
 from flexidit_jax.sampling.engine import Engine, starting_noise
@@ -51,12 +54,15 @@ class FlexiDiT:
       params: the stored tree (`models.flexify`).
       process: the noise process (`diffusion.gaussian.Process`).
       codec: turns latents into data; None when unknown, then only `decode=False` samples.
+      merge_adapters: sample with adapters added into the kernels (no FLOPs, a copy of the adapted
+        layers per mode); False runs them beside the kernels (`dataclasses.replace` makes either).
     """
 
     model: DiT
     params: Params
     process: Any
     codec: Any
+    merge_adapters: bool = True
 
     @property
     def patches(self) -> tuple[Patch, ...]:
@@ -65,20 +71,22 @@ class FlexiDiT:
 
     @cached_property
     def _engine(self) -> Engine:
-        return Engine(self.model, self.params, self.patches)
+        return Engine(self.model, self.params, self.patches, self.merge_adapters)
 
     def __repr__(self) -> str:
         names = ", ".join(map(short_patch_name, self.patches))
         size = f"width {self.model.width}, depth {self.model.depth}, {count(self.params) / 1e6:.1f}M parameters"
         return f"FlexiDiT({size}, latent {'x'.join(map(str, self.model.latent))}, patches {names})"
 
-    def flexify(self, patches: Sequence[int | str | tuple[int, ...]]) -> FlexiDiT:
+    def flexify(self, patches: Sequence[int | str | tuple[int, ...]], adapters: int | None = None) -> FlexiDiT:
         """The same function at the pre-trained patch, able to run at the others too.
 
         The new modes still want training. At the pre-trained patch the output is preserved.
 
         Args:
           patches: modes such as `(2, 4)` or `((1, 2, 2), (2, 4, 4))`.
+          adapters: None shares all weights between the modes; a LoRA rank gives every new mode weights of
+            its own and leaves the pre-trained ones as they are, to the bit.
 
         Raises:
           UserError: a patch that does not divide the latent or is smaller than the pre-trained one.
@@ -88,7 +96,7 @@ class FlexiDiT:
         wanted = [as_patch(patch) for patch in patches]
         for patch in wanted:
             grid(self.model.latent, patch)
-        return dataclasses.replace(self, params=flexify(self.params, wanted))
+        return dataclasses.replace(self, params=flexify(self.params, wanted, adapters))
 
     def predict(self, x: Array, t: Array, labels: Any, patch: int | str | tuple[int, ...] | None = None) -> Prediction:
         """One call of the network.
@@ -193,6 +201,8 @@ class FlexiDiT:
         table = build.find("flexidit_jax.diffusion.solvers", solver, "table")(self.process, steps)
         if decode and self.codec is None:
             raise UserError("this model has no codec to decode its latents with; pass decode=False for latents")
+        if decode:
+            self.codec.check()
         if guidance_channels is not None and not 1 <= guidance_channels <= self.model.latent[-1]:
             raise UserError(f"guidance_channels must lie in 1..{self.model.latent[-1]}, got {guidance_channels}")
         n = len(cond)
@@ -234,29 +244,68 @@ class FlexiDiT:
             return out.reshape(np.shape(noise))
         return out[:, 0] if self.model.latent[0] == 1 else out
 
-    def save(self, path: str | Path) -> None:
-        """Writes `config.json` and `model.safetensors` into a folder that `load` reads.
+    @property
+    def sampling_bytes(self) -> int:
+        """Bytes of weights held for sampling: every distinct array of every mode, once."""
+        return self._engine.weight_bytes()
+
+    def export(self, path: str | Path, patch: int | str | tuple[int, ...] | None = None) -> None:
+        """Writes one mode as a DiT of a published layout, which other programs read.
+
+        Args:
+          path: `.safetensors` or `.pt` (with torch), or a folder for diffusers.
+          patch: the mode; the most powerful by default.
 
         Raises:
-          UserError: the folder cannot be written.
+          UserError: a mode the layout cannot hold, or a path that cannot be written.
+        """
+        path = Path(path)
+        mode = self.patches[0] if patch is None else as_patch(patch)
+        model = self.model.at(mode)
+        state = write_dit(model, at(self.params, mode))
+        try:
+            if path.suffix == ".safetensors":
+                write_safetensors(path, state, {"num_heads": str(model.num_heads)})
+            elif path.suffix in (".pt", ".pth"):
+                write_torch(path, state)
+            else:
+                write_folder(path, model, state)
+        except OSError as error:
+            raise UserError(f"cannot write to {path} ({error.strerror})") from None
+
+    def save(self, path: str | Path, adapters_only: bool = False) -> None:
+        """Writes `config.json` and `model.safetensors` into a folder that `load` reads.
+
+        Args:
+          path: the folder.
+          adapters_only: leave the pre-trained weights out; `load` then wants them as `base=` and
+            refuses any others by the fingerprint recorded here.
+
+        Raises:
+          UserError: the folder cannot be written, or there are no adapters to save by themselves.
         """
         folder = Path(path)
+        if adapters_only and adapter_rank(self.params) is None:
+            raise UserError("this model has no adapters to save by themselves; leave out adapters_only")
+        tensors = {"modes": self.params["modes"]} if adapters_only else self.params
         config = {
             "format": FORMAT,
             "patches": self.patches,
+            "base": fingerprint(split_frozen(self.params)[1]) if adapters_only else None,
             "model": describe(self.model),
             "process": _describe_part(self.process),
             "codec": None if self.codec is None else _describe_part(self.codec),
         }
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            write_safetensors(folder / "model.safetensors", {k: np.asarray(v) for k, v in flatten(self.params).items()})
+            write_safetensors(folder / "model.safetensors", {k: np.asarray(v) for k, v in flatten(tensors).items()})
             (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         except OSError as error:
             raise UserError(f"cannot write to {folder} ({error.strerror})") from None
 
     def _cost(self, patch: Patch) -> int:
-        return forward_flops(self.model, patch)
+        rank = lora.rank_of(self.params["modes"][patch_name(patch)]) or 0
+        return forward_flops(self.model, patch, 0 if self.merge_adapters else rank)
 
     def _as_video(self, x: Array) -> Array:
         latent = self.model.latent
@@ -267,13 +316,15 @@ class FlexiDiT:
         raise UserError(f"x must have shape [B, {', '.join(map(str, wanted))}], got {list(shape)}")
 
 
-def load(path: str | Path, num_heads: int | None = None) -> FlexiDiT:
+def load(path: str | Path, num_heads: int | None = None, base: str | Path | FlexiDiT | None = None) -> FlexiDiT:
     """Loads a model from whatever holds one.
 
     Args:
       path: a training run's folder (its newest checkpoint, EMA weights), one step inside its
-        `checkpoints`, a folder written by `save`, or a DiT weight file (.safetensors, .pt).
+        `checkpoints`, a folder written by `save`, a DiT weight file (.safetensors, .pt), or a diffusers
+        folder.
       num_heads: for a DiT weight file, whose tensors do not tell; published sizes need none.
+      base: for a folder saved with `adapters_only`, the model they were made for.
 
     Raises:
       UserError: nothing there that holds a model, or a file that is damaged or of another layout.
@@ -285,14 +336,20 @@ def load(path: str | Path, num_heads: int | None = None) -> FlexiDiT:
         if path.suffix not in WEIGHT_SUFFIXES:
             raise UserError(f"{path} is not a weight file; known endings: {', '.join(WEIGHT_SUFFIXES)}")
         state, heads = read_state_dict(path)
-        model, params = read_dit(state, num_heads if num_heads is not None else heads)
-        process = build.part("flexidit_jax.diffusion", "Process", {"name": "gaussian"}, "process")
-        return FlexiDiT(model, flexify(params, [model.base_patch]), process, None)
+        return _published(state, num_heads if num_heads is not None else heads)
+    if is_diffusers_folder(path):
+        return _published(*read_folder(path))
     if (path / "model.safetensors").is_file():
-        return _load_saved(path)
+        return _load_saved(path, load(base, num_heads) if isinstance(base, (str, Path)) else base)
     from flexidit_jax.training.checkpoint import load_weights  # orbax, which sampling a saved model does not need
 
     return assemble(*load_weights(path))
+
+
+def _published(state: dict[str, np.ndarray], num_heads: int | None) -> FlexiDiT:
+    model, params = read_dit(state, num_heads)
+    process = build.part("flexidit_jax.diffusion", "Process", {"name": "gaussian"}, "process")
+    return FlexiDiT(model, flexify(params, [model.patch]), process, None)
 
 
 def assemble(config: dict[str, Any], params: Params) -> FlexiDiT:
@@ -303,7 +360,7 @@ def assemble(config: dict[str, Any], params: Params) -> FlexiDiT:
     return FlexiDiT(model, params, process, codec)
 
 
-def _load_saved(folder: Path) -> FlexiDiT:
+def _load_saved(folder: Path, base: FlexiDiT | None) -> FlexiDiT:
     try:
         config = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError) as error:
@@ -312,6 +369,15 @@ def _load_saved(folder: Path) -> FlexiDiT:
         raise UserError(f"{folder} is not a model saved by this version (format {config.get('format')!r})")
     tensors, _ = read_safetensors(folder / "model.safetensors")
     params = unflatten(tensors)
+    if config["base"] is not None:
+        if base is None:
+            raise UserError(f"{folder} holds adapters only; pass the model they were made for as base=")
+        frozen = {key: base.params[key] for key in ("trunk", "tokens")}
+        if (found := fingerprint(frozen)) != config["base"]:
+            raise UserError(
+                f"{folder} was made for another base model (fingerprint {config['base'][:12]}, base= has {found[:12]})"
+            )
+        params = merge(frozen, params)
     for patch in config["patches"]:  # a lone mode has no leaves of its own
         params.setdefault("modes", {}).setdefault(patch_name(as_patch(patch)), {})
     return assemble(config, params)

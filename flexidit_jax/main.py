@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from flexidit_jax.common.allocator import keep_freed_memory
 from flexidit_jax.common.config import leaves, load_config, override
 from flexidit_jax.common.errors import UserError, nearest
 
@@ -70,6 +71,7 @@ def _run(argv: Sequence[str]) -> int:
     if known.mode not in modes:
         raise UserError(f"unknown --mode={known.mode!r}{nearest(known.mode, modes)}")
     file, _, variant = known.config.partition(":")
+    keep_freed_memory()
     name = Path(file).stem + (f"_{variant}" if variant else "")
     workdir = known.workdir or Path("runs") / name
     return importlib.import_module(f"flexidit_jax.jobs.{known.mode}").run(config, workdir)

@@ -1,1 +1,5 @@
-"""Floor 2: codecs, one a file: `Codec(...)` with `encode`, `decode` and `latent_shape`."""
+"""Floor 2: codecs, one a file: `Codec(...)` with `latent_shape`, `check`, `encode` and `decode`.
+
+`check` raises a UserError when a file that coding needs is missing; jobs call it before long work.
+`encode(x, key)` draws from the posterior where there is one.
+"""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 import numpy as np
 
+from flexidit_jax.common.pixels import to_uint8
 from flexidit_jax.common.types import Array
 
 
@@ -18,10 +19,13 @@ class Codec:
         """(F, H, W, C) of the latents for data of shape (F, H, W, C)."""
         return tuple(shape)
 
-    def encode(self, x: Array) -> Array:
-        """[B, F, H, W, C] data in [-1, 1] -> latents of the same shape."""
+    def check(self) -> None:
+        """Nothing can be missing."""
+
+    def encode(self, x: Array, key: Array | None = None) -> Array:
+        """[B, F, H, W, C] data in [-1, 1] -> latents of the same shape; nothing is drawn with `key`."""
         return jnp.asarray(x)
 
     def decode(self, latents: Array) -> np.ndarray:
-        """[B, F, H, W, C] latents -> uint8, `clip(127.5 x + 128, 0, 255)` truncated as the released DiT does."""
-        return np.clip(127.5 * np.asarray(latents, np.float32) + 128, 0, 255).astype(np.uint8)
+        """[B, F, H, W, C] latents -> uint8 of the same shape; see `common.pixels`."""
+        return to_uint8(latents)

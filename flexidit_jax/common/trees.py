@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -55,6 +56,16 @@ def path_string(path: tuple[Any, ...]) -> str:
 def map_named(fn: Callable[..., Any], tree: Any, *rest: Any) -> Any:
     """`jax.tree.map` whose function also gets the leaf's path, as `path_string` writes it."""
     return jax.tree_util.tree_map_with_path(lambda path, *leaves: fn(path_string(path), *leaves), tree, *rest)
+
+
+def fingerprint(tree: Mapping[str, Any]) -> str:
+    """SHA-256 over names, shapes and values (as float32) of every leaf."""
+    digest = hashlib.sha256()
+    for path, leaf in sorted(flatten(tree).items()):
+        array = np.ascontiguousarray(leaf, np.float32)
+        digest.update(f"{path}{array.shape}".encode())
+        digest.update(array)
+    return digest.hexdigest()
 
 
 def count(tree: Any) -> int:

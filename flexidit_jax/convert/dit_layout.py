@@ -14,6 +14,7 @@ import numpy as np
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.types import Array, Params
 from flexidit_jax.models.dit import SIZES, DiT, build_dit
+from flexidit_jax.models.fold import folded
 from flexidit_jax.models.position import position_embedding
 
 StateDict = Mapping[str, np.ndarray]
@@ -50,7 +51,8 @@ def heads_of(width: int, given: int | None) -> int:
 def read_dit(state: StateDict, num_heads: int | None = None) -> tuple[DiT, Params]:
     """A state dict of the published layout -> the model it describes and its plain parameters.
 
-    Size, patch, classes and resolution are read off the tensors.
+    Size, patch, classes and resolution are read off the tensors; so is the unit of the positions,
+    which tells a weak mode exported from a FlexiDiT from a DiT pre-trained at that patch.
 
     Raises:
       UserError: missing, extra or misshapen keys (all named), or heads that cannot be inferred.
@@ -66,6 +68,8 @@ def read_dit(state: StateDict, num_heads: int | None = None) -> tuple[DiT, Param
     ]
     if problems:
         raise UserError("not a DiT state dict: " + "; ".join(problems))
+
+    model = _with_positions(model, _float32(state["pos_embed"]))
 
     def linear(name: str) -> Params:
         return {"kernel": _float32(state[f"{name}.weight"]).T, "bias": _float32(state[f"{name}.bias"])}
@@ -99,14 +103,15 @@ def read_dit(state: StateDict, num_heads: int | None = None) -> tuple[DiT, Param
 def write_dit(model: DiT, params: Params) -> dict[str, np.ndarray]:
     """Plain parameters -> a state dict of the published layout, float32; the inverse of `read_dit`.
 
+    Leaves of a FlexiDiT mode are folded into those of the layout (`models.fold`).
+
     Raises:
-      UserError: a model the layout cannot hold (video, unequal patch sides, leaves of one mode only).
+      UserError: a model the layout cannot hold (video, unequal patch sides).
     """
     frames, ph, pw = model.patch
     if model.latent[0] != 1 or frames != 1 or ph != pw or model.latent[1] != model.latent[2]:
         raise UserError("the published DiT layout holds square images and square patches only")
-    if "patch_embedding" in params:
-        raise UserError("the published DiT layout has no patch-size embedding or norms")
+    params = folded(params)
 
     def linear(name: str, layer: Mapping[str, Array]) -> dict[str, np.ndarray]:
         return {f"{name}.weight": _float32(layer["kernel"]).T, f"{name}.bias": _float32(layer["bias"])}
@@ -131,6 +136,17 @@ def write_dit(model: DiT, params: Params) -> dict[str, np.ndarray]:
     state |= linear("final_layer.linear", flat)
     state |= linear("final_layer.adaLN_modulation.1", params["final"]["modulation"])
     return {name: np.ascontiguousarray(array) for name, array in state.items()}
+
+
+def _with_positions(model: DiT, positions: np.ndarray) -> DiT:
+    """The model whose positions are those of the file: some p0 that divides the patch."""
+    patch = model.patch[1]
+    for side in (p for p in range(patch, 0, -1) if patch % p == 0):
+        base = (1, side, side)
+        expected = position_embedding(model.latent[:3], model.patch, base, model.width)
+        if np.abs(expected - positions[0]).max() < 1e-2:  # a bfloat16 file is rounded to 4e-3
+            return model.clone(base_patch=base)
+    raise UserError("pos_embed does not hold the sin-cos positions of a DiT; models with other positions are not read")
 
 
 def _float32(array: Array) -> np.ndarray:

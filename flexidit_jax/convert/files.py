@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.tensors import config_beside, read_safetensors
 
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth")
 
@@ -27,44 +26,43 @@ def read_state_dict(path: Path) -> tuple[dict[str, np.ndarray], int | None]:
     Raises:
       UserError: unreadable, truncated, or a `.pt` file holding anything but tensors.
     """
-    state, heads = _read_torch(path) if path.suffix in (".pt", ".pth") else read_safetensors(path)
-    beside = path.parent / "config.json"
-    if heads is None and beside.is_file():
-        try:
-            config = json.loads(beside.read_text())
-        except ValueError as error:
-            raise UserError(f"{beside} is not valid JSON ({error})") from None
-        heads = config.get("num_heads") if isinstance(config, dict) else None
+    state, heads = _read_torch(path) if path.suffix in (".pt", ".pth") else _read_safetensors(path)
+    if heads is None:
+        heads = config_beside(path).get("num_heads")
     return state, heads
 
 
-def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], int | None]:
-    """Tensors and, if its metadata holds it, the number of heads."""
-    try:
-        with safe_open(path, framework="numpy") as file:
-            heads = (file.metadata() or {}).get("num_heads")
-            return {key: file.get_tensor(key) for key in list(file.keys())}, int(heads) if heads else None
-    except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{path} is not a readable safetensors file ({error}); is the download complete?") from None
+def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], int | None]:
+    state, metadata = read_safetensors(path)
+    heads = metadata.get("num_heads")
+    if heads and not heads.isdecimal():
+        raise UserError(f"the metadata of {path} says num_heads={heads!r}, which is not a number")
+    return state, int(heads) if heads else None
 
 
-def write_safetensors(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
-    """Writes beside and renames, so that a reader never meets half a file."""
+def write_torch(path: Path, tensors: dict[str, np.ndarray]) -> None:
+    """Writes a `.pt` state dict; needs torch."""
+    torch = _torch(path)
     unfinished = path.with_name(path.name + ".tmp")
     try:
-        save_file({key: np.ascontiguousarray(value) for key, value in tensors.items()}, unfinished, metadata)
+        torch.save({key: torch.from_numpy(np.array(value)) for key, value in tensors.items()}, unfinished)
         unfinished.rename(path)
     finally:
         unfinished.unlink(missing_ok=True)
 
 
-def _read_torch(path: Path) -> tuple[dict[str, np.ndarray], int | None]:
+def _torch(path: Path) -> ModuleType:
     try:
         import torch
     except ImportError:
         raise UserError(
-            f"reading {path.name} needs torch (pip install 'flexidit_jax[convert]'); a .safetensors file does not"
+            f"{path.name} needs torch (pip install 'flexidit_jax[convert]'); a .safetensors file does not"
         ) from None
+    return torch
+
+
+def _read_torch(path: Path) -> tuple[dict[str, np.ndarray], int | None]:
+    torch = _torch(path)
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):  # DiT's own train.py stores its args
             loaded = torch.load(path, map_location="cpu", weights_only=True)

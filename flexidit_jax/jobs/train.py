@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from flexidit_jax.api import load
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.progress import Progress
+from flexidit_jax.common.trees import merge
 from flexidit_jax.common.types import Params, short_patch_name
 from flexidit_jax.data.loader import batches
 from flexidit_jax.jobs import report
@@ -38,6 +39,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
       0 when finished or stopped by SIGTERM, 130 when stopped by Ctrl-C.
     """
     experiment = build_experiment(config)
+    experiment.codec.check()
     mesh = make_mesh(**experiment.train.mesh)
     check_batch(experiment.train.batch, mesh)
     folder.claim(workdir, experiment.raw)
@@ -66,14 +68,14 @@ def _train(experiment: Experiment, workdir: Path, mesh: Mesh, closing: ExitStack
         stage = train.stages[meta["stage"]]
         optimizer = train.optimizer.build(stage.rate())
         plain = partial(init, experiment.model, jax.random.key(seed))
-        state = checkpoints.restore(done, shaped(abstract(plain, stage.patches, optimizer), mesh))
+        state = checkpoints.restore(done, shaped(abstract(plain, stage, optimizer), mesh))
         stream.set_state(meta["data"])
         print(f"{workdir}: resuming after step {done} of {train.steps}")
     else:
         stage = train.stages[0]
         optimizer = train.optimizer.build(stage.rate())
-        state = placed(first_state(_plain_params(experiment), stage.patches, optimizer), mesh)
-    print(parameter_overview.get_parameter_overview(state.params, include_stats=False))
+        state = placed(first_state(_plain_params(experiment), stage, optimizer), mesh)
+    print(parameter_overview.get_parameter_overview(merge(state.frozen, state.params), include_stats=False))
 
     # ---------------------------------------------------------------- Watching
     writer = metric_writers.create_default_writer(str(workdir), asynchronous=False)
@@ -81,22 +83,23 @@ def _train(experiment: Experiment, workdir: Path, mesh: Mesh, closing: ExitStack
     bar = closing.enter_context(Progress(train.steps, "training", start=done))
     log = Log(writer, bar)
     rate = periodic_actions.ReportProgress(num_train_steps=train.steps, writer=writer, every_secs=30)
+    posterior = jax.random.fold_in(jax.random.key(seed), 2**32 - 1)  # apart from the keys of steps, which count from 0
 
     # ---------------------------------------------------------------- Stages
     first_stage, start = train.place(done)
     for i, stage in enumerate(train.stages[first_stage:], first_stage):
         optimizer = train.optimizer.build(stage.rate())
         if start == 0 and done > 0:
-            state = placed(next_stage(state, stage.patches, optimizer), mesh)
+            state = placed(next_stage(state, stage, optimizer), mesh)
         names = ", ".join(map(short_patch_name, stage.patches))
         bar.say(f"stage {i + 1} of {len(train.stages)}: patches {names}, {stage.steps} steps")
-        step = make_step(experiment.model, experiment.process, train.loss, optimizer, train.ema, seed)
+        step = make_step(experiment.model, experiment.process, stage.loss, optimizer, train.ema, seed)
 
         # ------------------------------------------------------------ Steps
         for within in range(start, stage.steps):
             batch = put_batch(next(stream), mesh)
             patch = stage.mode(seed, done)
-            x0 = experiment.codec.encode(batch["x"])
+            x0 = experiment.codec.encode(batch["x"], jax.random.fold_in(posterior, done))
             state, metrics = step(state, x0, batch[experiment.model.conditioner.field], done, patch)
             done += 1
             log.add(done, patch, metrics)
@@ -105,7 +108,8 @@ def _train(experiment: Experiment, workdir: Path, mesh: Mesh, closing: ExitStack
             if saving or done % train.log_every == 0:
                 log.flush(done)  # refuses a loss that is not finite, so that it is never saved
             if saving:
-                meta = {"stage": i, "patches": stage.patches, "data": stream.get_state(), "config": experiment.raw}
+                meta = {"stage": i, "patches": stage.patches, "adapters": stage.adapters}
+                meta |= {"data": stream.get_state(), "config": experiment.raw}
                 checkpoints.save(done, state, meta)
             bar.advance()
             if stop.asked:

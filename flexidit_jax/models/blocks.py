@@ -1,8 +1,8 @@
 """The transformer block: adaLN-Zero attention and MLP (DiT, arXiv 2212.09748).
 
-Two leaves are *optional*: a mode's norm gain and shift live in the parameter tree only where
-`models.flexify.at` put them, and a block uses them if they are there. Linen never complains about
-a leaf that nobody reads, so a test asserts that every leaf of `at` receives a gradient.
+Some leaves are *optional*: a mode's norm gain and shift and its LoRA live in the parameter tree only
+where `models.flexify.at` put them, and a layer uses them if they are there. Linen never complains
+about a leaf that nobody reads, so a test asserts that every leaf of `at` receives a gradient.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def project(x: Array, kernel: Array, dtype: jnp.dtype) -> Array:
 
 
 class Dense(nn.Module):
-    """`x @ kernel + bias` over the last axis."""
+    """`x @ kernel + bias` over the last axis, plus `x @ lora_a @ lora_b` where the tree has them."""
 
     features: int
     dtype: jnp.dtype
@@ -35,7 +35,11 @@ class Dense(nn.Module):
     def __call__(self, x: Array) -> Array:
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-        return project(x, kernel, self.dtype) + bias.astype(self.dtype)
+        y = project(x, kernel, self.dtype) + bias.astype(self.dtype)
+        if self.has_variable("params", "lora_a"):
+            a, b = self.get_variable("params", "lora_a"), self.get_variable("params", "lora_b")
+            y = y + project(project(x, a, self.dtype), b, self.dtype)
+        return y
 
 
 def layer_norm(x: Array) -> Array:

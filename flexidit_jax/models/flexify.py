@@ -5,7 +5,8 @@ Everything flexible is here. The stored tree has three parts:
     trunk            blocks, timestep, conditioner, final modulation: shared by every mode
     tokens           the underlying embed and de-embed at p' (see models.patch): shared
     modes/<patch>    what belongs to one mode, laid over the plain tree: the patch-size embedding
-                     (one vector added to every token) and that mode's norm gains and shifts
+                     (one vector added to every token), that mode's norm gains and shifts and, with
+                     adapters, its own embed and de-embed and its LoRA
 
 and `at` is `trunk + project(tokens, patch) + modes/<patch>`, an ordinary DiT tree. Both functions
 are linear in the parameters, so they map an exponential moving average just as well, and `at` is
@@ -21,13 +22,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flexidit_jax.common.build import positive
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.trees import merge
 from flexidit_jax.common.types import Params, Patch, as_patch, patch_name, short_patch_name
+from flexidit_jax.models import adapters as lora
 from flexidit_jax.models.patch import (
     lift_deembed,
     lift_embed,
@@ -52,7 +54,7 @@ def patches_of(params: Params) -> tuple[Patch, ...]:
     return sort_patches(as_patch(name) for name in params["modes"])
 
 
-def flexify(params: Params, patches: Iterable[Patch]) -> Params:
+def flexify(params: Params, patches: Iterable[Patch], adapters: int | None = None) -> Params:
     """Turns plain DiT parameters into the stored tree of a flexible one.
 
     At the pre-trained patch the result computes the same function; a larger patch starts from the
@@ -62,6 +64,8 @@ def flexify(params: Params, patches: Iterable[Patch]) -> Params:
     Args:
       params: plain parameters (random, imported, an EMA), or a stored tree.
       patches: the modes wanted.
+      adapters: None shares all weights between the modes (section 3.1); a LoRA rank gives every new
+        mode weights of its own and leaves the pre-trained ones alone (section 3.2).
 
     Raises:
       UserError: a patch smaller than the pre-trained one on an axis, or a tree that has other modes.
@@ -83,18 +87,25 @@ def flexify(params: Params, patches: Iterable[Patch]) -> Params:
                 f"patch {short_patch_name(patch)} is smaller than the pre-trained patch {short_patch_name(base)};"
                 " modes must be at least as large on every axis"
             )
-    largest = underlying_patch(wanted)
-    blank = _own_leaves(params) if len(wanted) > 1 else {}
+    trunk = {key: value for key, value in params.items() if key not in ("embed", "deembed")}
+    depth, width = params["blocks"]["mlp"]["fc2"]["bias"].shape
+    if adapters is not None:
+        positive("flexify", adapters=adapters)
+
+        def own(patch: Patch) -> Params:
+            if patch == base:
+                return {}  # the pre-trained mode stays the pre-trained model, to the bit
+            return merge(_own_leaves(depth, width), _tokens(params, patch), lora.fresh(params, adapters))
+
+        return {
+            "trunk": trunk,
+            "tokens": {"embed": embed, "deembed": deembed},
+            "modes": {patch_name(patch): own(patch) for patch in wanted},
+        }
     return {
-        "trunk": {key: value for key, value in params.items() if key not in ("embed", "deembed")},
-        "tokens": {
-            "embed": {"kernel": lift_embed(embed["kernel"], largest), "bias": embed["bias"]},
-            "deembed": {
-                "kernel": lift_deembed(deembed["kernel"], largest),
-                "bias": lift_deembed(deembed["bias"], largest),
-            },
-        },
-        "modes": {patch_name(patch): jax.tree.map(jnp.copy, blank) for patch in wanted},
+        "trunk": trunk,
+        "tokens": _tokens(params, underlying_patch(wanted)),
+        "modes": {patch_name(patch): _own_leaves(depth, width) if len(wanted) > 1 else {} for patch in wanted},
     }
 
 
@@ -108,6 +119,9 @@ def at(params: Params, patch: Patch) -> Params:
     if name not in params["modes"]:
         known = ", ".join(map(short_patch_name, patches_of(params)))
         raise UserError(f"the model has no mode {short_patch_name(patch)}; it has {known}")
+    own = params["modes"][name]
+    if "embed" in own:  # an adapter mode has its own
+        return merge(params["trunk"], own)
     embed, deembed = params["tokens"]["embed"], params["tokens"]["deembed"]
     tokens = {
         "embed": {"kernel": project_embed(embed["kernel"], patch), "bias": embed["bias"]},
@@ -116,15 +130,44 @@ def at(params: Params, patch: Patch) -> Params:
             "bias": project_deembed(deembed["bias"], patch),
         },
     }
-    return merge(params["trunk"], tokens, params["modes"][name])
+    return merge(params["trunk"], tokens, own)
 
 
-def _own_leaves(params: Params) -> Params:
-    """The leaves that belong to one mode, all zero: at zero the function is the pre-trained one."""
-    depth, width = params["blocks"]["mlp"]["fc2"]["bias"].shape
-    norm = {"gain": jnp.zeros((depth, width)), "shift": jnp.zeros((depth, width))}
+def split_frozen(params: Params) -> tuple[Params, Params]:
+    """A stored tree as (what is trained, what is frozen); `merge` joins them again.
+
+    With adapters the pre-trained weights are frozen; without, nothing is.
+    """
+    if adapter_rank(params) is None:
+        return params, {}
+    return {"modes": params["modes"]}, {key: params[key] for key in ("trunk", "tokens")}
+
+
+def adapter_rank(params: Params) -> int | None:
+    """The LoRA rank of a stored tree; None when its modes share all weights."""
+    return next((rank for own in params["modes"].values() if (rank := lora.rank_of(own))), None)
+
+
+def _tokens(params: Params, underlying: Patch) -> Params:
+    """Embed and de-embed of plain parameters, lifted to a larger patch."""
+    embed, deembed = params["embed"], params["deembed"]
+    return {
+        "embed": {"kernel": lift_embed(embed["kernel"], underlying), "bias": embed["bias"]},
+        "deembed": {
+            "kernel": lift_deembed(deembed["kernel"], underlying),
+            "bias": lift_deembed(deembed["bias"], underlying),
+        },
+    }
+
+
+def _own_leaves(depth: int, width: int) -> Params:
+    """A mode's embedding and norms, all zero: at zero the function is the pre-trained one."""
+
+    def norm(*shape: int) -> Params:
+        return {"gain": jnp.zeros(shape), "shift": jnp.zeros(shape)}
+
     return {
         "patch_embedding": jnp.zeros((width,)),
-        "blocks": {"norm1": norm, "norm2": norm},
-        "final": {"norm": {"gain": jnp.zeros((width,)), "shift": jnp.zeros((width,))}},
+        "blocks": {"norm1": norm(depth, width), "norm2": norm(depth, width)},
+        "final": {"norm": norm(width)},
     }

@@ -46,8 +46,13 @@ def transformer_macs(
     return depth * block + ends + 256 * d + d**2
 
 
-def forward_flops(model: DiT, patch: Patch) -> int:
-    """FLOPs (two per MAC) of one sample through one mode of a model."""
+def forward_flops(model: DiT, patch: Patch, lora_rank: int = 0) -> int:
+    """FLOPs (two per MAC) of one sample through one mode of a model.
+
+    Args:
+      model, patch: the network and the mode.
+      lora_rank: of adapters this mode runs unmerged.
+    """
     volume = patch[0] * patch[1] * patch[2] * model.latent[-1]
     macs = transformer_macs(
         width=model.width,
@@ -56,5 +61,6 @@ def forward_flops(model: DiT, patch: Patch) -> int:
         token_in=volume,
         token_out=volume * (2 if model.learn_variance else 1),
         mlp_ratio=model.mlp_ratio,
+        lora_rank=lora_rank,
     )
     return 2 * macs

@@ -13,7 +13,7 @@ from flexidit_jax.models.patch import grid
 
 def _sincos(coordinate: np.ndarray, width: int) -> np.ndarray:
     """[N] -> [N, width] as [sin | cos], frequencies 1e4^(-2i/width), float64."""
-    frequency = 1e4 ** (-np.arange(width // 2) / (width / 2))
+    frequency = 1 / 1e4 ** (np.arange(width // 2) / (width / 2))
     angle = coordinate[:, None] * frequency
     return np.concatenate([np.sin(angle), np.cos(angle)], axis=1)
 

@@ -25,6 +25,7 @@ import numpy as np
 
 from flexidit_jax.common.types import Array, Params, Patch
 from flexidit_jax.diffusion.steps import Steps, advance
+from flexidit_jax.models.adapters import merged
 from flexidit_jax.models.dit import DiT
 from flexidit_jax.models.flexify import at
 from flexidit_jax.sampling.guidance import guided
@@ -97,11 +98,20 @@ class Engine:
       model: the network; its patch is ignored.
       params: a stored tree (see `models.flexify`).
       patches: its modes.
+      merge: add adapters into their kernels: no cost per step, a copy of the adapted layers per mode.
     """
 
-    def __init__(self, model: DiT, params: Params, patches: Sequence[Patch]) -> None:
-        project = jax.jit(at, static_argnames="patch")
-        self._modes = {patch: (model.at(patch), project(params, patch)) for patch in patches}
+    def __init__(self, model: DiT, params: Params, patches: Sequence[Patch], merge: bool = True) -> None:
+        def plain(params: Params, patch: Patch) -> Params:
+            return merged(at(params, patch)) if merge else at(params, patch)
+
+        # not jitted: a leaf that a mode does not change stays the array it is, shared by all modes
+        self._modes = {patch: (model.at(patch), plain(params, patch)) for patch in patches}
+
+    def weight_bytes(self) -> int:
+        """Bytes of the distinct arrays of all modes."""
+        leaves = {id(leaf): leaf.nbytes for _, params in self._modes.values() for leaf in jax.tree.leaves(params)}
+        return sum(leaves.values())
 
     def denoise(
         self,

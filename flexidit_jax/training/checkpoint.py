@@ -1,7 +1,7 @@
 """Checkpoints: everything a run needs to go on as if nothing had happened.
 
-A step folder holds `params`, `ema`, `optimizer` (orbax) and `meta` (JSON: stage, step within it,
-position of the data, config). Saving is asynchronous and a step appears under its name only when
+A step folder holds `params`, `ema`, `optimizer`, with adapters `frozen` (orbax) and `meta` (JSON: stage,
+step within it, position of the data, config). Saving is asynchronous and a step appears under its name only when
 it is complete, so a kill at any moment leaves the step before intact.
 """
 
@@ -18,9 +18,10 @@ import orbax.checkpoint as ocp
 
 from flexidit_jax.common import build
 from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.trees import merge
 from flexidit_jax.common.types import Params, as_patch
 from flexidit_jax.models.dit import build_dit, init
-from flexidit_jax.models.flexify import flexify
+from flexidit_jax.models.flexify import flexify, split_frozen
 from flexidit_jax.training.state import TrainState
 
 CONFIG_FILE = "config.json"
@@ -49,13 +50,9 @@ class Checkpoints:
 
     def save(self, number: int, state: TrainState, meta: dict[str, Any]) -> None:
         """Saves step `number` of the run; returns while the files are still being written."""
-        args = ocp.args.Composite(
-            params=ocp.args.StandardSave(state.params),
-            ema=ocp.args.StandardSave(state.ema),
-            optimizer=ocp.args.StandardSave(state.optimizer),
-            meta=ocp.args.JsonSave({**meta, "stage_step": int(state.step)}),
-        )
-        self._manager.save(number, args=args)
+        parts = {name: ocp.args.StandardSave(tree) for name, tree in _parts(state).items()}
+        meta = ocp.args.JsonSave({**meta, "stage_step": int(state.step)})
+        self._manager.save(number, args=ocp.args.Composite(**parts, meta=meta))
 
     def meta(self, number: int) -> dict[str, Any]:
         """The JSON part of a step."""
@@ -63,17 +60,13 @@ class Checkpoints:
 
     def restore(self, number: int, target: TrainState) -> TrainState:
         """The state of a step, laid out as `target` (shapes with shardings) says."""
-        args = ocp.args.Composite(
-            params=ocp.args.StandardRestore(target.params),
-            ema=ocp.args.StandardRestore(target.ema),
-            optimizer=ocp.args.StandardRestore(target.optimizer),
-        )
+        args = ocp.args.Composite(**{name: ocp.args.StandardRestore(tree) for name, tree in _parts(target).items()})
         meta = self.meta(number)
         try:
             found = self._manager.restore(number, args=args)
         except Exception as error:
             raise _damaged(self.folder / str(number), error) from error
-        return TrainState(jnp.int32(meta["stage_step"]), found["params"], found["ema"], found["optimizer"])
+        return target.replace(step=jnp.int32(meta["stage_step"]), **{name: found[name] for name in _parts(target)})
 
     def wait(self) -> None:
         """Blocks until every save is on disk."""
@@ -115,12 +108,20 @@ def load_weights(path: Path) -> tuple[dict[str, Any], Params]:
     config = meta["config"]
     model = build.call(build_dit, config["model"], "model")
     patches = [as_patch(patch) for patch in meta["patches"]]
-    shapes = jax.eval_shape(lambda: flexify(init(model, jax.random.key(0)), patches))
+    shapes = jax.eval_shape(lambda: flexify(init(model, jax.random.key(0)), patches, meta["adapters"]))
+    trained, frozen = split_frozen(shapes)
     try:
         with ocp.StandardCheckpointer() as reader:
-            return config, reader.restore((step / "ema").resolve(), shapes)
+            params = reader.restore((step / "ema").resolve(), trained)
+            return config, merge(reader.restore((step / "frozen").resolve(), frozen) if frozen else {}, params)
     except Exception as error:
         raise _damaged(step, error) from error
+
+
+def _parts(state: TrainState) -> dict[str, Any]:
+    """The trees of a state that are saved, each by itself so that a reader takes what it needs."""
+    parts = {"params": state.params, "ema": state.ema, "optimizer": state.optimizer, "frozen": state.frozen}
+    return {name: tree for name, tree in parts.items() if jax.tree.leaves(tree)}
 
 
 def _damaged(step: Path, error: Exception) -> UserError:

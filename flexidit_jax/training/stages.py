@@ -25,7 +25,10 @@ class Stage:
       learning_rate: peak.
       warmup: steps of linear warm-up.
       final_rate: share of the peak left at the end of a cosine decay; 1 keeps it constant.
-      probabilities: share of steps per mode, powerful first; uniform by default.
+      probabilities: share of steps per mode, powerful first; uniform by default, over the modes that
+        have something to train.
+      adapters: None trains all weights; a LoRA rank freezes the pre-trained ones (section 3.2).
+      loss: what is minimised.
     """
 
     patches: tuple[Patch, ...]
@@ -34,6 +37,8 @@ class Stage:
     warmup: int = 0
     final_rate: float = 1.0
     probabilities: tuple[float, ...] | None = None
+    adapters: int | None = None
+    loss: Any = None
 
     def rate(self) -> optax.Schedule:
         """Learning rate over the steps of this stage."""
@@ -51,25 +56,36 @@ class Stage:
         return self.patches[int(drawn)]
 
 
-def build_stages(sections: Sequence[Mapping[str, Any]]) -> list[Stage]:
+def build_stages(sections: Sequence[Mapping[str, Any]], base: Patch, loss: Mapping[str, Any]) -> list[Stage]:
     """Stages from a config's `train.stages`.
+
+    Args:
+      sections: keywords of one stage each.
+      base: p0, the pre-trained patch.
+      loss: of stages that name none.
 
     Raises:
       UserError: no stage, or a key or value that will not do.
     """
-    stages = [build.call(_stage, section, f"train.stages[{i}]") for i, section in enumerate(sections)]
+    stages = [
+        build.call(_stage, {"base": base, "loss": loss, **section}, f"train.stages[{i}]")
+        for i, section in enumerate(sections)
+    ]
     if not stages:
         raise UserError("train.stages is empty; give at least one stage with patches and steps")
     return stages
 
 
 def _stage(
+    base: Patch,
     patches: Sequence[int | str | Sequence[int]],
     steps: int,
+    loss: Mapping[str, Any],
     learning_rate: float = 1e-4,
     warmup: int = 0,
     final_rate: float = 1.0,
     probabilities: Sequence[float] | None = None,
+    adapters: int | None = None,
 ) -> Stage:
     modes = sort_patches(as_patch(patch) for patch in patches)
     build.positive("train.stages", steps=steps, learning_rate=learning_rate)
@@ -77,10 +93,20 @@ def _stage(
         raise UserError("train.stages.patches is empty; give at least the pre-trained patch")
     if not 0 <= warmup < steps:
         raise UserError(f"train.stages.warmup must lie in 0..steps-1={steps - 1}, got {warmup}")
+    idle = [adapters is not None and patch == base for patch in modes]
+    if all(idle):
+        raise UserError("train.stages.adapters adapts new modes, but train.stages.patches has the pre-trained one only")
+    if probabilities is None and any(idle):
+        probabilities = [0.0 if no else 1 / (len(modes) - 1) for no in idle]
+    if adapters is not None:
+        build.positive("train.stages", adapters=adapters)
     if probabilities is not None:
         if len(probabilities) != len(modes) or min(probabilities) < 0 or abs(sum(probabilities) - 1) > 1e-6:
             raise UserError(
                 f"train.stages.probabilities must be {len(modes)} numbers that add up to 1, got {tuple(probabilities)}"
             )
+        if any(no and share for no, share in zip(idle, probabilities)):
+            raise UserError("train.stages.probabilities trains the pre-trained mode, which adapters leave frozen")
         probabilities = tuple(probabilities)
-    return Stage(modes, steps, learning_rate, warmup, final_rate, probabilities)
+    maker = build.part("flexidit_jax.training.losses", "Loss", loss, "train.loss")
+    return Stage(modes, steps, learning_rate, warmup, final_rate, probabilities, adapters, maker)

@@ -10,8 +10,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from flexidit_jax.common.types import Array, Params, Patch
-from flexidit_jax.models.flexify import flexify
+from flexidit_jax.common.trees import merge
+from flexidit_jax.common.types import Array, Params
+from flexidit_jax.models.flexify import flexify, split_frozen
+from flexidit_jax.training.stages import Stage
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -19,27 +21,40 @@ class TrainState(flax.struct.PyTreeNode):
 
     Attributes:
       step: int32, optimizer steps done in this stage.
-      params: stored tree (`models.flexify`).
+      params: what is trained of the stored tree (`models.flexify`).
       ema: moving average of params, same tree.
       optimizer: optax state.
+      frozen: the rest of the stored tree; it has no average and no moments.
     """
 
     step: Array
     params: Params
     ema: Params
     optimizer: optax.OptState
+    frozen: Params
 
 
-def first_state(plain: Params, patches: tuple[Patch, ...], optimizer: optax.GradientTransformation) -> TrainState:
+def first_state(plain: Params, stage: Stage, optimizer: optax.GradientTransformation) -> TrainState:
     """The state that begins a run, from plain DiT parameters (random or imported)."""
-    params = flexify(plain, patches)
-    return TrainState(jnp.int32(0), params, jax.tree.map(jnp.copy, params), optimizer.init(params))
+    stored = flexify(plain, stage.patches, stage.adapters)
+    return _state(stored, jax.tree.map(jnp.copy, stored), optimizer)
 
 
-def next_stage(state: TrainState, patches: tuple[Patch, ...], optimizer: optax.GradientTransformation) -> TrainState:
-    """Into the next stage: parameters and EMA through `flexify` (it is linear), a new optimizer."""
-    params = flexify(state.params, patches)
-    return TrainState(jnp.int32(0), params, flexify(state.ema, patches), optimizer.init(params))
+def next_stage(state: TrainState, stage: Stage, optimizer: optax.GradientTransformation) -> TrainState:
+    """Into the next stage: parameters and EMA through `flexify` (it is linear), a new optimizer.
+
+    Where the stage freezes the pre-trained weights, it freezes their average: that is the model the
+    run has made so far.
+    """
+    params, ema = (
+        flexify(merge(state.frozen, tree), stage.patches, stage.adapters) for tree in (state.params, state.ema)
+    )
+    return _state(ema if stage.adapters is not None else params, ema, optimizer)
+
+
+def _state(params: Params, ema: Params, optimizer: optax.GradientTransformation) -> TrainState:
+    trained, frozen = split_frozen(params)
+    return TrainState(jnp.int32(0), trained, split_frozen(ema)[0], optimizer.init(trained), frozen)
 
 
 def keep_idle_modes(patch_key: str, old: TrainState, new: TrainState) -> TrainState:
@@ -56,8 +71,6 @@ def keep_idle_modes(patch_key: str, old: TrainState, new: TrainState) -> TrainSt
     return jax.tree_util.tree_map_with_path(pick, old, new)
 
 
-def abstract(
-    plain: Callable[[], Params], patches: tuple[Patch, ...], optimizer: optax.GradientTransformation
-) -> TrainState:
-    """Shapes and dtypes of `first_state(plain(), patches, optimizer)`, without computing it."""
-    return jax.eval_shape(lambda: first_state(plain(), patches, optimizer))
+def abstract(plain: Callable[[], Params], stage: Stage, optimizer: optax.GradientTransformation) -> TrainState:
+    """Shapes and dtypes of `first_state(plain(), stage, optimizer)`, without computing it."""
+    return jax.eval_shape(lambda: first_state(plain(), stage, optimizer))

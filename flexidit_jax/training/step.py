@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from flexidit_jax.common.trees import merge
 from flexidit_jax.common.types import Array, Params, Patch, Prediction, patch_name
 from flexidit_jax.diffusion.gaussian import Process
 from flexidit_jax.models.dit import DiT
@@ -38,12 +39,13 @@ def make_step(
         dropped = model.conditioner.drop(cond, drop_key)
 
         def objective(params: Params) -> tuple[Array, Metrics]:
-            plain = at(params, patch)
+            stored = merge(state.frozen, params)
 
-            def predict(x: Array, t: Array, c: Any) -> Prediction:
-                return model.at(patch).apply({"params": plain}, x, t, c)
+            def network(mode: Patch, x: Array, t: Array, c: Any) -> Prediction:
+                return model.at(mode).apply({"params": at(stored, mode)}, x, t, c)
 
-            return loss(process, predict, x0, dropped, loss_key)
+            student, teacher = partial(network, patch), partial(network, model.base_patch)
+            return loss(process, student, teacher, x0, dropped, loss_key)
 
         (value, parts), gradients = jax.value_and_grad(objective, has_aux=True)(state.params)
         updates, opt_state = optimizer.update(gradients, state.optimizer, state.params)
@@ -52,7 +54,7 @@ def make_step(
         if ema.warmup:
             decay = jnp.minimum(decay, (1 + state.step) / (10 + state.step))
         average = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state.ema, params)
-        new = TrainState(state.step + 1, params, average, opt_state)
+        new = TrainState(state.step + 1, params, average, opt_state, state.frozen)
         metrics = {"loss": value, "grad_norm": optax.global_norm(gradients), **parts}
         return keep_idle_modes(patch_name(patch), state, new), metrics
 

@@ -164,10 +164,9 @@ def test_models_the_layout_cannot_hold(words: dict[str, Any]) -> None:
     assert str(caught.value) == "the published DiT layout holds square images and square patches only"
 
 
-def test_leaves_of_one_mode_cannot_be_held(flex: FlexiDiT) -> None:
-    with pytest.raises(UserError) as caught:
-        write_dit(flex.model, at(flex.params, (1, 2, 2)))
-    assert str(caught.value) == "the published DiT layout has no patch-size embedding or norms"
+def test_leaves_of_one_mode_are_folded(flex: FlexiDiT, published: State) -> None:
+    written = write_dit(flex.model, at(flex.params, (1, 2, 2)))
+    assert set(written) == set(published)
 
 
 def test_a_block_without_a_number_is_named(published: State) -> None:

@@ -11,7 +11,8 @@ import pytest
 
 import flexidit_jax as fd
 from flexidit_jax.common.errors import UserError
-from flexidit_jax.convert.files import read_safetensors, read_state_dict, write_safetensors
+from flexidit_jax.common.tensors import read_safetensors, write_safetensors
+from flexidit_jax.convert.files import read_state_dict
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "dit_tiny.safetensors"
 
@@ -31,8 +32,8 @@ def test_written_tensors_are_read_back(tmp_path: Path, tensors: dict[str, np.nda
     tensors["transposed"] = tensors["a.weight"].T  # not contiguous
     path = tmp_path / "model.safetensors"
     write_safetensors(path, tensors)
-    back, heads = read_safetensors(path)
-    assert heads is None
+    back, metadata = read_safetensors(path)
+    assert metadata == {}
     assert back.keys() == tensors.keys()
     for name, array in tensors.items():
         assert back[name].dtype == array.dtype, name
@@ -57,14 +58,14 @@ def test_a_failed_write_keeps_the_file_that_was_there(
         Path(target).write_bytes(b"half a file")
         raise OSError("disk full")
 
-    monkeypatch.setattr("flexidit_jax.convert.files.save_file", half)
+    monkeypatch.setattr("flexidit_jax.common.tensors.save_file", half)
     with pytest.raises(OSError, match="disk full"):
         write_safetensors(path, {"new": np.zeros(3)})
     assert read_safetensors(path)[0].keys() == tensors.keys()
 
 
 def test_heads_come_from_the_metadata(tmp_path: Path, tensors: dict[str, np.ndarray]) -> None:
-    assert read_safetensors(GOLDEN)[1] == 4
+    assert read_state_dict(GOLDEN)[1] == 4
     path = tmp_path / "model.safetensors"
     write_safetensors(path, tensors, {"num_heads": "6"})
     (tmp_path / "config.json").write_text(json.dumps({"num_heads": 3}))
@@ -115,8 +116,8 @@ def test_a_truncated_file_is_refused_in_one_line(tmp_path: Path, kept: int) -> N
 def test_metadata_that_is_no_number_is_refused(tmp_path: Path, tensors: dict[str, np.ndarray]) -> None:
     path = tmp_path / "model.safetensors"
     write_safetensors(path, tensors, {"num_heads": "many"})
-    with pytest.raises(UserError, match="is not a readable safetensors file"):
-        read_safetensors(path)
+    with pytest.raises(UserError, match="says num_heads='many', which is not a number"):
+        read_state_dict(path)
 
 
 @pytest.mark.parametrize("name", ["DiT-XL-2.pt", "weights.pth"])
@@ -126,5 +127,5 @@ def test_a_torch_file_without_torch(tmp_path: Path, name: str, monkeypatch: pyte
     with pytest.raises(UserError) as caught:
         read_state_dict(tmp_path / name)
     assert str(caught.value) == (
-        f"reading {name} needs torch (pip install 'flexidit_jax[convert]'); a .safetensors file does not"
+        f"{name} needs torch (pip install 'flexidit_jax[convert]'); a .safetensors file does not"
     )

@@ -12,6 +12,7 @@ from flexidit_jax.api import FlexiDiT
 from flexidit_jax.common import build
 from flexidit_jax.common.config import plain
 from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.types import Patch
 from flexidit_jax.models.dit import DiT, build_dit
 from flexidit_jax.models.patch import grid
 from flexidit_jax.training.optimizer import AdamW, Ema
@@ -27,7 +28,6 @@ class Training:
     Attributes:
       batch: records per step, over all devices.
       stages: see `training.stages.Stage`.
-      loss: its name (a module of `training/losses`) and keywords.
       optimizer, ema: see `training.optimizer`.
       mesh: see `training.sharding.make_mesh`.
       init_from: a run, saved model or DiT weight file to start from; None starts from scratch.
@@ -37,7 +37,6 @@ class Training:
 
     batch: int
     stages: Sequence[Stage]
-    loss: Any
     optimizer: AdamW
     ema: Ema
     mesh: Section
@@ -123,7 +122,7 @@ def build_experiment(config: ConfigDict) -> Experiment:
             process=build.part("flexidit_jax.diffusion", "Process", process, "process"),
             codec=build.part("flexidit_jax.codecs", "Codec", codec, "codec"),
             dataset=build.part("flexidit_jax.data", "Dataset", dataset, "dataset"),
-            train=build.call(_training, train, "train"),
+            train=build.call(_training, {"base": network.base_patch, **train}, "train"),
             sample=sample,
             evaluate=build.call(Evaluation, evaluate, "evaluate"),
             report=report,
@@ -141,6 +140,7 @@ def build_experiment(config: ConfigDict) -> Experiment:
 
 
 def _training(
+    base: Patch,
     batch: int,
     stages: Sequence[Section],
     loss: Section,
@@ -155,8 +155,7 @@ def _training(
     build.positive("train", batch=batch, log_every=log_every, checkpoint_every=checkpoint_every, keep=keep)
     return Training(
         batch=batch,
-        stages=build_stages(stages),
-        loss=build.part("flexidit_jax.training.losses", "Loss", loss, "train.loss"),
+        stages=build_stages(stages, base, loss),
         optimizer=build.call(AdamW, optimizer, "train.optimizer"),
         ema=build.call(Ema, ema, "train.ema"),
         mesh=mesh,

@@ -40,13 +40,14 @@ class Loss:
     vlb_weight: float = 1.0
 
     def __call__(
-        self, process: Process, predict: Predict, x0: Array, cond: Any, key: Array
+        self, process: Process, predict: Predict, teacher: Predict, x0: Array, cond: Any, key: Array
     ) -> tuple[Array, dict[str, Array]]:
         """Draws t and noise from `key`.
 
         Args:
           process: noise process.
           predict: the network at the mode of this step.
+          teacher: the network at the pre-trained mode; not asked here.
           x0: [B, F, H, W, C] latents.
           cond: [B, ...].
           key: randomness of this step.

@@ -1,0 +1,55 @@
+"""Peak memory and time of decoding with the SD-VAE at its published size, random weights.
+
+python benchmarks/vae_decode.py --images 64 --side 256 --slice 4
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flexidit_jax.codecs.sd_vae import FACTOR, WEIGHTS, Codec
+from flexidit_jax.common.tensors import write_safetensors
+from flexidit_jax.models.vae import VAE
+from flexidit_jax.models.vae_layout import write_vae
+
+
+def peak() -> float:
+    """The largest resident set of this process so far, in GiB."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=64)
+    parser.add_argument("--side", type=int, default=256, help="pixels")
+    parser.add_argument("--slice", type=int, default=4, help="images decoded at once")
+    parser.add_argument("--dtype", default="float32")
+    args = parser.parse_args()
+    rng, side = np.random.default_rng(0), args.side // FACTOR
+    latents = rng.standard_normal((args.images, 1, side, side, 4), np.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        shapes = jax.eval_shape(VAE().init, jax.random.key(0), jnp.zeros((1, FACTOR, FACTOR, 3)))["params"]
+        params = jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape, np.float32) / 50, shapes)
+        write_safetensors(Path(folder) / WEIGHTS, write_vae(params))
+        del params
+        codec = Codec(folder, slice=args.slice, dtype=args.dtype)
+        codec.decode(latents[: args.slice])
+        print(f"weights read, one slice decoded: peak {peak():.2f} GiB", flush=True)
+        start = time.perf_counter()
+        images = codec.decode(latents)
+    seconds = time.perf_counter() - start
+    print(f"{images.shape} in {seconds:.1f} s on {jax.devices()[0].device_kind}: peak {peak():.2f} GiB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,188 @@
+"""Latents of the published SD-VAE, 8x8 pixels and three channels to one latent of four."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flexidit_jax.common import build
+from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.pixels import to_uint8
+from flexidit_jax.common.tensors import config_beside, read_safetensors
+from flexidit_jax.common.types import Array, Params
+from flexidit_jax.models.vae import VAE
+from flexidit_jax.models.vae_layout import read_vae
+
+SOURCE = "stabilityai/sd-vae-ft-ema"
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+#: of the published model: pixels per latent along a side, channels of images and of latents
+FACTOR, CHANNELS, LATENT_CHANNELS = 8, 3, 4
+
+
+@dataclass(frozen=True)
+class Codec:
+    """SD-VAE f8 (latent diffusion, arXiv 2112.10752), in slices that bound memory.
+
+    The file is read at the first use, so that a model can be loaded and its shapes known without it;
+    `check` says early whether it is there. Slices are a loop on the host: not for use inside jit.
+
+    Attributes:
+      path: a folder as diffusers writes it (`diffusion_pytorch_model.safetensors`, `config.json`), or
+        the .safetensors file; without a config.json beside it, norms have the published 32 groups.
+      scale: latents are the posterior's times this.
+      slice: images (frames) per device at once; bounds memory, changes results by rounding only.
+      dtype: of convolutions and products, "float32" or "bfloat16".
+    """
+
+    path: str = f"weights/{SOURCE.split('/')[1]}"
+    scale: float = 0.18215
+    slice: int = 4
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        build.positive("codec", scale=self.scale, slice=self.slice)
+        if self.dtype not in ("float32", "bfloat16"):
+            raise UserError(f"codec.dtype must be 'float32' or 'bfloat16', got {self.dtype!r}")
+
+    def latent_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """(F, H / 8, W / 8, 4) of the latents for data of shape (F, H, W, 3).
+
+        Raises:
+          UserError: not three channels, or sides that 8 does not divide.
+        """
+        frames, height, width, channels = shape
+        if channels != CHANNELS or height % FACTOR or width % FACTOR:
+            raise UserError(f"sd_vae reads 3 channels and sides that 8 divides, got {height}x{width}x{channels}")
+        return frames, height // FACTOR, width // FACTOR, LATENT_CHANNELS
+
+    def check(self) -> None:
+        """Says before a long run whether the weights are there.
+
+        Raises:
+          UserError: they are not; the message says what to fetch and where to put it.
+        """
+        if not self._file.is_file():
+            raise UserError(
+                f"the VAE's weights {self._file} do not exist; put {WEIGHTS} of {SOURCE} (huggingface.co) there and"
+                " its config.json beside it, or set codec.path to where they are"
+            )
+
+    def moments(self, x: Array) -> tuple[jax.Array, jax.Array]:
+        """The posterior of data.
+
+        Args:
+          x: [B, F, H, W, 3] in [-1, 1]; a batch split over devices stays where it is.
+
+        Returns:
+          mean and standard deviation, [B, F, H / 8, W / 8, 4] float32 each, unscaled.
+
+        Raises:
+          UserError: see `check` and `latent_shape`, or a file of another model.
+        """
+        shape = (len(x), *self.latent_shape(x.shape[1:]))
+        model, params = self._loaded
+        images = x.reshape(-1, *x.shape[2:])  # [B F, H, W, 3]
+        parts = [jax.block_until_ready(_moments(model, params, part)) for part in _slices(images, self.slice)]
+        mean, std = (_joined(jnp, moment, len(images)).reshape(shape) for moment in zip(*parts, strict=True))
+        return mean, std
+
+    def encode(self, x: Array, key: Array | None = None) -> jax.Array:
+        """[B, F, H, W, 3] data in [-1, 1] -> scaled latents [B, F, H / 8, W / 8, 4].
+
+        Args:
+          x: data.
+          key: with one, a sample of the posterior, which is what DiT trains on; without, its mean.
+
+        Raises:
+          UserError: see `moments`.
+        """
+        mean, std = self.moments(x)
+        return _latents(mean, std, key, self.scale)
+
+    def decode(self, latents: Array) -> np.ndarray:
+        """Scaled latents [B, F, h, w, 4] -> uint8 [B, F, 8 h, 8 w, 3].
+
+        Raises:
+          UserError: latents of another number of channels; see `moments`.
+        """
+        if latents.ndim != 5 or latents.shape[-1] != LATENT_CHANNELS:
+            raise UserError(f"sd_vae decodes latents [B, F, h, w, 4], got {list(latents.shape)}")
+        model, params = self._loaded
+        z = latents.reshape(-1, *latents.shape[2:])  # [B F, h, w, 4]
+        parts = [to_uint8(_decode(model, params, part, self.scale)) for part in _slices(z, self.slice)]
+        images = _joined(np, parts, len(z))  # [B F, H, W, 3]
+        return images.reshape(*latents.shape[:2], *images.shape[1:])
+
+    @property
+    def _file(self) -> Path:
+        path = Path(self.path).expanduser()
+        return path if path.suffix == ".safetensors" else path / WEIGHTS
+
+    @cached_property
+    def _loaded(self) -> tuple[VAE, Params]:
+        self.check()
+        config = config_beside(self._file)
+        expected = {"act_fn": "silu", "scaling_factor": self.scale, "shift_factor": None, "latents_mean": None}
+        for key, value in expected.items():
+            if config.get(key, value) != value:
+                where = "; set codec.scale to it" if key == "scaling_factor" else ""
+                raise UserError(f"{self._file.parent}/config.json says {key} is {config[key]}, not {value}{where}")
+        state, _ = read_safetensors(self._file)
+        try:
+            model, params = read_vae(state, config.get("norm_num_groups", VAE.groups))
+        except UserError as error:
+            raise UserError(f"{self._file}: {error}") from None
+        if (model.factor, model.channels, model.latent) != (FACTOR, CHANNELS, LATENT_CHANNELS):
+            raise UserError(
+                f"{self._file} holds a VAE of factor {model.factor} with {model.channels} image and {model.latent}"
+                f" latent channels; sd_vae is for {FACTOR}, {CHANNELS} and {LATENT_CHANNELS}"
+            )
+        with jax.ensure_compile_time_eval():  # under a caller's jit, tracers would be kept for good
+            return model.clone(dtype=self.dtype), jax.tree.map(jnp.asarray, params)
+
+
+def _slices(images: Array, size: int) -> Iterator[Array]:
+    """Equal slices [s, ...] of images [N, ...], the last padded with zeros.
+
+    Slice k of n holds images k, n + k, 2n + k, ...: an array split over devices along N is then split
+    in every slice, and no image moves.
+    """
+    shards = 1
+    if isinstance(images, jax.Array):
+        shards = len(images) // images.sharding.shard_shape(images.shape)[0]
+    count = -(-len(images) // (size * shards))
+    padding = -len(images) % (shards * count)
+    if padding:
+        xp = jnp if isinstance(images, jax.Array) else np
+        images = xp.pad(images, ((0, padding), *((0, 0),) * (images.ndim - 1)))
+    strided = images.reshape(-1, count, *images.shape[1:])  # [s, n, ...]
+    return (strided[:, k] for k in range(count))
+
+
+def _joined(xp, parts: list[Array] | tuple[Array, ...], count: int) -> Array:
+    """The inverse of `_slices`: `count` images in order."""
+    stacked = xp.stack(parts, axis=1)  # [s, n, ...]
+    return stacked.reshape(-1, *stacked.shape[2:])[:count]
+
+
+@partial(jax.jit, static_argnames="model")
+def _moments(model: VAE, params: Params, x: Array) -> tuple[Array, Array]:
+    return model.apply({"params": params}, x, method="moments")
+
+
+@partial(jax.jit, static_argnames="model")
+def _decode(model: VAE, params: Params, latents: Array, scale: float) -> Array:
+    return model.apply({"params": params}, latents / scale, method="decode")
+
+
+@jax.jit
+def _latents(mean: Array, std: Array, key: Array | None, scale: float) -> Array:
+    """A draw of the posterior (its mean without a key), scaled."""
+    z = mean if key is None else mean + std * jax.random.normal(key, mean.shape)
+    return scale * z

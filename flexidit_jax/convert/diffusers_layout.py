@@ -1,0 +1,161 @@
+"""diffusers' `DiTTransformer2DModel` folder <-> the published DiT state dict.
+
+Facts of the layout: query, key and value are separate linears, the timestep and label embedders are
+repeated in every block, the first final linear is the modulation, positions are not stored.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.tensors import read_safetensors, write_safetensors
+from flexidit_jax.models.dit import DiT
+from flexidit_jax.models.position import position_embedding
+
+CLASS = "DiTTransformer2DModel"
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+EMBEDDER = "transformer_blocks.{i}.norm1.emb"
+
+#: published name -> diffusers name, outside blocks
+OUTSIDE = {
+    "x_embedder.proj": "pos_embed.proj",
+    "final_layer.adaLN_modulation.1": "proj_out_1",
+    "final_layer.linear": "proj_out_2",
+}
+#: the same below `blocks.<i>` and `transformer_blocks.<i>`; qkv is split
+BLOCK = {
+    "adaLN_modulation.1": "norm1.linear",
+    "attn.proj": "attn1.to_out.0",
+    "mlp.fc1": "ff.net.0.proj",
+    "mlp.fc2": "ff.net.2",
+}
+#: below every block's embedder
+EMBEDDERS = {
+    "t_embedder.mlp.0": "timestep_embedder.linear_1",
+    "t_embedder.mlp.2": "timestep_embedder.linear_2",
+}
+TABLE = ("y_embedder.embedding_table.weight", "class_embedder.embedding_table.weight")
+
+
+def is_diffusers_folder(folder: Path) -> bool:
+    """Whether a folder (or its `transformer` subfolder) is a diffusers DiT."""
+    return _root(folder) is not None
+
+
+def read_folder(folder: Path) -> tuple[dict[str, np.ndarray], int]:
+    """A diffusers folder, sharded or not -> a state dict of the published layout and its heads.
+
+    Raises:
+      UserError: missing, unexpected or unreadable files or keys.
+    """
+    root = _root(folder)
+    if root is None:
+        raise UserError(f"{folder} has no config.json of a {CLASS}")
+    config = _json(root / "config.json")
+    state = _read_weights(root)
+    try:
+        width = config["num_attention_heads"] * config["attention_head_dim"]
+        side, patch, depth = config["sample_size"], config["patch_size"], config["num_layers"]
+    except KeyError as error:
+        raise UserError(f"{root / 'config.json'} lacks {error}") from None
+    names = _names(depth)
+    problems = [f"missing {key}" for keys in names.values() for key in keys if key not in state]
+    wanted = {key for keys in names.values() for key in keys}
+    problems += [f"unexpected {key}" for key in state if key not in wanted]
+    if problems:
+        raise UserError(f"{root} is not a {CLASS}: " + "; ".join(problems))
+    published = {
+        name: np.concatenate([state[key] for key in keys]) if ".qkv." in name else state[keys[0]]
+        for name, keys in names.items()
+    }
+    grid = (1, patch, patch)
+    published["pos_embed"] = position_embedding((1, side, side), grid, grid, width)[None]
+    return published, config["num_attention_heads"]
+
+
+def write_folder(folder: Path, model: DiT, state: Mapping[str, np.ndarray]) -> None:
+    """A published state dict -> a folder diffusers reads; the inverse of `read_folder`.
+
+    Raises:
+      UserError: positions diffusers would not compute (a weak mode of a FlexiDiT).
+    """
+    if model.patch != model.base_patch:
+        raise UserError(
+            "diffusers computes positions itself and cannot hold those of a larger patch; write .safetensors"
+        )
+    tensors = {}
+    for name, keys in _names(model.depth).items():
+        parts = np.split(state[name], 3) if ".qkv." in name else [state[name]] * len(keys)
+        tensors |= dict(zip(keys, parts, strict=True))
+    channels = model.latent[-1]
+    config = {
+        "_class_name": CLASS,
+        "activation_fn": "gelu-approximate",
+        "attention_bias": True,
+        "attention_head_dim": model.width // model.num_heads,
+        "in_channels": channels,
+        "norm_elementwise_affine": False,
+        "norm_num_groups": 32,
+        "norm_type": "ada_norm_zero",
+        "num_attention_heads": model.num_heads,
+        "num_embeds_ada_norm": model.conditioner.classes,
+        "num_layers": model.depth,
+        "out_channels": channels * (2 if model.learn_variance else 1),
+        "patch_size": model.patch[1],
+        "sample_size": model.latent[1],
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    write_safetensors(folder / WEIGHTS, tensors, {"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def _names(depth: int) -> dict[str, list[str]]:
+    """Published name -> the diffusers names that hold it: three for qkv, one per block for embedders."""
+    names: dict[str, list[str]] = {}
+    for leaf in ("weight", "bias"):
+        for ours, theirs in OUTSIDE.items():
+            names[f"{ours}.{leaf}"] = [f"{theirs}.{leaf}"]
+        for ours, theirs in EMBEDDERS.items():
+            names[f"{ours}.{leaf}"] = [f"{EMBEDDER.format(i=i)}.{theirs}.{leaf}" for i in range(depth)]
+        for i in range(depth):
+            block = f"transformer_blocks.{i}"
+            for ours, theirs in BLOCK.items():
+                names[f"blocks.{i}.{ours}.{leaf}"] = [f"{block}.{theirs}.{leaf}"]
+            names[f"blocks.{i}.attn.qkv.{leaf}"] = [f"{block}.attn1.to_{part}.{leaf}" for part in "qkv"]
+    names[TABLE[0]] = [f"{EMBEDDER.format(i=i)}.{TABLE[1]}" for i in range(depth)]
+    return names
+
+
+def _root(folder: Path) -> Path | None:
+    for root in (folder, folder / "transformer"):
+        if (root / "config.json").is_file() and _json(root / "config.json").get("_class_name") == CLASS:
+            return root
+    return None
+
+
+def _read_weights(root: Path) -> dict[str, np.ndarray]:
+    index = root / f"{WEIGHTS}.index.json"
+    if not index.is_file():
+        return read_safetensors(root / WEIGHTS)[0]
+    shards = sorted(set(_json(index).get("weight_map", {}).values()))
+    if not all(re.fullmatch(r"[\w.-]+\.safetensors", shard) for shard in shards):
+        raise UserError(f"{index} names files that are not safetensors beside it")
+    tensors: dict[str, np.ndarray] = {}
+    for shard in shards:
+        tensors |= read_safetensors(root / shard)[0]
+    return tensors
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read ({error})") from None
+    return content if isinstance(content, dict) else {}

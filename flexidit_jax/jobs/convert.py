@@ -1,0 +1,60 @@
+"""`--mode=convert`: any model `load` reads -> a published layout, or a folder of our own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from flexidit_jax.api import load
+from flexidit_jax.common import build
+from flexidit_jax.common.config import plain
+from flexidit_jax.common.errors import UserError
+
+LAYOUTS = ("published", "diffusers", "flexidit_jax")
+
+
+def run(config: ConfigDict, workdir: Path) -> int:
+    """Converts `config.convert.source`, by default the run in `workdir`."""
+    section = plain(config).get("convert")
+    if section is None:
+        raise UserError("this config has no convert section; use --config=configs/convert.py")
+    return build.call(_convert, {**section, "source": section.get("source") or str(workdir)}, "convert")
+
+
+def _convert(
+    source: str,
+    target: str | None = None,
+    layout: str = "published",
+    patch: int | str | None = None,
+    patches: tuple[int, ...] | None = None,
+    num_heads: int | None = None,
+) -> int:
+    """Loads, flexifies when `patches` is given, writes.
+
+    Args:
+      source: anything `load` reads.
+      target: a `.safetensors` or `.pt` file (published), or a folder (diffusers, flexidit_jax).
+      layout: one of LAYOUTS.
+      patch: the mode to export; the most powerful by default.
+      patches: make the model flexible first (for layout flexidit_jax).
+      num_heads: of a DiT weight file that does not tell.
+    """
+    if layout not in LAYOUTS:
+        raise UserError(f"convert.layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
+    if target is None:
+        raise UserError("convert.target is not set; name the file or folder to write")
+    is_file = Path(target).suffix in (".safetensors", ".pt", ".pth")
+    if is_file != (layout == "published"):
+        wanted = "a .safetensors or .pt file" if layout == "published" else "a folder"
+        raise UserError(f"convert.target={target} does not suit convert.layout={layout}, which writes {wanted}")
+    model = load(source, num_heads=num_heads)
+    if patches is not None:
+        model = model.flexify(patches)
+    if layout == "flexidit_jax":
+        model.save(target)
+    else:
+        model.export(target, patch)
+    print(f"read: {source}: {model!r}")
+    print(f"written: {target}")
+    return 0

@@ -1,0 +1,49 @@
+"""LoRA on self-attention and feed-forward layers, one set per adapted mode (FlexiDiT section 3.2).
+
+An adapted layer holds `lora_a` [d_in, r] and `lora_b` [r, d_out] beside its kernel, stacked over the
+blocks like it. `b` starts at zero, so that an adapter starts as no change. Cross-attention has none.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from flexidit_jax.common.types import Params
+
+#: paths below `blocks`
+LAYERS = (("attention", "qkv"), ("attention", "proj"), ("mlp", "fc1"), ("mlp", "fc2"))
+
+
+def fresh(params: Params, rank: int) -> Params:
+    """New adapters for plain DiT parameters, as a tree to lay over them.
+
+    `a` is drawn from N(0, 1/d_in) with a fixed key: an EMA passed through `flexify` beside its
+    parameters must get the same one.
+    """
+    tree: Params = {}
+    for i, (part, layer) in enumerate(LAYERS):
+        kernel = params["blocks"][part][layer]["kernel"]
+        depth, d_in, d_out = kernel.shape
+        a = jax.random.normal(jax.random.key(i), (depth, d_in, rank)) / d_in**0.5
+        tree.setdefault(part, {})[layer] = {"lora_a": a, "lora_b": jnp.zeros((depth, rank, d_out))}
+    return {"blocks": tree}
+
+
+def rank_of(tree: Params) -> int | None:
+    """r of a plain tree or of one mode's own leaves; None without adapters."""
+    part, layer = LAYERS[0]
+    leaves = tree.get("blocks", {}).get(part, {}).get(layer, {})
+    return leaves["lora_a"].shape[-1] if "lora_a" in leaves else None
+
+
+def merged(params: Params) -> Params:
+    """Plain DiT parameters with every adapter added into its kernel: no cost left at inference."""
+    if rank_of(params) is None:
+        return params
+    blocks = {key: dict(value) for key, value in params["blocks"].items()}
+    for part, layer in LAYERS:
+        leaves = blocks[part][layer]
+        update = jnp.matmul(leaves["lora_a"], leaves["lora_b"], precision=jax.lax.Precision.HIGHEST)
+        blocks[part][layer] = {"kernel": leaves["kernel"] + update, "bias": leaves["bias"]}
+    return {**params, "blocks": blocks}

@@ -1,0 +1,212 @@
+"""The SD-VAE codec: slices, the posterior, configs, and what it says when files are missing or wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+
+from flexidit_jax.api import FlexiDiT, load
+from flexidit_jax.codecs.identity import Codec as Identity
+from flexidit_jax.codecs.sd_vae import Codec, _decode, _joined, _moments, _slices
+from flexidit_jax.common import build
+from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.tensors import read_safetensors, write_safetensors
+from flexidit_jax.models.vae import VAE
+from flexidit_jax.models.vae_layout import write_vae
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A narrow VAE of the published layout."""
+    folder = tmp_path_factory.mktemp("vae")
+    model = VAE(widths=(4, 4, 8, 8), resnets=1, groups=2)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32) / 5, shapes)
+    write_safetensors(folder / WEIGHTS, write_vae(params))
+    (folder / "config.json").write_text(json.dumps({"norm_num_groups": 2, "scaling_factor": 0.18215}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def codec(folder: Path) -> Codec:
+    return Codec(str(folder), slice=2)
+
+
+@pytest.fixture(scope="module")
+def x() -> np.ndarray:
+    """Five clips of one frame, 16x24 pixels."""
+    return np.random.default_rng(0).uniform(-1, 1, (5, 1, 16, 24, 3)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def moments(codec: Codec, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    mean, std = codec.moments(x)
+    return np.asarray(mean), np.asarray(std)
+
+
+def test_slices_equal_the_whole(codec: Codec, x: np.ndarray, moments: tuple) -> None:
+    model, params = codec._loaded
+    mean, std = _moments(model, params, x[:, 0])
+    assert moments[0].shape == moments[1].shape == (5, 1, 2, 3, 4)
+    np.testing.assert_allclose(moments[0][:, 0], mean, atol=1e-6)
+    np.testing.assert_allclose(moments[1][:, 0], std, atol=1e-6)
+    images = np.asarray(_decode(model, params, mean, 1.0))
+    decoded = codec.decode(moments[0] * codec.scale)
+    assert decoded.shape == x.shape
+    assert decoded.dtype == np.uint8
+    assert np.abs(decoded[:, 0] - np.clip(127.5 * images + 127.5, 0, 255)).max() <= 0.51
+    assert len(np.unique(decoded)) > 20
+
+
+def test_frames_are_images(codec: Codec, x: np.ndarray, moments: tuple) -> None:
+    clip = x[:4].reshape(2, 2, 16, 24, 3)
+    mean, _ = codec.moments(clip)
+    assert mean.shape == (2, 2, 2, 3, 4)
+    np.testing.assert_allclose(mean.reshape(4, 1, 2, 3, 4), moments[0][:4], atol=1e-6)
+    assert codec.decode(mean).shape == (2, 2, 16, 24, 3)
+
+
+@pytest.mark.parametrize(("count", "size"), [(1, 4), (4, 4), (5, 2), (9, 4), (64, 4)])
+def test_no_slice_is_larger_than_asked_and_all_are_alike(count: int, size: int) -> None:
+    images = np.arange(1, count + 1)[:, None] * np.ones((1, 3))
+    parts = list(_slices(images, size))
+    assert len({part.shape for part in parts}) == 1
+    assert len(parts[0]) <= size
+    assert len(parts) == -(-count // size)
+    np.testing.assert_array_equal(_joined(np, parts, count), images)
+
+
+def test_a_key_draws_from_the_posterior(codec: Codec, x: np.ndarray, moments: tuple) -> None:
+    mean, std = moments
+    np.testing.assert_allclose(codec.encode(x), codec.scale * mean, rtol=1e-6)
+    draws = np.stack([codec.encode(x, jax.random.key(i)) for i in range(64)])
+    z = (draws / codec.scale - mean) / std
+    assert abs(z.mean()) < 4 / np.sqrt(z.size)
+    assert abs(z.std() - 1) < 4 / np.sqrt(2 * z.size)
+    np.testing.assert_array_equal(draws[3], codec.encode(x, jax.random.key(3)))
+
+
+def test_bfloat16_files_and_products(codec: Codec, folder: Path, x: np.ndarray, moments: tuple, tmp_path: Path) -> None:
+    state, _ = read_safetensors(folder / WEIGHTS)
+    write_safetensors(tmp_path / WEIGHTS, {key: value.astype(ml_dtypes.bfloat16) for key, value in state.items()})
+    shutil.copy(folder / "config.json", tmp_path)
+    mean, _ = Codec(str(tmp_path / WEIGHTS), dtype="bfloat16").moments(x)
+    assert mean.dtype == jnp.float32
+    error = np.abs(mean - moments[0]).max() / np.abs(moments[0]).max()
+    assert 1e-5 < error < 0.1
+
+
+def test_a_config_builds_it_and_shapes_need_no_file() -> None:
+    codec = build.part("flexidit_jax.codecs", "Codec", {"name": "sd_vae", "path": "nowhere"}, "codec")
+    assert codec.latent_shape((1, 256, 128, 3)) == (1, 32, 16, 4)
+    assert json.loads(json.dumps(dataclasses.asdict(codec))) == dataclasses.asdict(codec)
+
+
+def test_a_missing_file_says_what_goes_where(dit: FlexiDiT, tmp_path: Path) -> None:
+    wanted = (
+        "the VAE's weights nowhere/diffusion_pytorch_model.safetensors do not exist; put diffusion_pytorch_model"
+        ".safetensors of stabilityai/sd-vae-ft-ema (huggingface.co) there and its config.json beside it, or set"
+        " codec.path to where they are"
+    )
+    model = dataclasses.replace(dit, codec=Codec("nowhere"))
+    for call in (
+        Codec("nowhere").check,
+        lambda: Codec("nowhere").encode(np.zeros((1, 1, 8, 8, 3))),
+        lambda: Codec("nowhere").decode(np.zeros((1, 1, 1, 1, 4))),
+        lambda: model.sample([0], steps=2, noise=np.full((1, 1), np.nan)),  # said before anything is sampled
+    ):
+        with pytest.raises(UserError) as error:
+            call()
+        assert str(error.value) == wanted
+    model.save(tmp_path)
+    assert load(tmp_path).codec == Codec("nowhere")
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda c: c.latent_shape((1, 60, 64, 3)), "sd_vae reads 3 channels and sides that 8 divides, got 60x64x3"),
+        (lambda c: c.moments(np.zeros((2, 1, 8, 8, 1))), "sd_vae reads 3 channels and sides that 8 divides, got 8x8x1"),
+        (lambda c: c.decode(np.zeros((2, 1, 8, 8, 3))), "sd_vae decodes latents [B, F, h, w, 4], got [2, 1, 8, 8, 3]"),
+        (lambda c: Codec(slice=0), "codec.slice must be positive, got 0"),
+        (lambda c: Codec(scale=-1.0), "codec.scale must be positive, got -1.0"),
+        (lambda c: Codec(dtype="float16"), "codec.dtype must be 'float32' or 'bfloat16', got 'float16'"),
+    ],
+)
+def test_refusals(codec: Codec, call, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        call(codec)
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"scaling_factor": 0.13025}, "says scaling_factor is 0.13025, not 0.18215; set codec.scale to it"),
+        ({"shift_factor": 0.1}, "says shift_factor is 0.1, not None"),
+        ({"act_fn": "relu"}, "says act_fn is relu, not silu"),
+        ({}, f"{WEIGHTS}: norm_num_groups=32 does not divide the widths 4, 4, 8, 8"),
+    ],
+)
+def test_a_config_that_says_otherwise(folder: Path, tmp_path: Path, config: dict, message: str) -> None:
+    shutil.copy(folder / WEIGHTS, tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError) as error:
+        _ = Codec(str(tmp_path))._loaded
+    assert str(error.value).endswith(message)
+
+
+def test_half_a_file_and_another_vae(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:-100])
+    with pytest.raises(UserError, match="is the download complete"):
+        _ = Codec(str(tmp_path))._loaded
+    shapes = jax.eval_shape(VAE((32, 32)).init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]
+    write_safetensors(tmp_path / WEIGHTS, write_vae(jax.tree.map(lambda leaf: np.zeros(leaf.shape), shapes)))
+    with pytest.raises(
+        UserError, match=r"a VAE of factor 2 with 3 image and 4 latent channels; sd_vae is for 8, 3 and 4$"
+    ):
+        _ = Codec(str(tmp_path))._loaded
+
+
+def test_both_codecs_take_the_same_calls() -> None:
+    x = np.full((1, 1, 8, 8, 3), 0.5, np.float32)
+    identity = Identity()
+    identity.check()
+    np.testing.assert_array_equal(identity.encode(x, jax.random.key(0)), x)
+    assert set(dir(Identity)) - set(dir(Codec)) == set()
+
+
+SHARDED = """
+import jax, numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from flexidit_jax.codecs.sd_vae import _joined, _slices
+mesh = jax.make_mesh((2, 2), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+batch = np.arange(24.0)[:, None, None] * np.ones((1, 3, 2))
+placed = jax.device_put(batch, NamedSharding(mesh, PartitionSpec(("data", "fsdp"))))
+parts = list(_slices(placed.reshape(-1, 2), 2 * 3))
+assert [part.sharding.shard_shape(part.shape) for part in parts] == [(6, 2)] * 3, [p.sharding for p in parts]
+joined = _joined(jax.numpy, parts, 72).reshape(24, 3, 2)
+assert joined.sharding.shard_shape(joined.shape)[0] == 6, joined.sharding
+np.testing.assert_array_equal(joined, batch)
+"""
+
+
+@pytest.mark.slow
+def test_a_batch_split_over_devices_stays_so() -> None:
+    flags = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    done = subprocess.run([sys.executable, "-c", SHARDED], env=os.environ | flags, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,112 @@
+"""Modes as DiTs of the published layouts: the same function, back and forth to the bit."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import flexidit_jax as fd
+from flexidit_jax.common.errors import UserError
+from flexidit_jax.main import main
+
+ROOT = Path(__file__).parents[2]
+TINY = ROOT / "tests" / "golden" / "dit_tiny.safetensors"
+CONFIG = f"--config={ROOT / 'configs' / 'convert.py'}"
+
+
+@pytest.mark.parametrize("adapters", [None, 4])
+@pytest.mark.parametrize("patch", [2, 4])
+def test_a_mode_exports_by_itself(
+    dit: fd.FlexiDiT, golden: dict[str, np.ndarray], tmp_path: Path, patch: int, adapters: int | None
+) -> None:
+    flex = dit.flexify((2, 4), adapters=adapters)
+    rng = np.random.default_rng(0)
+    modes = jax.tree.map(lambda leaf: leaf + 0.05 * rng.normal(size=leaf.shape).astype("f"), flex.params["modes"])
+    flex = replace(flex, params={**flex.params, "modes": modes})
+    flex.export(tmp_path / "mode.safetensors", patch)
+    alone = fd.load(tmp_path / "mode.safetensors")
+    assert alone.patches == ((1, patch, patch),)
+    ours = flex.predict(golden["x"], golden["t"], golden["y"], patch=patch)
+    theirs = alone.predict(golden["x"], golden["t"], golden["y"])
+    assert np.abs(ours.output - theirs.output).max() <= 2e-6 * np.abs(ours.output).max()
+
+
+def test_through_diffusers_and_back_to_the_bit(dit: fd.FlexiDiT, tmp_path: Path) -> None:
+    dit.export(tmp_path / "folder")
+    fd.load(tmp_path / "folder").export(tmp_path / "again.safetensors")
+    before, after = load_file(TINY), load_file(tmp_path / "again.safetensors")
+    assert set(before) == set(after)
+    for key in before:
+        np.testing.assert_array_equal(before[key], after[key], err_msg=key)
+
+
+def test_a_sharded_folder_is_read(dit: fd.FlexiDiT, tmp_path: Path) -> None:
+    dit.export(tmp_path)
+    weights = tmp_path / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(weights)
+    names = sorted(tensors)
+    halves = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
+    for file, keys in halves.items():
+        save_file({key: tensors[key] for key in keys}, tmp_path / file)
+    index = {"weight_map": {key: file for file, keys in halves.items() for key in keys}}
+    (tmp_path / f"{weights.name}.index.json").write_text(json.dumps(index))
+    weights.unlink()
+    jax.tree.map(np.testing.assert_array_equal, fd.load(tmp_path).params, dit.params)
+    index["weight_map"]["x"] = "../outside.safetensors"
+    (tmp_path / f"{weights.name}.index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match="names files that are not safetensors beside it"):
+        fd.load(tmp_path)
+
+
+def test_keys_of_a_folder_are_checked(dit: fd.FlexiDiT, tmp_path: Path) -> None:
+    dit.export(tmp_path)
+    weights = tmp_path / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(weights)
+    tensors["extra"] = tensors.pop("proj_out_1.bias")
+    save_file(tensors, weights)
+    with pytest.raises(UserError, match=r"missing proj_out_1\.bias; unexpected extra"):
+        fd.load(tmp_path)
+
+
+def test_a_weak_mode_does_not_fit_diffusers(flex: fd.FlexiDiT, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"diffusers computes positions itself .* write \.safetensors"):
+        flex.export(tmp_path / "weak", 4)
+    assert not (tmp_path / "weak").exists()
+
+
+def test_a_half_precision_file_loads(tmp_path: Path) -> None:
+    save_file({key: value.astype(np.float16) for key, value in load_file(TINY).items()}, tmp_path / "half.safetensors")
+    loaded = fd.load(tmp_path / "half.safetensors", num_heads=4)
+    assert {leaf.dtype for leaf in jax.tree.leaves(loaded.params)} == {np.dtype(np.float32)}
+
+
+def test_other_positions_are_refused(tmp_path: Path) -> None:
+    state = load_file(TINY)
+    save_file({**state, "pos_embed": state["pos_embed"][:, ::-1].copy()}, tmp_path / "odd.safetensors")
+    with pytest.raises(UserError, match="pos_embed does not hold the sin-cos positions of a DiT"):
+        fd.load(tmp_path / "odd.safetensors", num_heads=4)
+
+
+def test_the_convert_mode(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [CONFIG, "--mode=convert", f"--config.convert.source={TINY}"]
+    out = tmp_path / "flex"
+    assert main([*words, f"--config.convert.target={out}", "--config.convert.layout=flexidit_jax",
+                 "--config.convert.patches=2,4"]) == 0  # fmt: skip
+    assert fd.load(out).patches == ((1, 2, 2), (1, 4, 4))
+    weak = [CONFIG, "--mode=convert", f"--config.convert.source={out}", "--config.convert.patch=4"]
+    assert main([*weak, f"--config.convert.target={tmp_path / 'weak.safetensors'}"]) == 0
+    assert fd.load(tmp_path / "weak.safetensors").patches == ((1, 4, 4),)
+    capsys.readouterr()
+    for extra, message in (
+        ([], "convert.target is not set"),
+        ([f"--config.convert.target={tmp_path}/x", "--config.convert.layout=published"], "does not suit"),
+        (["--config.convert.layout=onnx"], "convert.layout must be one of published, diffusers, flexidit_jax"),
+    ):
+        assert main([*words, *extra]) == 2
+        assert message in capsys.readouterr().err

@@ -1,0 +1,88 @@
+"""Adapters per patch size: the base stays the base, to the bit; merging changes cost, not output."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import flexidit_jax as fd
+from flexidit_jax.common.errors import UserError
+from flexidit_jax.models.adapters import LAYERS, fresh
+from flexidit_jax.models.flexify import adapter_rank, at, flexify, split_frozen
+
+Golden = dict[str, np.ndarray]
+WORDS = {"steps": 4, "schedule": "4:2,2:2", "guidance": 1.0}
+
+
+def shaken(flex: fd.FlexiDiT) -> fd.FlexiDiT:
+    """Every leaf of every mode moved off zero."""
+    rng = np.random.default_rng(0)
+    modes = jax.tree.map(lambda leaf: leaf + 0.05 * rng.normal(size=leaf.shape).astype("f"), flex.params["modes"])
+    return replace(flex, params={**flex.params, "modes": modes})
+
+
+@pytest.fixture(scope="module")
+def adapted(dit: fd.FlexiDiT) -> fd.FlexiDiT:
+    return shaken(dit.flexify((2, 4), adapters=8))
+
+
+def test_the_base_mode_is_the_base_model_to_the_bit(dit: fd.FlexiDiT, adapted: fd.FlexiDiT, golden: Golden) -> None:
+    base = dit.predict(golden["x"], golden["t"], golden["y"])
+    ours = adapted.predict(golden["x"], golden["t"], golden["y"], patch=2)
+    np.testing.assert_array_equal(ours.output, base.output)
+    np.testing.assert_array_equal(ours.variance, base.variance)
+
+
+def test_merged_equals_unmerged(adapted: fd.FlexiDiT) -> None:
+    beside = replace(adapted, merge_adapters=False)
+    ours = adapted.sample([1, 2], **WORDS, decode=False, progress=False)
+    theirs = beside.sample([1, 2], **WORDS, decode=False, progress=False)
+    assert 0 < np.abs(ours - theirs).max() <= 1e-5 * np.abs(ours).max()  # two ways of computing the same
+    weak = 2 * 4 * 3 * 8 * 64 * 16  # two per MAC, N tokens, blocks, rank, width, sum of (d_in + d_out) / d
+    assert beside.flops(**WORDS).total - adapted.flops(**WORDS).total == 2 * weak
+    assert beside.sampling_bytes < adapted.sampling_bytes
+
+
+def test_an_adapter_starts_as_no_change(dit: fd.FlexiDiT) -> None:
+    params = dit.flexify((2, 4), adapters=8).params
+    plain = at(params, (1, 4, 4))
+    shared = at(dit.flexify((2, 4)).params, (1, 4, 4))
+    np.testing.assert_allclose(plain["embed"]["kernel"], shared["embed"]["kernel"], atol=1e-6)
+    assert adapter_rank(params) == 8 and adapter_rank(dit.flexify((2, 4)).params) is None
+    for part, layer in LAYERS:
+        assert not np.any(plain["blocks"][part][layer]["lora_b"])
+        assert np.std(plain["blocks"][part][layer]["lora_a"]) > 0.01
+
+
+def test_parameters_and_average_get_the_same_adapters(dit: fd.FlexiDiT) -> None:
+    plain = at(dit.params, (1, 2, 2))
+    jax.tree.map(np.testing.assert_array_equal, fresh(plain, 4), fresh(plain, 4))
+
+
+def test_the_base_is_frozen(adapted: fd.FlexiDiT) -> None:
+    trained, frozen = split_frozen(adapted.params)
+    assert set(trained) == {"modes"} and trained["modes"]["1x2x2"] == {}
+    assert set(frozen) == {"trunk", "tokens"}
+    assert split_frozen(flexify(at(adapted.params, (1, 2, 2)), [(1, 2, 2), (1, 4, 4)]))[1] == {}
+
+
+def test_adapters_travel_by_themselves(adapted: fd.FlexiDiT, dit: fd.FlexiDiT, tmp_path: Path) -> None:
+    adapted.save(tmp_path / "all")
+    adapted.save(tmp_path / "own", adapters_only=True)
+    sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("own", "all")]
+    assert sizes[0] < 0.6 * sizes[1]
+    again = fd.load(tmp_path / "own", base=dit)
+    jax.tree.map(np.testing.assert_array_equal, again.params, adapted.params)
+    with pytest.raises(UserError, match="holds adapters only; pass the model they were made for as base="):
+        fd.load(tmp_path / "own")
+    embed = dit.params["tokens"]["embed"]
+    other = {**dit.params, "tokens": {**dit.params["tokens"], "embed": {**embed, "bias": embed["bias"] + 1e-6}}}
+    with pytest.raises(UserError, match=r"was made for another base model \(fingerprint \w{12}, base= has \w{12}\)"):
+        fd.load(tmp_path / "own", base=replace(dit, params=other))
+    with pytest.raises(UserError, match="no adapters to save by themselves"):
+        dit.save(tmp_path / "none", adapters_only=True)
+    assert not (tmp_path / "none").exists()
