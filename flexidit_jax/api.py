@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -16,21 +15,20 @@ import numpy as np
 from flexidit_jax.common import build
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.progress import Progress
-from flexidit_jax.common.tensors import read_safetensors, write_safetensors
-from flexidit_jax.common.trees import count, fingerprint, flatten, merge, unflatten
+from flexidit_jax.common.tensors import write_safetensors
+from flexidit_jax.common.trees import count
 from flexidit_jax.common.types import Array, Params, Patch, Prediction, as_patch, patch_name, short_patch_name
 from flexidit_jax.convert.diffusers_layout import is_diffusers_folder, read_folder, write_folder
 from flexidit_jax.convert.dit_layout import read_dit, write_dit
 from flexidit_jax.convert.files import WEIGHT_SUFFIXES, read_state_dict, write_torch
+from flexidit_jax.convert.saved import WEIGHTS, read_saved, write_saved
 from flexidit_jax.models import adapters as lora
 from flexidit_jax.models.dit import DiT, build_dit, describe
-from flexidit_jax.models.flexify import adapter_rank, at, flexify, patches_of, split_frozen
+from flexidit_jax.models.flexify import at, flexify, patches_of
 from flexidit_jax.models.flops import forward_flops
 from flexidit_jax.models.patch import grid
 from flexidit_jax.sampling.engine import Engine, starting_noise
 from flexidit_jax.sampling.schedule import Schedule, plan, relative_cost, segments
-
-FORMAT = "flexidit_jax/1"
 
 
 class FlopCount(NamedTuple):
@@ -284,24 +282,12 @@ class FlexiDiT:
         Raises:
           UserError: the folder cannot be written, or there are no adapters to save by themselves.
         """
-        folder = Path(path)
-        if adapters_only and adapter_rank(self.params) is None:
-            raise UserError("this model has no adapters to save by themselves; leave out adapters_only")
-        tensors = {"modes": self.params["modes"]} if adapters_only else self.params
         config = {
-            "format": FORMAT,
-            "patches": self.patches,
-            "base": fingerprint(split_frozen(self.params)[1]) if adapters_only else None,
             "model": describe(self.model),
             "process": _describe_part(self.process),
             "codec": None if self.codec is None else _describe_part(self.codec),
         }
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_safetensors(folder / "model.safetensors", {k: np.asarray(v) for k, v in flatten(tensors).items()})
-            (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-        except OSError as error:
-            raise UserError(f"cannot write to {folder} ({error.strerror})") from None
+        write_saved(Path(path), config, self.params, adapters_only)
 
     def _cost(self, patch: Patch) -> int:
         rank = lora.rank_of(self.params["modes"][patch_name(patch)]) or 0
@@ -339,8 +325,9 @@ def load(path: str | Path, num_heads: int | None = None, base: str | Path | Flex
         return _published(state, num_heads if num_heads is not None else heads)
     if is_diffusers_folder(path):
         return _published(*read_folder(path))
-    if (path / "model.safetensors").is_file():
-        return _load_saved(path, load(base, num_heads) if isinstance(base, (str, Path)) else base)
+    if (path / WEIGHTS).is_file():
+        base = load(base, num_heads) if isinstance(base, (str, Path)) else base
+        return assemble(*read_saved(path, None if base is None else base.params))
     from flexidit_jax.training.checkpoint import load_weights  # orbax, which sampling a saved model does not need
 
     return assemble(*load_weights(path))
@@ -358,29 +345,6 @@ def assemble(config: dict[str, Any], params: Params) -> FlexiDiT:
     process = build.part("flexidit_jax.diffusion", "Process", config["process"], "process")
     codec = config["codec"] and build.part("flexidit_jax.codecs", "Codec", config["codec"], "codec")
     return FlexiDiT(model, params, process, codec)
-
-
-def _load_saved(folder: Path, base: FlexiDiT | None) -> FlexiDiT:
-    try:
-        config = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder}/config.json cannot be read ({error})") from None
-    if config.get("format") != FORMAT:
-        raise UserError(f"{folder} is not a model saved by this version (format {config.get('format')!r})")
-    tensors, _ = read_safetensors(folder / "model.safetensors")
-    params = unflatten(tensors)
-    if config["base"] is not None:
-        if base is None:
-            raise UserError(f"{folder} holds adapters only; pass the model they were made for as base=")
-        frozen = {key: base.params[key] for key in ("trunk", "tokens")}
-        if (found := fingerprint(frozen)) != config["base"]:
-            raise UserError(
-                f"{folder} was made for another base model (fingerprint {config['base'][:12]}, base= has {found[:12]})"
-            )
-        params = merge(frozen, params)
-    for patch in config["patches"]:  # a lone mode has no leaves of its own
-        params.setdefault("modes", {}).setdefault(patch_name(as_patch(patch)), {})
-    return assemble(config, params)
 
 
 def _describe_part(part: Any) -> dict[str, Any]:

@@ -129,7 +129,7 @@ def test_training_configs(refuse: Refuse, words: str, message: str) -> None:
         ("train.loss", "vlb_wieght", "vlb_weight"),
         ("process", "beta_strat", "beta_start"),
         ("model", "widht", "width"),
-        ("model.conditioner", "class", "classes"),
+        ("model.conditioner", "clases", "classes"),
         ("sample", "guidence", "guidance"),
         ("evaluate", "sample", "samples"),
         ("report", "weak_frist", "weak_first"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,3 +52,15 @@ def config_beside(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(f"{beside} is not valid JSON ({error})") from None
     return config if isinstance(config, dict) else {}
+
+
+def differences(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, np.ndarray]) -> list[str]:
+    """Every missing, unexpected and misshapen name, in words; empty when all is well."""
+    problems = [f"missing {name}" for name in expected if name not in found]
+    problems += [f"unexpected {name}" for name in found if name not in expected]
+    problems += [
+        f"{name} is {list(found[name].shape)} instead of {list(shape)}"
+        for name, shape in expected.items()
+        if name in found and found[name].shape != shape
+    ]
+    return problems

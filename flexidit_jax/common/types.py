@@ -39,7 +39,7 @@ def as_patch(value: int | str | Sequence[int]) -> Patch:
       UserError: not one to three positive integers.
     """
     if isinstance(value, str):
-        sides = [int(side) for side in value.split("x")] if re.fullmatch(r"\d+(x\d+){0,2}", value) else []
+        sides = [int(side) for side in value.split("x")] if re.fullmatch(r"[0-9]+(x[0-9]+){0,2}", value) else []
     else:
         sides = list(value) if isinstance(value, (Sequence, np.ndarray)) else [value]
     integers = all(isinstance(side, (int, np.integer)) and not isinstance(side, bool) for side in sides)

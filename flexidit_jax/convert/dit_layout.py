@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.tensors import differences
 from flexidit_jax.common.types import Array, Params
 from flexidit_jax.models.dit import SIZES, DiT, build_dit
 from flexidit_jax.models.fold import folded
@@ -59,13 +60,7 @@ def read_dit(state: StateDict, num_heads: int | None = None) -> tuple[DiT, Param
     """
     model = _model_of(state, num_heads)
     expected = _shapes(model)
-    problems = [f"missing {key}" for key in expected if key not in state]
-    problems += [f"unexpected {key}" for key in state if key not in expected]
-    problems += [
-        f"{key} is {list(state[key].shape)} instead of {list(shape)}"
-        for key, shape in expected.items()
-        if key in state and state[key].shape != shape
-    ]
+    problems = differences(expected, state)
     if problems:
         raise UserError("not a DiT state dict: " + "; ".join(problems))
 

@@ -44,6 +44,16 @@ def sort_patches(patches: Iterable[Patch]) -> tuple[Patch, ...]:
     return tuple(sorted(set(patches), key=lambda patch: (int(np.prod(patch)), patch)))
 
 
+def check_patches(patches: Iterable[Patch], base: Patch) -> None:
+    """Refuses a mode smaller than the pre-trained patch on an axis: there is no pixel left to average over."""
+    for patch in patches:
+        if any(side < smallest for side, smallest in zip(patch, base, strict=True)):
+            raise UserError(
+                f"patch {short_patch_name(patch)} is smaller than the pre-trained patch {short_patch_name(base)};"
+                " modes must be at least as large on every axis"
+            )
+
+
 def is_flexible(params: Params) -> bool:
     """Whether a tree is in the stored form of this module."""
     return "modes" in params
@@ -81,12 +91,7 @@ def flexify(params: Params, patches: Iterable[Patch], adapters: int | None = Non
         params = at(params, present[0])
     embed, deembed = params["embed"], params["deembed"]
     base: Patch = as_patch(embed["kernel"].shape[:3])
-    for patch in wanted:
-        if any(side < smallest for side, smallest in zip(patch, base, strict=True)):
-            raise UserError(
-                f"patch {short_patch_name(patch)} is smaller than the pre-trained patch {short_patch_name(base)};"
-                " modes must be at least as large on every axis"
-            )
+    check_patches(wanted, base)
     trunk = {key: value for key, value in params.items() if key not in ("embed", "deembed")}
     depth, width = params["blocks"]["mlp"]["fc2"]["bias"].shape
     if adapters is not None:

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.tensors import differences
 from flexidit_jax.common.trees import flatten, unflatten
 from flexidit_jax.common.types import Params
 from flexidit_jax.models.vae import VAE
@@ -46,19 +47,12 @@ def read_vae(state: StateDict, groups: int = 32) -> tuple[VAE, Params]:
     """
     state = {_newer(key): value for key, value in state.items()}
     model = _model_of(state, groups)
-    expected = {path: _published_shape(leaf.shape) for path, leaf in _leaves(model).items()}
-    names = {path: published_name(path) for path in expected}
-    found = {name: _squeezed(name, state[name]) for name in names.values() if name in state}
-    problems = [f"missing {name}" for name in names.values() if name not in state]
-    problems += [f"unexpected {name}" for name in state if name not in found]
-    problems += [
-        f"{names[path]} is {list(found[names[path]].shape)} instead of {list(shape)}"
-        for path, shape in expected.items()
-        if names[path] in found and found[names[path]].shape != shape
-    ]
+    expected = {published_name(path): _published_shape(leaf.shape) for path, leaf in _leaves(model).items()}
+    found = {name: _squeezed(name, array) if name in expected else array for name, array in state.items()}
+    problems = differences(expected, found)
     if problems:
         raise UserError("not an AutoencoderKL state dict: " + "; ".join(problems))
-    return model, unflatten({path: _ours(found[name].astype(np.float32)) for path, name in names.items()})
+    return model, unflatten({path: _ours(found[published_name(path)].astype(np.float32)) for path in _leaves(model)})
 
 
 def write_vae(params: Params) -> dict[str, np.ndarray]:

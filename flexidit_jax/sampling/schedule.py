@@ -46,7 +46,7 @@ def parse(text: str, steps: int, patches: Sequence[Patch]) -> Schedule:
     schedule = []
     for entry in text.split(","):
         patch_text, colon, count_text = entry.strip().partition(":")
-        if not colon or not count_text.isdigit():
+        if not colon or not re.fullmatch("[0-9]+", count_text):
             raise UserError(f"schedule {text!r} is not of the form patch:steps,patch:steps (such as 4:120,2:130)")
         schedule.append((as_patch(patch_text), int(count_text)))
     total = sum(count for _, count in schedule)
@@ -189,7 +189,7 @@ def plan(
         known = ", ".join(map(short_patch_name, patches))
         raise UserError(f"weak={short_patch_name(weak)} is not a mode of this model; it has {known}")
     weakest = weak or min(patches, key=cost)
-    counts = re.fullmatch(r"(\d+)/(\d+)", schedule or "")
+    counts = re.fullmatch(r"([0-9]+)/([0-9]+)", schedule or "")
     if counts:
         if guide is not None:
             raise UserError(f"schedule {schedule!r} speaks for the guide too; leave out guide={guide!r}")

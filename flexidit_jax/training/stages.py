@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import optax
 from flexidit_jax.common import build
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.types import Patch, as_patch
-from flexidit_jax.models.flexify import sort_patches
+from flexidit_jax.models.flexify import check_patches, sort_patches
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,12 @@ def build_stages(sections: Sequence[Mapping[str, Any]], base: Patch, loss: Mappi
     ]
     if not stages:
         raise UserError("train.stages is empty; give at least one stage with patches and steps")
+    for before, after in pairwise(stages):
+        if len(before.patches) > 1 and (before.patches, before.adapters) != (after.patches, after.adapters):
+            raise UserError(
+                "train.stages may change their patches or adapters once, from one pre-trained mode; a stage of"
+                f" {len(before.patches)} modes is followed by one of others"
+            )
     return stages
 
 
@@ -91,6 +98,7 @@ def _stage(
     build.positive("train.stages", steps=steps, learning_rate=learning_rate)
     if not modes:
         raise UserError("train.stages.patches is empty; give at least the pre-trained patch")
+    check_patches(modes, base)
     if not 0 <= warmup < steps:
         raise UserError(f"train.stages.warmup must lie in 0..steps-1={steps - 1}, got {warmup}")
     idle = [adapters is not None and patch == base for patch in modes]

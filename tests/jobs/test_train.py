@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -179,29 +179,37 @@ def test_resuming_within_the_second_stage(smoke_run: Path, tmp_path: Path, quiet
     assert_same_end(copy, smoke_run)
 
 
-@pytest.mark.slow
-def test_sigterm_saves_and_exits_zero(
-    smoke_run: Path, tmp_path: Path, quiet: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = tmp_path / "run"
-    command = [sys.executable, "-m", "flexidit_jax.main", quiet, f"--workdir={run}"]
+class Stopped(NamedTuple):
+    """A run stopped by SIGTERM as soon as training began."""
+
+    folder: Path
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Stopped:
+    folder = tmp_path_factory.mktemp("stopped") / "run"
+    command = [sys.executable, "-m", "flexidit_jax.main", SMOKE, f"--workdir={folder}"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
         for line in child.stdout:
             if line.startswith("stage 1 of 2"):
                 child.send_signal(signal.SIGTERM)
                 break
         out, err = child.communicate(timeout=300)
-    assert child.returncode == 0, err
-    assert "saving before stopping" in err
-    assert "Traceback" not in err
-    stopped = int(newest_step(run).name)
-    assert 1 <= stopped < 12
-    assert f"stopped after step {stopped} of 12; saved" in out
-    assert not (run / "report").exists()
+    return Stopped(folder, child.returncode, out, err)
 
-    assert main([quiet, f"--workdir={run}"]) == 0
-    assert f"resuming after step {stopped} of 12" in capsys.readouterr().out
-    assert_same_end(run, smoke_run)
+
+@pytest.mark.slow
+def test_sigterm_saves_and_exits_zero(stopped: Stopped) -> None:
+    assert stopped.status == 0, stopped.err
+    assert "saving before stopping" in stopped.err
+    assert "Traceback" not in stopped.err
+    number = int(newest_step(stopped.folder).name)
+    assert 1 <= number < 12
+    assert f"stopped after step {number} of 12; saved" in stopped.out
+    assert not (stopped.folder / "report").exists()
 
 
 #: kills itself while step 8, in the second stage, is being written in the background
@@ -223,18 +231,20 @@ sys.exit(main(sys.argv[1:]))
 
 
 @pytest.mark.slow
-def test_kill_9_in_the_middle_of_a_save_changes_no_bit(
-    smoke_run: Path, tmp_path: Path, quiet: str, capsys: pytest.CaptureFixture[str]
+def test_sigterm_and_kill_9_in_the_middle_of_a_save_change_no_bit(
+    stopped: Stopped, smoke_run: Path, tmp_path: Path, quiet: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = tmp_path / "run"
+    run = shutil.copytree(stopped.folder, tmp_path / "run")
+    number = int(newest_step(run).name)
     command = [sys.executable, "-c", KILLED, quiet, f"--workdir={run}"]
     child = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert child.returncode == -signal.SIGKILL, child.stderr
-    stopped = int(newest_step(run).name)
-    assert stopped in (6, 8)  # 6, the end of a stage, unless the disk was faster than the signal
+    assert f"resuming after step {number} of 12" in child.stdout
+    number = int(newest_step(run).name)
+    assert number in (6, 8)  # 6, the end of a stage, unless the disk was faster than the signal
 
     assert main([quiet, f"--workdir={run}"]) == 0
-    assert f"resuming after step {stopped} of 12" in capsys.readouterr().out
+    assert f"resuming after step {number} of 12" in capsys.readouterr().out
     assert_same_end(run, smoke_run)
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["12", "8"]  # no debris
 

@@ -78,9 +78,15 @@ def test_unknown_patch_is_refused_with_the_known_ones() -> None:
         parse("3:1,2:3", 4, [P2, P4])
 
 
-@pytest.mark.parametrize("text", ["", "4", "4:", ":4", "4:-1,2:5", "4:2;2:2", "4:2,,2:2", "4:1.5,2:2.5", "4:two"])
+@pytest.mark.parametrize("text", ["", "4", "4:", "4:-1,2:5", "4:²,2:2", "4:2;2:2", "4:2,,2:2", "4:1.5,2:2.5", "4:two"])
 def test_other_forms_are_refused(text: str) -> None:
     with pytest.raises(UserError, match=r"is not of the form"):
+        parse(text, 4, [P2, P4])
+
+
+@pytest.mark.parametrize("text", [":4", "4x:4", "0:4", "four:4"])
+def test_what_is_no_patch_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match=r"^patch '.*' is not "):
         parse(text, 4, [P2, P4])
 
 

@@ -36,7 +36,7 @@ def target(smoke: Experiment) -> TrainState:
     """Shapes of the second stage's state."""
     stage = smoke.train.stages[1]
     optimizer = smoke.train.optimizer.build(stage.rate())
-    return shaped(abstract(partial(init, smoke.model, jax.random.key(0)), stage.patches, optimizer), make_mesh())
+    return shaped(abstract(partial(init, smoke.model, jax.random.key(0)), stage, optimizer), make_mesh())
 
 
 @pytest.fixture

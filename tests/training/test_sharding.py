@@ -16,6 +16,7 @@ from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.trees import map_named
 from flexidit_jax.models.flexify import at
 from flexidit_jax.training.sharding import RULES, check_batch, make_mesh, placed, put_batch, shaped, shardings, spec
+from flexidit_jax.training.stages import Stage
 from flexidit_jax.training.state import TrainState, abstract
 
 #: `spec` reads nothing but the sizes of the axes
@@ -57,7 +58,7 @@ def test_an_axis_that_does_not_divide_is_left_whole() -> None:
 @pytest.fixture(scope="module")
 def state(flex: FlexiDiT, dit: FlexiDiT) -> TrainState:
     """The shapes of a training state of the golden model."""
-    return abstract(lambda: at(dit.params, dit.model.base_patch), flex.patches, optax.adamw(1e-3))
+    return abstract(lambda: at(dit.params, dit.model.base_patch), Stage(flex.patches, 5), optax.adamw(1e-3))
 
 
 def test_every_rule_meets_a_leaf(state: TrainState) -> None:

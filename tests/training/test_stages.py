@@ -8,12 +8,14 @@ import optax
 import pytest
 
 from flexidit_jax.common.errors import UserError
-from flexidit_jax.common.trees import flatten
+from flexidit_jax.common.trees import flatten, merge
 from flexidit_jax.common.types import Params
 from flexidit_jax.models.flexify import at
+from flexidit_jax.training.losses.diffusion import Loss as Diffusion
+from flexidit_jax.training.losses.distillation import Loss as Distillation
 from flexidit_jax.training.optimizer import AdamW, Ema
 from flexidit_jax.training.stages import Stage, build_stages
-from flexidit_jax.training.state import TrainState, first_state, next_stage
+from flexidit_jax.training.state import first_state, next_stage
 
 P2, P4, P8 = (1, 2, 2), (1, 4, 4), (1, 8, 8)
 BOTH = {"patches": (2, 4), "steps": 10}
@@ -62,10 +64,14 @@ def test_without_warm_up_and_decay_the_rate_is_constant() -> None:
 # ---------------------------------------------------------------- From a config
 
 
+def built(sections: list[dict]) -> list[Stage]:
+    return build_stages(sections, base=P2, loss={"name": "diffusion"})
+
+
 def test_build_stages() -> None:
-    first, second = build_stages([{"patches": (2,), "steps": 5}, {**BOTH, "patches": ("1x4x4", 2), "warmup": 3}])
-    assert first == Stage((P2,), 5)
-    assert second == Stage((P2, P4), 10, warmup=3)
+    first, second = built([{"patches": (2,), "steps": 5}, {**BOTH, "patches": ("1x4x4", 2), "warmup": 3}])
+    assert first == Stage((P2,), 5, loss=Diffusion())
+    assert second == Stage((P2, P4), 10, warmup=3, loss=Diffusion())
 
 
 @pytest.mark.parametrize(
@@ -77,7 +83,7 @@ def test_build_stages() -> None:
         ({**BOTH, "steps": -5}, r"steps must be positive, got -5$"),
         ({**BOTH, "learning_rate": 0.0}, r"learning_rate must be positive, got 0\.0$"),
         ({**BOTH, "patches": ()}, r"patches is empty"),
-        ({**BOTH, "patches": ("2x",)}, r"^patch '2x' is not of the form"),
+        ({**BOTH, "patches": ("2x",)}, r"^patch '2x' is not "),
         ({**BOTH, "warmup": 10}, r"warmup must lie in 0\.\.steps-1=9, got 10$"),
         ({**BOTH, "warmup": -1}, r"warmup must lie in 0\.\.steps-1=9, got -1$"),
         ({**BOTH, "probabilities": (0.5, 0.4)}, r"must be 2 numbers that add up to 1, got \(0\.5, 0\.4\)$"),
@@ -87,12 +93,26 @@ def test_build_stages() -> None:
 )
 def test_refusals(section: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        build_stages([section])
+        built([section])
+
+
+def test_adapters_train_the_new_modes_only() -> None:
+    (stage,) = built([{**BOTH, "patches": (2, 4, 8), "adapters": 4, "loss": {"name": "distillation"}}])
+    assert (stage.adapters, stage.loss) == (4, Distillation())
+    assert stage.probabilities == (0.0, 0.5, 0.5)
+    for words, message in (
+        ({"patches": (2,)}, r"has the pre-trained one only$"),
+        ({"adapters": 0}, r"adapters must be positive, got 0$"),
+        ({"probabilities": (0.5, 0.5)}, r"trains the pre-trained mode, which adapters leave frozen$"),
+        ({"loss": {"name": "distilation"}}, r"no 'distilation' in losses/; did you mean 'distillation'\?$"),
+    ):
+        with pytest.raises(UserError, match=message):
+            built([{**BOTH, "adapters": 4, **words}])
 
 
 def test_no_stage_is_refused() -> None:
     with pytest.raises(UserError, match=r"^train\.stages is empty"):
-        build_stages([])
+        built([])
 
 
 def test_optimizer_and_ema_refusals() -> None:
@@ -129,13 +149,15 @@ def plain(dit) -> Params:
 
 def test_a_stage_boundary_keeps_the_function_and_renews_the_optimizer(plain: Params) -> None:
     adam = AdamW().build(optax.constant_schedule(1e-3))
-    first = first_state(plain, (P2,), adam)
+    first = first_state(plain, Stage((P2,), 10), adam)
     assert int(first.step) == 0
     ones = jax.tree.map(lambda leaf: leaf + 1, first.optimizer)
-    first = TrainState(np.int32(9), first.params, jax.tree.map(lambda leaf: 0.5 * leaf, first.params), ones)
+    ema = jax.tree.map(lambda leaf: 0.5 * leaf, first.params)
+    first = first.replace(step=np.int32(9), ema=ema, optimizer=ones)
 
-    second = next_stage(first, (P2, P4), adam)
+    second = next_stage(first, Stage((P2, P4), 10), adam)
     assert int(second.step) == 0
+    assert not second.frozen
     assert set(second.params["modes"]) == set(second.ema["modes"]) == {"1x2x2", "1x4x4"}
     kept = flatten(at(second.params, P2))
     average = flatten(at(second.ema, P2))
@@ -145,13 +167,32 @@ def test_a_stage_boundary_keeps_the_function_and_renews_the_optimizer(plain: Par
     assert jax.tree.structure(second.optimizer[0].mu) == jax.tree.structure(second.params)
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(second.optimizer))
 
-    third = next_stage(second, (P2, P4), adam)  # the same modes again: nothing to convert
+    third = next_stage(second, Stage((P2, P4), 10), adam)  # the same modes again: nothing to convert
     for ours, theirs in zip(jax.tree.leaves(third.params), jax.tree.leaves(second.params), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
+def test_adapters_freeze_the_average_of_the_stage_before(plain: Params) -> None:
+    adam = AdamW().build(optax.constant_schedule(1e-3))
+    first = first_state(plain, Stage((P2,), 10), adam)
+    first = first.replace(ema=jax.tree.map(lambda leaf: 0.5 * leaf, first.params))
+    second = next_stage(first, Stage((P2, P4), 10, adapters=4), adam)
+    assert set(second.frozen) == {"trunk", "tokens"}
+    assert set(second.params) == set(second.ema) == {"modes"}
+    assert jax.tree.structure(second.optimizer[0].mu) == jax.tree.structure(second.params)
+    pre_trained = flatten(at(merge(second.frozen, second.ema), P2))
+    for path, leaf in flatten(plain).items():
+        np.testing.assert_array_equal(pre_trained[path], 0.5 * np.asarray(leaf), err_msg=path)
+
+
 def test_the_first_average_is_a_copy(plain: Params) -> None:
-    state = first_state(plain, (P2, P4), AdamW().build(optax.constant_schedule(1e-3)))
+    state = first_state(plain, Stage((P2, P4), 10), AdamW().build(optax.constant_schedule(1e-3)))
     for ours, theirs in zip(jax.tree.leaves(state.params), jax.tree.leaves(state.ema), strict=True):
         np.testing.assert_array_equal(ours, theirs)
         assert ours is not theirs  # both are donated to the step
+
+
+def test_modes_change_once() -> None:
+    built([{"patches": (2,), "steps": 5}, BOTH, BOTH])
+    with pytest.raises(UserError, match=r"^train\.stages may change their patches or adapters once"):
+        built([BOTH, {**BOTH, "patches": (2, 8)}])

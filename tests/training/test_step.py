@@ -18,6 +18,8 @@ from flexidit_jax.diffusion.gaussian import Process
 from flexidit_jax.jobs.parts.experiment import Experiment, build_experiment
 from flexidit_jax.models.dit import init
 from flexidit_jax.training.losses.diffusion import Loss, terms
+from flexidit_jax.training.losses.distillation import Loss as Distillation
+from flexidit_jax.training.stages import build_stages
 from flexidit_jax.training.state import TrainState, first_state
 from flexidit_jax.training.step import make_step
 
@@ -36,7 +38,7 @@ def smoke() -> Experiment:
 def advance(smoke: Experiment) -> Advance:
     """The step of the second stage of `digits.py:smoke`, on one fixed batch; keeps the state given."""
     optimizer = smoke.train.optimizer.build(smoke.train.stages[1].rate())
-    step = make_step(smoke.model, smoke.process, smoke.train.loss, optimizer, smoke.train.ema, smoke.seed)
+    step = make_step(smoke.model, smoke.process, smoke.train.stages[1].loss, optimizer, smoke.train.ema, smoke.seed)
     records = smoke.dataset.source()[: smoke.train.batch]
     x0 = jnp.stack([record["x"] for record in records])
     labels = jnp.stack([record["label"] for record in records])
@@ -51,7 +53,7 @@ def advance(smoke: Experiment) -> Advance:
 def start(smoke: Experiment) -> TrainState:
     """A state of two modes, no leaf of it zero."""
     optimizer = smoke.train.optimizer.build(smoke.train.stages[1].rate())
-    state = first_state(init(smoke.model, jax.random.key(0)), (P2, P4), optimizer)
+    state = first_state(init(smoke.model, jax.random.key(0)), smoke.train.stages[1], optimizer)
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: leaf + 0.1 * rng.normal(size=leaf.shape).astype(np.float32), state.params)
     return state.replace(params=params, ema=jax.tree.map(lambda leaf: 0.9 * leaf, params))
@@ -145,9 +147,43 @@ def test_the_loss_weighs_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
         return Prediction(0.5 * x, 0.1 * x)
 
     for weight in (0.0, 1.0, 0.25):
-        value, parts = Loss(vlb_weight=weight)(Process(), predict, x0, None, key)
+        value, parts = Loss(vlb_weight=weight)(Process(), predict, predict, x0, None, key)
         assert set(parts) == {"mse", "vlb"}
         assert float(value) == pytest.approx(float(parts["mse"] + weight * parts["vlb"]))
-    value, parts = Loss()(Process(), lambda x, t, cond: Prediction(0.5 * x, None), x0, None, key)
+    value, parts = Loss()(Process(), lambda x, t, cond: Prediction(0.5 * x, None), predict, x0, None, key)
     assert set(parts) == {"mse"}
     assert float(value) == float(parts["mse"])
+
+
+def test_distillation_pulls_the_student_to_a_teacher_without_gradient() -> None:
+    x0, key = jnp.zeros((4, 1, 4, 4, 2)), jax.random.key(0)
+
+    def loss(student: float, teacher: float, weight: float = 1.0) -> Array:
+        def predict(scale: float) -> Callable[..., Prediction]:
+            return lambda x, t, cond: Prediction(scale * x, 2 * scale * x)
+
+        value, parts = Distillation(weight)(Process(), predict(student), predict(teacher), x0, None, key)
+        assert set(parts) == {"gap", "variance_gap"}
+        return value
+
+    assert float(loss(0.7, 0.7)) == 0
+    assert float(loss(0.5, 0.7, 0.25)) == pytest.approx(float(loss(0.5, 0.7, 0.0)) * 2)  # (2 * gap)^2 / 4 beside gap^2
+    by_student, by_teacher = jax.grad(loss, argnums=(0, 1))(0.5, 0.7)
+    assert by_student < 0 and by_teacher == 0
+
+
+def test_a_step_of_adapters_moves_nothing_frozen(smoke: Experiment) -> None:
+    words = {"patches": (2, 4), "steps": 5, "learning_rate": 1e-2, "adapters": 2}
+    (stage,) = build_stages([words], P2, {"name": "distillation"})
+    optimizer = smoke.train.optimizer.build(stage.rate())
+    state = first_state(init(smoke.model, jax.random.key(0)), stage, optimizer)
+    rng = np.random.default_rng(0)
+    shaken = jax.tree.map(lambda leaf: leaf + 0.1 * rng.normal(size=leaf.shape).astype(np.float32), state)
+    state = state.replace(params=shaken.params, frozen=shaken.frozen)
+    step = make_step(smoke.model, smoke.process, stage.loss, optimizer, smoke.train.ema, 0)
+    x0 = jnp.asarray(rng.normal(size=(16, *smoke.model.latent)), jnp.float32)
+    after, metrics = step(jax.tree.map(jnp.copy, state), x0, jnp.zeros(16, jnp.int32), 0, P4)
+    assert float(metrics["gap"]) > 0
+    assert not any(moved(state.frozen, after.frozen).values())
+    assert all(moved(state.params, after.params).values())  # every leaf of the adapter learns
+    assert len(leaves(after.optimizer[0].mu)) == len(leaves(after.params))

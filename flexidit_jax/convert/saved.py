@@ -1,0 +1,87 @@
+"""A folder of our own: `config.json` says what the model is, `model.safetensors` holds its stored tree."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from flexidit_jax.common import build
+from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.tensors import differences, read_safetensors, write_safetensors
+from flexidit_jax.common.trees import fingerprint, flatten, merge, unflatten
+from flexidit_jax.common.types import Params, as_patch, patch_name
+from flexidit_jax.models.dit import build_dit, init
+from flexidit_jax.models.flexify import adapter_rank, flexify, patches_of, split_frozen
+
+FORMAT = "flexidit_jax/1"
+WEIGHTS = "model.safetensors"
+
+
+def write_saved(folder: Path, config: dict[str, Any], params: Params, adapters_only: bool) -> None:
+    """Writes a stored tree, or only the modes of one with adapters and the fingerprint of the rest.
+
+    Args:
+      folder: made if need be.
+      config: the `model`, `process` and `codec` sections.
+      params: the stored tree.
+      adapters_only: leave the frozen weights out.
+
+    Raises:
+      UserError: no adapters to save by themselves, or a folder that cannot be written.
+    """
+    if adapters_only and adapter_rank(params) is None:
+        raise UserError("this model has no adapters to save by themselves; leave out adapters_only")
+    kept = {"modes": params["modes"]} if adapters_only else params
+    base = fingerprint(split_frozen(params)[1]) if adapters_only else None
+    config = {"format": FORMAT, "patches": patches_of(params), "base": base, **config}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_safetensors(folder / WEIGHTS, {name: np.asarray(leaf) for name, leaf in flatten(kept).items()})
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write to {folder} ({error.strerror})") from None
+
+
+def read_saved(folder: Path, base: Params | None) -> tuple[dict[str, Any], Params]:
+    """The config and the stored tree of a folder; `base` is the stored tree adapters were made for.
+
+    Raises:
+      UserError: another format, tensors that are missing, unexpected or misshapen (all named), or
+        adapters without the base they were made for.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}/config.json cannot be read ({error})") from None
+    written = config.get("format") if isinstance(config, dict) else None
+    if written != FORMAT:
+        raise UserError(f"{folder} is not a model saved by this version (format {written!r})")
+    params = unflatten(read_safetensors(folder / WEIGHTS)[0])
+    if config["base"] is not None:
+        if base is None:
+            raise UserError(f"{folder} holds adapters only; pass the model they were made for as base=")
+        frozen = {key: base[key] for key in ("trunk", "tokens")}
+        found, wanted = fingerprint(frozen), config["base"]
+        if found != wanted:
+            raise UserError(
+                f"{folder} was made for another base model (fingerprint {wanted[:12]}, base= has {found[:12]})"
+            )
+        params = merge(frozen, params)
+    for patch in config["patches"]:  # a lone mode has no leaves of its own
+        params.setdefault("modes", {}).setdefault(patch_name(as_patch(patch)), {})
+    problems = differences(_shapes(config, params), flatten(params))
+    if problems:
+        raise UserError(f"{folder / WEIGHTS} does not hold this model: " + "; ".join(problems))
+    return config, params
+
+
+def _shapes(config: dict[str, Any], params: Params) -> dict[str, tuple[int, ...]]:
+    """What the stored tree of a config must hold."""
+    model = build.call(build_dit, config["model"], "model")
+    patches, rank = [as_patch(patch) for patch in config["patches"]], adapter_rank(params)
+    tree = jax.eval_shape(lambda: flexify(init(model, jax.random.key(0)), patches, rank))
+    return {name: leaf.shape for name, leaf in flatten(tree).items()}
