@@ -27,6 +27,7 @@ setup(
         "numpy>=2,<3",
         "safetensors>=0.5,<1",
         "scikit-learn>=1.6,<2",
+        "threadpoolctl>=3,<4",
         "matplotlib>=3.9,<4",
         "pillow>=11",
         "tqdm>=4.66,<5",

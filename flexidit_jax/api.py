@@ -203,6 +203,8 @@ class FlexiDiT:
             self.codec.check()
         if guidance_channels is not None and not 1 <= guidance_channels <= self.model.latent[-1]:
             raise UserError(f"guidance_channels must lie in 1..{self.model.latent[-1]}, got {guidance_channels}")
+        if not 0 <= seed < 2**32:
+            raise UserError(f"seed must lie in 0..2^32-1, got {seed!r}")
         n = len(cond)
         batch = n if batch is None else batch
         if batch < 1:
@@ -230,7 +232,7 @@ class FlexiDiT:
                     cond=cond[here],
                     seed=seed,
                     indices=first + here,
-                    step_noise=None if step_noise is None else step_noise[:, here],
+                    captured=None if step_noise is None else step_noise[:, here],
                     guidance_channels=guidance_channels,
                 )
                 for latents in chain:  # noqa: B007 (the last one is x_0)

@@ -12,68 +12,24 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from flexidit_jax.api import FlexiDiT, load
-from flexidit_jax.common import build
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.progress import Progress
-from flexidit_jax.common.types import Patch
 from flexidit_jax.jobs.parts.experiment import build_experiment
 from flexidit_jax.jobs.parts.figures import quality_vs_compute, sample_grid
+from flexidit_jax.jobs.parts.points import Report
 from flexidit_jax.jobs.parts.prose import markdown
 from flexidit_jax.jobs.parts.quality import Judge, balanced_labels
 from flexidit_jax.jobs.parts.workdir import check_config
-from flexidit_jax.sampling.schedule import text_of, weak_first, weak_last
 
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "clu", "numpy", "scikit-learn")
-
-
-class Point(NamedTuple):
-    """One row: an order, and the words of a `sample` call."""
-
-    order: str
-    words: dict[str, Any]
-
-
-def points(
-    patches: Sequence[Patch],
-    steps: int,
-    weak_first_steps: Sequence[int],
-    weak_last_steps: Sequence[int],
-    fewer_steps: Sequence[int],
-    guidance: Sequence[Mapping[str, Any]],
-) -> list[Point]:
-    """Every row of the report; guidance 1 unless it is a guidance row.
-
-    Args:
-      patches: modes, powerful first; the first and the last are mixed.
-      steps: of the full run.
-      weak_first_steps, weak_last_steps: numbers of weak steps.
-      fewer_steps: numbers of steps, all powerful.
-      guidance: dicts of `guide` and `guidance`, the conditional prediction being powerful.
-    """
-    powerful, weak = patches[0], patches[-1]
-    rows = [
-        Point(order, {"steps": steps, "schedule": text_of(make(weak, powerful, n, steps)), "guidance": 1.0})
-        for order, make, counts in (
-            ("weak_first", weak_first, weak_first_steps),
-            ("weak_last", weak_last, weak_last_steps),
-        )
-        for n in counts
-    ]
-    rows += [
-        Point("fewer_steps", {"steps": n, "schedule": text_of(((powerful, n),)), "guidance": 1.0}) for n in fewer_steps
-    ]
-    full = text_of(((powerful, steps),))
-    rows += [Point("weak_first", {"steps": steps, "schedule": full, **row}) for row in guidance]
-    return rows
 
 
 def run(config: ConfigDict, workdir: Path) -> int:
@@ -83,19 +39,19 @@ def run(config: ConfigDict, workdir: Path) -> int:
         raise UserError("this config has no report section")
     flex = load(workdir)
     check_config(workdir, experiment.raw)
-    words = {"flex": flex, "samples": experiment.evaluate.samples, **experiment.report}
-    measured = build.call(_Measurement, words, "report")
     judge = Judge(experiment.dataset, experiment.codec, experiment.evaluate.features)
-    rows, images = measured.measure(judge)
+    section = experiment.report
+    batches = section.samples // section.batch
+    rows, images = _measure(flex, section, judge)
 
     # ---------------------------------------------------------------- Everything a reader may want to check
     report = {
-        "floor_fd": judge.floor(measured.samples),
+        "floor_fd": judge.floor(section.samples),
         "heldout_fd": {"fd": judge.fd(judge.held_out), "samples": len(judge.held_out)},
         "classifier_accuracy": judge.classifier_accuracy(),
         "heldout_nearest": judge.nearest(judge.held_out),
-        "samples": measured.samples,
-        "seconds_are": f"median of {measured.batches - 1} warm batches of {measured.batch}, times {measured.batches}",
+        "samples": section.samples,
+        "seconds_are": f"median of {batches - 1} warm batches of {section.batch}, times {batches}",
         "points": rows,
         "config": experiment.raw,
         "versions": {name: version(name) for name in PACKAGES}
@@ -110,7 +66,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
         (aside / "report.json").write_text(json.dumps(report, indent=2) + "\n")
         (aside / "report.md").write_text(markdown(report))
         quality_vs_compute(report).savefig(aside / "quality_vs_compute.png", dpi=120)
-        budgets = [f"{row['flops_percent']:.0f} %" for row in rows[: len(measured.weak_first)]]
+        budgets = [f"{row['flops_percent']:.0f} %" for row in rows[: len(section.weak_first)]]
         sample_grid(list(zip(budgets, images)), experiment.dataset.classes).savefig(aside / "samples.png", dpi=120)
         shutil.rmtree(folder, ignore_errors=True)
         aside.rename(folder)
@@ -121,60 +77,42 @@ def run(config: ConfigDict, workdir: Path) -> int:
     return 0
 
 
-class _Measurement:
-    """The `report` section of a config."""
-
-    def __init__(
-        self,
-        flex: FlexiDiT,
-        samples: int,
-        steps: int,
-        batch: int,
-        weak_first: Sequence[int],
-        weak_last: Sequence[int],
-        fewer_steps: Sequence[int],
-        guidance: Sequence[Mapping[str, Any]] = (),
-    ) -> None:
-        if samples % batch or samples // batch < 2:
-            raise UserError(f"report.batch={batch} must divide evaluate.samples={samples} at least twice")
-        self.flex, self.samples, self.batch, self.weak_first = flex, samples, batch, weak_first
-        self.batches = samples // batch
-        self._points = points(flex.patches, steps, weak_first, weak_last, fewer_steps, guidance)
-        self._labels = balanced_labels(samples, flex.model.conditioner.classes)
-        self._full = flex.flops(steps=steps, guidance=1.0).total
-
-    def measure(self, judge: Judge) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
-        """A JSON row and the images of every point."""
-        parts: list[list[np.ndarray]] = [[] for _ in self._points]
-        seconds: list[list[float]] = [[] for _ in self._points]
-        with Progress(self.batches * len(self._points), "report") as bar:
-            for begin in range(0, self.samples, self.batch):
-                labels = self._labels[begin : begin + self.batch]
-                for i, point in enumerate(self._points):
-                    clock = time.perf_counter()
-                    parts[i].append(self.flex.sample(labels, first=begin, progress=False, **point.words))
-                    seconds[i].append(time.perf_counter() - clock)
-                    bar.advance()
-        images = [np.concatenate(part) for part in parts]
-        warm = [float(np.median(times[1:])) * self.batches for times in seconds]
-        rows = []
-        for point, drawn, taken in zip(self._points, images, warm, strict=True):
-            score = judge.score(drawn, self._labels)
-            rows.append(
-                {
-                    "schedule": point.words["schedule"],
-                    "guide": point.words.get("guide"),
-                    "order": point.order,
-                    "flops_percent": 100 * self.flex.flops(**point.words).total / self._full,
-                    "seconds": taken,
-                    "seconds_percent": 100 * taken / warm[0],
-                    "fd": score.fd,
-                    "accuracy": score.accuracy,
-                    "guidance": point.words["guidance"],
-                    "nearest": score.nearest,
-                }
-            )
-        return rows, images
+def _measure(flex: FlexiDiT, section: Report, judge: Judge) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
+    """A JSON row and the images of every point."""
+    points = section.points(flex.patches)
+    batches = section.samples // section.batch
+    labels = balanced_labels(section.samples, flex.model.conditioner.classes)
+    parts: list[list[np.ndarray]] = [[] for _ in points]
+    seconds: list[list[float]] = [[] for _ in points]
+    with Progress(batches * len(points), "report") as bar:
+        for begin in range(0, section.samples, section.batch):
+            here = labels[begin : begin + section.batch]
+            for i, point in enumerate(points):
+                clock = time.perf_counter()
+                parts[i].append(flex.sample(here, first=begin, progress=False, **point.words))
+                seconds[i].append(time.perf_counter() - clock)
+                bar.advance()
+    images = [np.concatenate(part) for part in parts]
+    warm = [float(np.median(times[1:])) * batches for times in seconds]
+    full = flex.flops(**points[0].words).total
+    rows = []
+    for point, drawn, taken in zip(points, images, warm, strict=True):
+        score = judge.score(drawn, labels)
+        rows.append(
+            {
+                "schedule": point.words["schedule"],
+                "guide": point.words.get("guide"),
+                "order": point.order,
+                "flops_percent": 100 * flex.flops(**point.words).total / full,
+                "seconds": taken,
+                "seconds_percent": 100 * taken / warm[0],
+                "fd": score.fd,
+                "accuracy": score.accuracy,
+                "guidance": point.words["guidance"],
+                "nearest": score.nearest,
+            }
+        )
+    return rows, images
 
 
 def _cores() -> int:

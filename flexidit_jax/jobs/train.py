@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,7 @@ from flexidit_jax.jobs.parts.experiment import Experiment, build_experiment
 from flexidit_jax.jobs.parts.log import Log
 from flexidit_jax.models.dit import init
 from flexidit_jax.models.flexify import at
+from flexidit_jax.models.fold import folded
 from flexidit_jax.training.checkpoint import Checkpoints
 from flexidit_jax.training.sharding import check_batch, make_mesh, placed, put_batch, shaped
 from flexidit_jax.training.state import abstract, first_state, next_stage
@@ -42,15 +44,18 @@ def run(config: ConfigDict, workdir: Path) -> int:
     experiment.codec.check()
     mesh = make_mesh(**experiment.train.mesh)
     check_batch(experiment.train.batch, mesh)
+    plain = _plain_params(experiment)  # refuses an init_from that does not fit before anything is written
     folder.claim(workdir, experiment.raw)
     with ExitStack() as closing:
-        status = _train(experiment, workdir, mesh, closing)
+        status = _train(experiment, plain, workdir, mesh, closing)
     if status is not None:
         return status
     return 0 if experiment.report is None else report.run(config, workdir)
 
 
-def _train(experiment: Experiment, workdir: Path, mesh: Mesh, closing: ExitStack) -> int | None:
+def _train(
+    experiment: Experiment, plain: Callable[[], Params], workdir: Path, mesh: Mesh, closing: ExitStack
+) -> int | None:
     """Trains to the end: None; or to a signal: the exit status."""
     train, seed = experiment.train, experiment.seed
     stop = closing.enter_context(_Stop())
@@ -67,14 +72,14 @@ def _train(experiment: Experiment, workdir: Path, mesh: Mesh, closing: ExitStack
         meta = checkpoints.meta(done)
         stage = train.stages[meta["stage"]]
         optimizer = train.optimizer.build(stage.rate())
-        plain = partial(init, experiment.model, jax.random.key(seed))
-        state = checkpoints.restore(done, shaped(abstract(plain, stage, optimizer), mesh))
+        shapes = abstract(partial(init, experiment.model, jax.random.key(0)), stage, optimizer)
+        state = checkpoints.restore(done, shaped(shapes, mesh))
         stream.set_state(meta["data"])
         print(f"{workdir}: resuming after step {done} of {train.steps}")
     else:
         stage = train.stages[0]
         optimizer = train.optimizer.build(stage.rate())
-        state = placed(first_state(_plain_params(experiment), stage, optimizer), mesh)
+        state = placed(first_state(plain(), stage, optimizer), mesh)
     print(parameter_overview.get_parameter_overview(merge(state.frozen, state.params), include_stats=False))
 
     # ---------------------------------------------------------------- Watching
@@ -143,14 +148,14 @@ class _Stop:
         print("\nsaving before stopping", file=sys.stderr, flush=True)
 
 
-def _plain_params(experiment: Experiment) -> Params:
-    """Plain DiT parameters to begin with: those of `init_from`, or random ones."""
+def _plain_params(experiment: Experiment) -> Callable[[], Params]:
+    """Makes the plain DiT parameters to begin with: those of `init_from`, or random ones."""
     source = experiment.train.init_from
+    random = partial(init, experiment.model, jax.random.key(experiment.seed))
     if source is None:
-        return init(experiment.model, jax.random.key(experiment.seed))
+        return random
     loaded = load(source, num_heads=experiment.model.num_heads)
-    plain = at(loaded.params, experiment.model.base_patch)
-    expected = jax.eval_shape(partial(init, experiment.model, jax.random.key(0)))
-    if jax.tree.map(jnp.shape, plain) != jax.tree.map(jnp.shape, expected):
+    plain = folded(at(loaded.params, loaded.patches[0]))
+    if jax.tree.map(jnp.shape, plain) != jax.tree.map(jnp.shape, jax.eval_shape(random)):
         raise UserError(f"train.init_from={source} holds {loaded!r}, which is not the model of this config")
-    return plain
+    return lambda: plain

@@ -45,15 +45,19 @@ def _normal(seed: Array, indices: Array, draw: Array, shape: tuple[int, ...]) ->
 
 def starting_noise(seed: int, indices: Array, shape: tuple[int, ...]) -> Array:
     """x_T of the samples numbered `indices`, [B, *shape]."""
-    return _normal(jnp.uint32(seed), jnp.asarray(indices, jnp.uint32), jnp.uint32(0), shape)
+    return _normal(np.uint32(seed), np.asarray(indices, np.uint32), np.uint32(0), shape)
 
 
-@partial(jax.jit, static_argnames=("cond_model", "guide_model", "channels", "drawn"))
+def step_noise(seed: int, indices: Array, k: int, shape: tuple[int, ...]) -> Array:
+    """The noise of the k-th executed step of the samples numbered `indices`, [B, *shape]."""
+    return _normal(np.uint32(seed), np.asarray(indices, np.uint32), np.uint32(k + 1), shape)
+
+
+@partial(jax.jit, static_argnames=("cond_model", "guide_model", "channels"))
 def _step(
     cond_model: DiT,
     guide_model: DiT | None,
     channels: int | None,
-    drawn: bool,
     cond_params: Params,
     guide_params: Params | None,
     table: Steps,
@@ -64,7 +68,7 @@ def _step(
     cond: Any,
     noise: Array,
 ) -> tuple[Array, Array]:
-    """One denoising step k. `noise` is (seed, indices) when `drawn`, else the noise itself."""
+    """One denoising step k; noise is shaped like x."""
     row = table.row(k)
     batch = x.shape[0]
     t = row.t[None]
@@ -80,9 +84,6 @@ def _step(
         strong = cond_model.apply({"params": cond_params}, x, t, cond)
         weak = guide_model.apply({"params": guide_params}, x, t, cond)
         prediction = guided(strong, weak, scale, channels)
-    if drawn:
-        seed, indices = noise
-        noise = _normal(seed, indices, jnp.uint32(k + 1), x.shape[1:])
     return advance(row, x, x0_prev, prediction, noise)
 
 
@@ -121,7 +122,7 @@ class Engine:
         cond: Any,
         seed: int = 0,
         indices: Array | None = None,
-        step_noise: Array | None = None,
+        captured: Array | None = None,
         guidance_channels: int | None = None,
     ) -> Iterator[Array]:
         """Denoises x_T through all segments, a step at a time.
@@ -132,15 +133,14 @@ class Engine:
           x: x_T, [B, F, H, W, C].
           cond: the condition, [B, ...].
           seed, indices: which noise to draw; `indices` [B] number the samples.
-          step_noise: [steps, B, F, H, W, C] instead of drawn noise; [k] belongs to the k-th executed step.
+          captured: [steps, B, F, H, W, C] instead of drawn noise; [k] belongs to the k-th executed step.
           guidance_channels: see `sampling.guidance.guided`.
 
         Yields:
           x after each step, [B, F, H, W, C]; the last is x_0.
         """
         where = {k: segment for segment in segments for k in range(segment.start, segment.stop)}
-        indices = jnp.arange(x.shape[0]) if indices is None else indices
-        drawn = (jnp.uint32(seed), jnp.asarray(indices, jnp.uint32))
+        indices = np.arange(x.shape[0]) if indices is None else indices
         table = jax.tree.map(jnp.asarray, table)
         x = jnp.asarray(x)
         before, x0 = x, jnp.zeros_like(x)
@@ -149,11 +149,11 @@ class Engine:
             guide_model, guide_params = None, None
             if segment.guide_patch is not None:
                 guide_model, guide_params = self._modes[segment.guide_patch]
+            noise = step_noise(seed, indices, k, x.shape[1:]) if captured is None else jnp.asarray(captured[k])
             following, x0 = _step(
                 cond_model,
                 guide_model,
                 guidance_channels if guide_model is not None else None,
-                step_noise is None,
                 cond_params,
                 guide_params if guide_model != cond_model else None,
                 table,
@@ -162,7 +162,7 @@ class Engine:
                 x,
                 x0,
                 cond,
-                drawn if step_noise is None else jnp.asarray(step_noise[k]),
+                noise,
             )
             jax.block_until_ready(before)  # stay at most one step ahead, so that a bar tells the truth
             before, x = x, following

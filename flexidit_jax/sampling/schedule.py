@@ -188,6 +188,7 @@ def plan(
     if weak is not None and weak not in patches:
         known = ", ".join(map(short_patch_name, patches))
         raise UserError(f"weak={short_patch_name(weak)} is not a mode of this model; it has {known}")
+    schedule, guide = (None if text is None else str(text) for text in (schedule, guide))
     weakest = weak or min(patches, key=cost)
     counts = re.fullmatch(r"([0-9]+)/([0-9]+)", schedule or "")
     if counts:

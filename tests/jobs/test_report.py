@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from flexidit_jax.common.errors import UserError
 from flexidit_jax.jobs.parts.figures import quality_vs_compute, sample_grid
+from flexidit_jax.jobs.parts.points import Report
 from flexidit_jax.jobs.parts.prose import findings, markdown
-from flexidit_jax.jobs.report import points
 
 P2, P4, P8 = (1, 2, 2), (1, 4, 4), (1, 8, 8)
 
@@ -21,7 +22,7 @@ P2, P4, P8 = (1, 2, 2), (1, 4, 4), (1, 8, 8)
 
 def test_points() -> None:
     guided = [{"guide": "2:50", "guidance": 1.5}, {"guide": "4:50", "guidance": 1.5}]
-    rows = points((P2, P4), 50, (0, 20, 50), (20,), (35, 13), guided)
+    rows = Report(1500, 50, 250, (0, 20, 50), (20,), (35, 13), guided).points((P2, P4))
     assert [(row.order, row.words["schedule"], row.words["steps"]) for row in rows] == [
         ("weak_first", "2:50", 50),
         ("weak_first", "4:20,2:30", 50),
@@ -37,8 +38,22 @@ def test_points() -> None:
 
 
 def test_points_of_three_modes_mix_the_ends() -> None:
-    rows = points((P2, P4, P8), 10, (4,), (4,), (5,), ())
-    assert [row.words["schedule"] for row in rows] == ["8:4,2:6", "2:6,8:4", "2:5"]
+    rows = Report(20, 10, 10, (0, 4), (4,), (5,)).points((P2, P4, P8))
+    assert [row.words["schedule"] for row in rows] == ["2:10", "8:4,2:6", "2:6,8:4", "2:5"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"batch": 7}, r"report\.batch=7 must divide evaluate\.samples=20 at least twice"),
+        ({"batch": 20}, r"at least twice"),
+        ({"weak_first": (4, 0)}, r"report\.weak_first must begin with 0"),
+        ({"weak_last": (11,)}, r"must lie in 0\.\.report\.steps=10"),
+    ],
+)
+def test_sections_that_cannot_be_drawn(words: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Report(**{"samples": 20, "steps": 10, "batch": 10, "weak_first": (0, 4), **words})
 
 
 # ---------------------------------------------------------------- Words

@@ -13,9 +13,11 @@ from flexidit_jax.common import build
 from flexidit_jax.common.config import plain
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.types import Patch
+from flexidit_jax.jobs.parts.points import Report
 from flexidit_jax.models.dit import DiT, build_dit
 from flexidit_jax.models.patch import grid
 from flexidit_jax.training.optimizer import AdamW, Ema
+from flexidit_jax.training.sharding import make_mesh
 from flexidit_jax.training.stages import Stage, build_stages
 
 Section = Mapping[str, Any]
@@ -79,7 +81,7 @@ class Experiment:
     Attributes:
       raw: the config as JSON holds it.
       sample: keywords of `FlexiDiT.sample`.
-      report: keywords of `jobs.report`, None for no report.
+      report: the points of the report, None for no report.
     """
 
     raw: dict[str, Any]
@@ -91,7 +93,7 @@ class Experiment:
     train: Training
     sample: Section
     evaluate: Evaluation
-    report: Section | None
+    report: Report | None
 
 
 def build_experiment(config: ConfigDict) -> Experiment:
@@ -115,6 +117,8 @@ def build_experiment(config: ConfigDict) -> Experiment:
     ) -> Experiment:
         network = build.call(build_dit, model, "model")
         build.check(FlexiDiT.sample, sample, "sample")
+        evaluation = build.call(Evaluation, evaluate, "evaluate")
+        build.positive("evaluate", samples=evaluation.samples)
         built = Experiment(
             raw=raw,
             seed=seed,
@@ -124,10 +128,15 @@ def build_experiment(config: ConfigDict) -> Experiment:
             dataset=build.part("flexidit_jax.data", "Dataset", dataset, "dataset"),
             train=build.call(_training, {"base": network.base_patch, **train}, "train"),
             sample=sample,
-            evaluate=build.call(Evaluation, evaluate, "evaluate"),
-            report=report,
+            evaluate=evaluation,
+            report=report and build.call(Report, {"samples": evaluation.samples, **report}, "report"),
         )
-        build.positive("evaluate", samples=built.evaluate.samples)
+        build.check(make_mesh, built.train.mesh, "train.mesh")
+        if not 0 <= seed < 2**31:
+            raise UserError(f"seed must lie in 0..2^31-1, got {seed!r}")
+        classes = getattr(network.conditioner, "classes", None)
+        if classes != getattr(built.dataset, "classes", None):
+            raise UserError(f"model.conditioner.classes is {classes}, but the dataset has {built.dataset.classes}")
         latent = tuple(built.codec.latent_shape(built.dataset.shape))
         if latent != network.latent:
             raise UserError(f"model.latent is {network.latent}, but dataset and codec make latents of {latent}")

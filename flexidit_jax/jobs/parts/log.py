@@ -36,17 +36,19 @@ class Log:
         """Checks and writes everything since the last flush.
 
         Raises:
-          UserError: a loss that is not finite, naming its step and mode.
+          UserError: a loss or gradient norm that is not finite, naming its step and mode.
         """
         groups: dict[str, list[float]] = defaultdict(list)
         fetched: list[tuple[int, Patch, dict[str, Any]]] = jax.device_get(self._pending)
         self._pending = []
         for step, patch, metrics in fetched:
-            if not math.isfinite(metrics["loss"]):
-                raise UserError(
-                    f"the loss is {float(metrics['loss'])} at step {step} (patch {short_patch_name(patch)}); the last"
-                    " checkpoint is from before it: lower the learning rate or set train.optimizer.clip"
-                )
+            for name in sorted(metrics, reverse=True):  # the loss and its terms before the gradient norm
+                if not math.isfinite(metrics[name]):
+                    raise UserError(
+                        f"the {name} is {float(metrics[name])} at step {step} (patch {short_patch_name(patch)});"
+                        " nothing is saved from there on: in a new --workdir lower the learning rate or set"
+                        " train.optimizer.clip"
+                    )
             for name, value in metrics.items():
                 groups[f"{name}/patch_{short_patch_name(patch)}"].append(float(value))
         if fetched:

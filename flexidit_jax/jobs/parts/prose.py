@@ -58,7 +58,7 @@ def findings(report: Mapping[str, Any]) -> list[str]:
         reverse = last.get(round(share))
         if reverse is not None:
             text += f"; the same steps weak-last {reverse['fd']:.2f}"
-        if fewer:
+        if fewer and share >= fewer[0]["flops_percent"]:
             alternative = _at(share, [*fewer, full])
             verdict = "weak-first is better" if row["fd"] < alternative else "simply taking fewer steps is better"
             text += f"; fewer powerful steps {alternative:.2f} (interpolated): {verdict}"

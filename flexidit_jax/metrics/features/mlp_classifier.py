@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier
+from threadpoolctl import threadpool_limits
 
 from flexidit_jax.common.errors import UserError
 
@@ -26,7 +27,8 @@ class Features:
 
     def fit(self, images: np.ndarray, labels: np.ndarray) -> None:
         """Fits on uint8 images [N, H, W, C] and their labels [N]."""
-        with warnings.catch_warnings():
+        # these products are too small for BLAS threads, which spin: 1 s becomes 6 s or more on busy cores
+        with warnings.catch_warnings(), threadpool_limits(1):
             warnings.simplefilter("ignore", ConvergenceWarning)
             self._classifier.fit(_flat(images), labels)
 
