@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from safetensors import SafetensorError
 
 from flexidit_jax.common import build
 from flexidit_jax.common.errors import UserError
@@ -264,14 +265,15 @@ class FlexiDiT:
         model = self.model.at(mode)
         state = write_dit(model, at(self.params, mode))
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             if path.suffix == ".safetensors":
                 write_safetensors(path, state, {"num_heads": str(model.num_heads)})
             elif path.suffix in (".pt", ".pth"):
                 write_torch(path, state)
             else:
                 write_folder(path, model, state)
-        except OSError as error:
-            raise UserError(f"cannot write to {path} ({error.strerror})") from None
+        except (OSError, RuntimeError, SafetensorError) as error:
+            raise UserError(f"cannot write to {path} ({error})") from None
 
     def save(self, path: str | Path, adapters_only: bool = False) -> None:
         """Writes `config.json` and `model.safetensors` into a folder that `load` reads.

@@ -312,3 +312,17 @@ print(sorted(heavy & set(sys.modules)))
     )
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.strip() == "[]"
+
+
+def test_a_run_s_folder_is_not_saved_into(dit: fd.FlexiDiT, tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(fd.UserError, match=r"is the folder of a training run; save into another$"):
+        dit.save(tmp_path)
+    assert not (tmp_path / "config.json").exists()
+
+
+@pytest.mark.parametrize("name", ["file/below.safetensors", "file/below"])
+def test_export_refuses_where_it_may_not_write(dit: fd.FlexiDiT, tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(fd.UserError, match=r"^cannot write to "):
+        dit.export(tmp_path / name)

@@ -35,6 +35,8 @@ def write_saved(folder: Path, config: dict[str, Any], params: Params, adapters_o
     """
     if adapters_only and adapter_rank(params) is None:
         raise UserError("this model has no adapters to save by themselves; leave out adapters_only")
+    if (folder / "checkpoints").exists():
+        raise UserError(f"{folder} is the folder of a training run; save into another")
     kept = {"modes": params["modes"]} if adapters_only else params
     base = fingerprint(split_frozen(params)[1]) if adapters_only else None
     config = {"format": FORMAT, "patches": patches_of(params), "base": base, **config}

@@ -28,7 +28,7 @@ from flexidit_jax.jobs.parts.log import Log
 from flexidit_jax.models.dit import init
 from flexidit_jax.models.flexify import at
 from flexidit_jax.models.fold import folded
-from flexidit_jax.training.checkpoint import Checkpoints
+from flexidit_jax.training.checkpoint import Checkpoints, has_checkpoint
 from flexidit_jax.training.sharding import check_batch, make_mesh, placed, put_batch, shaped
 from flexidit_jax.training.state import abstract, first_state, next_stage
 from flexidit_jax.training.step import make_step
@@ -44,7 +44,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
     experiment.codec.check()
     mesh = make_mesh(**experiment.train.mesh)
     check_batch(experiment.train.batch, mesh)
-    plain = _plain_params(experiment)  # refuses an init_from that does not fit before anything is written
+    plain = None if has_checkpoint(workdir) else _plain_params(experiment)  # refused before anything is written
     folder.claim(workdir, experiment.raw)
     with ExitStack() as closing:
         status = _train(experiment, plain, workdir, mesh, closing)
@@ -54,7 +54,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
 
 
 def _train(
-    experiment: Experiment, plain: Callable[[], Params], workdir: Path, mesh: Mesh, closing: ExitStack
+    experiment: Experiment, plain: Callable[[], Params] | None, workdir: Path, mesh: Mesh, closing: ExitStack
 ) -> int | None:
     """Trains to the end: None; or to a signal: the exit status."""
     train, seed = experiment.train, experiment.seed
@@ -80,6 +80,7 @@ def _train(
         stage = train.stages[0]
         optimizer = train.optimizer.build(stage.rate())
         state = placed(first_state(plain(), stage, optimizer), mesh)
+    del plain  # the weights it may hold
     print(parameter_overview.get_parameter_overview(merge(state.frozen, state.params), include_stats=False))
 
     # ---------------------------------------------------------------- Watching
@@ -109,7 +110,8 @@ def _train(
             done += 1
             log.add(done, patch, metrics)
             rate(done)
-            saving = done % train.checkpoint_every == 0 or within + 1 == stage.steps or stop.asked
+            stopping = stop.asked
+            saving = done % train.checkpoint_every == 0 or within + 1 == stage.steps or stopping
             if saving or done % train.log_every == 0:
                 log.flush(done)  # refuses a loss that is not finite, so that it is never saved
             if saving:
@@ -117,7 +119,7 @@ def _train(
                 meta |= {"data": stream.get_state(), "config": experiment.raw}
                 checkpoints.save(done, state, meta)
             bar.advance()
-            if stop.asked:
+            if stopping:
                 bar.say(f"stopped after step {done} of {train.steps}; saved, the same command goes on from there")
                 return 0 if stop.signal == signal.SIGTERM else 130
         start = 0
@@ -154,8 +156,11 @@ def _plain_params(experiment: Experiment) -> Callable[[], Params]:
     random = partial(init, experiment.model, jax.random.key(experiment.seed))
     if source is None:
         return random
-    loaded = load(source, num_heads=experiment.model.num_heads)
+    ours = experiment.model
+    loaded = load(source, num_heads=None if Path(source).is_dir() else ours.num_heads)
     plain = folded(at(loaded.params, loaded.patches[0]))
-    if jax.tree.map(jnp.shape, plain) != jax.tree.map(jnp.shape, jax.eval_shape(random)):
+    same_shapes = jax.tree.map(jnp.shape, plain) == jax.tree.map(jnp.shape, jax.eval_shape(random))
+    theirs = (loaded.model.num_heads, loaded.model.base_patch, loaded.process)
+    if not same_shapes or theirs != (ours.num_heads, ours.base_patch, experiment.process):
         raise UserError(f"train.init_from={source} holds {loaded!r}, which is not the model of this config")
     return lambda: plain

@@ -84,6 +84,12 @@ def read_meta(step: Path) -> dict[str, Any]:
         raise _damaged(step, error) from None
 
 
+def has_checkpoint(workdir: Path) -> bool:
+    """Whether a run's folder holds a step to resume from."""
+    folder = workdir / "checkpoints"
+    return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
+
+
 def newest_step(workdir: Path) -> Path:
     """The folder of the newest complete checkpoint.
 
@@ -108,7 +114,11 @@ def load_weights(path: Path) -> tuple[dict[str, Any], Params]:
     config = meta["config"]
     model = build.call(build_dit, config["model"], "model")
     patches = [as_patch(patch) for patch in meta["patches"]]
-    shapes = jax.eval_shape(lambda: flexify(init(model, jax.random.key(0)), patches, meta["adapters"]))
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])  # whatever mesh it was trained on
+    shapes = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
+        jax.eval_shape(lambda: flexify(init(model, jax.random.key(0)), patches, meta["adapters"])),
+    )
     trained, frozen = split_frozen(shapes)
     try:
         with ocp.StandardCheckpointer() as reader:

@@ -40,6 +40,8 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> Mesh:
     Raises:
       UserError: the sizes do not multiply to the number of devices.
     """
+    if jax.process_count() > 1:
+        raise UserError(f"training over several processes is not supported yet, found {jax.process_count()}")
     sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
     devices = jax.device_count()
     known = int(np.prod([size for size in sizes.values() if size != -1]))

@@ -12,7 +12,7 @@ import optax
 
 from flexidit_jax.common import build
 from flexidit_jax.common.errors import UserError
-from flexidit_jax.common.types import Patch, as_patch
+from flexidit_jax.common.types import Patch, as_patch, short_patch_name
 from flexidit_jax.models.flexify import check_patches, sort_patches
 
 
@@ -75,6 +75,11 @@ def build_stages(sections: Sequence[Mapping[str, Any]], base: Patch, loss: Mappi
     if not stages:
         raise UserError("train.stages is empty; give at least one stage with patches and steps")
     for before, after in pairwise(stages):
+        if len(before.patches) == 1 and before.patches != (base,) and before.patches != after.patches:
+            raise UserError(
+                "train.stages: a stage of one mode that others follow must train the pre-trained patch"
+                f" {short_patch_name(base)}, got {short_patch_name(before.patches[0])}"
+            )
         if len(before.patches) > 1 and (before.patches, before.adapters) != (after.patches, after.adapters):
             raise UserError(
                 "train.stages may change their patches or adapters once, from one pre-trained mode; a stage of"
@@ -101,6 +106,8 @@ def _stage(
     check_patches(modes, base)
     if not 0 <= warmup < steps:
         raise UserError(f"train.stages.warmup must lie in 0..steps-1={steps - 1}, got {warmup}")
+    if adapters is not None and base not in modes:
+        raise UserError(f"train.stages.patches of a stage with adapters must hold the pre-trained patch, got {patches}")
     idle = [adapters is not None and patch == base for patch in modes]
     if all(idle):
         raise UserError("train.stages.adapters adapts new modes, but train.stages.patches has the pre-trained one only")

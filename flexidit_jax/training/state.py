@@ -36,8 +36,8 @@ class TrainState(flax.struct.PyTreeNode):
 
 def first_state(plain: Params, stage: Stage, optimizer: optax.GradientTransformation) -> TrainState:
     """The state that begins a run, from plain DiT parameters (random or imported)."""
-    stored = flexify(plain, stage.patches, stage.adapters)
-    return _state(stored, jax.tree.map(jnp.copy, stored), optimizer)
+    params, frozen = split_frozen(flexify(plain, stage.patches, stage.adapters))
+    return _state(params, params, frozen, optimizer)
 
 
 def next_stage(state: TrainState, stage: Stage, optimizer: optax.GradientTransformation) -> TrainState:
@@ -49,12 +49,17 @@ def next_stage(state: TrainState, stage: Stage, optimizer: optax.GradientTransfo
     params, ema = (
         flexify(merge(state.frozen, tree), stage.patches, stage.adapters) for tree in (state.params, state.ema)
     )
-    return _state(ema if stage.adapters is not None else params, ema, optimizer)
+    average, frozen = split_frozen(ema)
+    trained, _ = split_frozen(params)
+    if frozen and not state.frozen:
+        trained = average  # new modes begin from the weights that are frozen
+    return _state(trained, average, frozen, optimizer)
 
 
-def _state(params: Params, ema: Params, optimizer: optax.GradientTransformation) -> TrainState:
-    trained, frozen = split_frozen(params)
-    return TrainState(jnp.int32(0), trained, split_frozen(ema)[0], optimizer.init(trained), frozen)
+def _state(params: Params, ema: Params, frozen: Params, optimizer: optax.GradientTransformation) -> TrainState:
+    """A state at step 0; all copies, since a step gives its trees away and no array can be given twice."""
+    params, ema = jax.tree.map(jnp.copy, (params, ema))
+    return TrainState(jnp.int32(0), params, ema, optimizer.init(params), frozen)
 
 
 def keep_idle_modes(patch_key: str, old: TrainState, new: TrainState) -> TrainState:

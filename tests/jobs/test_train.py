@@ -26,7 +26,7 @@ from flexidit_jax.diffusion.gaussian import Process
 from flexidit_jax.jobs.parts.log import Log
 from flexidit_jax.main import main
 from flexidit_jax.models.dit import init
-from flexidit_jax.models.flexify import flexify
+from flexidit_jax.models.flexify import adapter_rank, flexify
 from flexidit_jax.training.checkpoint import newest_step, read_meta
 
 ROOT = Path(__file__).parents[2]
@@ -307,3 +307,16 @@ def test_init_from_starts_with_those_weights(
         assert jax.tree.structure(ours) == jax.tree.structure(theirs)
         for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+# ---------------------------------------------------------------- Adapters
+
+
+def test_the_adapter_config_trains_and_reports(tmp_path: Path) -> None:
+    config = f"--config={Path(__file__).parents[2] / 'configs' / 'digits_adapters.py'}:smoke"
+    run = tmp_path / "run"
+    assert main([config, f"--workdir={run}", "--config.report.weak_first=(0,4)"]) == 0
+    flex = fd.load(run)
+    assert adapter_rank(flex.params) == 16
+    trained = flex.params["modes"]["1x4x4"]["blocks"]["attention"]["qkv"]
+    assert np.any(trained["lora_b"])

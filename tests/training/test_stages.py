@@ -196,3 +196,20 @@ def test_modes_change_once() -> None:
     built([{"patches": (2,), "steps": 5}, BOTH, BOTH])
     with pytest.raises(UserError, match=r"^train\.stages may change their patches or adapters once"):
         built([BOTH, {**BOTH, "patches": (2, 8)}])
+
+
+def test_parameters_and_average_are_never_one_array(plain: Params) -> None:
+    adam = AdamW().build(optax.constant_schedule(1e-3))
+    adapted = Stage((P2, P4), 5, probabilities=(0.0, 1.0), adapters=4)
+    state = first_state(plain, Stage((P2,), 5), adam)
+    for stage in (adapted, adapted):  # into adapters, and on with them
+        state = next_stage(state, stage, adam)
+        pairs = zip(jax.tree.leaves(state.params), jax.tree.leaves(state.ema), strict=True)
+        assert all(ours is not theirs for ours, theirs in pairs)  # a step gives both away
+
+
+def test_the_pre_trained_mode_must_be_there_when_it_teaches() -> None:
+    with pytest.raises(UserError, match=r"a stage with adapters must hold the pre-trained patch"):
+        built([{**BOTH, "patches": (4,), "adapters": 4}])
+    with pytest.raises(UserError, match=r"a stage of one mode that others follow must train the pre-trained patch 2"):
+        built([{"patches": (4,), "steps": 5}, BOTH])

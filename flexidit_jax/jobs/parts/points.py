@@ -45,8 +45,11 @@ class Report:
         if not self.weak_first or self.weak_first[0] != 0:
             raise UserError(f"report.weak_first must begin with 0, the full run, got {tuple(self.weak_first)}")
         counts = [*self.weak_first, *self.weak_last, *self.fewer_steps]
-        if min(counts) < 0 or max(counts) > self.steps:
+        if min(counts) < 0 or max(counts) > self.steps or 0 in self.fewer_steps:
             raise UserError(f"report: numbers of steps must lie in 0..report.steps={self.steps}, got {counts}")
+        for row in self.guidance:
+            if set(row) != {"guide", "guidance"}:
+                raise UserError(f"a row of report.guidance holds guide and guidance, got {', '.join(row)}")
 
     def points(self, patches: Sequence[Patch]) -> list[Point]:
         """Every row, for a model of these modes (powerful first; the first and the last are mixed)."""
