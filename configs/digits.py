@@ -54,7 +54,7 @@ def get_config(variant: str = "") -> ConfigDict:
         "guidance": 1.0,
         "solver": "ddpm",
         "seed": 0,
-        "batch": 250,
+        "batch": 500,
     }
     config.evaluate = {
         "features": {"name": "mlp_classifier", "hidden": (128, 64), "alpha": 1e-3, "seed": 0},
@@ -62,7 +62,7 @@ def get_config(variant: str = "") -> ConfigDict:
     }
     config.report = {
         "steps": 50,
-        "batch": 250,
+        "batch": 500,
         "weak_first": (0, 20, 30, 40, 50),
         "weak_last": (20, 30, 40),
         "fewer_steps": (35, 28, 20, 13),

@@ -179,7 +179,7 @@ unfinished_reads = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableEx
 
 @unfinished_reads
 @pytest.mark.parametrize("damage", ["truncated", "emptied", "removed"])
-@pytest.mark.parametrize("part", ["the data", "ema/_METADATA", "ema/manifest.ocdbt", "meta/metadata"])
+@pytest.mark.parametrize("part", ["the data", "ema/manifest.ocdbt", "meta/metadata"])
 def test_damaged_weights_are_refused_and_the_step_before_still_loads(copy: Path, part: str, damage: str) -> None:
     step = copy / "checkpoints" / "12"
     file = largest(step / "ema") if part == "the data" else step / part
