@@ -4,7 +4,8 @@
     python -m flexidit_jax.main --config=configs/digits.py --mode=sample --config.sample.budget=0.56
 
 Two cores of an AMD EPYC at 2.4 GHz, shared: 9 minutes and 1.8 GiB in one run (13 minutes while other
-programs ran), of which 2.5 to 3.5 for the report. Expected (1,500 samples, floor 0.38):
+programs ran), both with report batches below 500; the report takes 2.5 to 3.5 of them.
+Expected (1,500 samples, floor 0.38):
 
     order        FLOPs %            FD                   accuracy
     full         100                0.85                 0.963

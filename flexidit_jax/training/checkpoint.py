@@ -86,8 +86,7 @@ def read_meta(step: Path) -> dict[str, Any]:
 
 def has_checkpoint(workdir: Path) -> bool:
     """Whether a run's folder holds a step to resume from."""
-    folder = workdir / "checkpoints"
-    return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
+    return bool(_steps(workdir))
 
 
 def newest_step(workdir: Path) -> Path:
@@ -96,11 +95,15 @@ def newest_step(workdir: Path) -> Path:
     Raises:
       UserError: there is none.
     """
-    folder = workdir / "checkpoints"
-    steps = [path for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
+    steps = _steps(workdir)
     if not steps:
         raise UserError(f"{workdir} holds no checkpoint; train there first, or name another folder")
     return max(steps, key=lambda path: int(path.name))
+
+
+def _steps(workdir: Path) -> list[Path]:
+    folder = workdir / "checkpoints"
+    return [path for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
 
 
 def load_weights(path: Path) -> tuple[dict[str, Any], Params]:
