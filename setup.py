@@ -13,6 +13,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["flexidit_jax", "flexidit_jax.*"]),
+    package_data={"flexidit_jax.models.conditioning": ["names/*.txt"]},
     install_requires=[
         "jax>=0.10.2,<0.12",
         "flax>=0.12.8,<0.13",
@@ -21,6 +22,8 @@ setup(
         "clu>=0.0.12,<0.1",
         "ml_collections>=1.1,<2",
         "grain>=0.2.18,<0.3",
+        "tensorflow-datasets>=4.9.10,<5",
+        "importlib_resources>=6,<8",  # tensorflow-datasets needs it and does not say so
         "tensorflow-cpu>=2.21,<3; platform_system != 'Darwin'",  # clu's writers need TensorFlow
         "tensorflow>=2.21,<3; platform_system == 'Darwin'",
         "tensorboard>=2.20,<3",

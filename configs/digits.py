@@ -28,6 +28,7 @@ def get_config(variant: str = "") -> ConfigDict:
         raise UserError(f"configs/digits.py has no variant {variant!r}; known: smoke")
     config = ConfigDict()
     config.seed = 0
+    config.init_from = None
     config.dataset = {"name": "digits", "held_out": 297}
     config.codec = {"name": "identity"}
     config.process = {"name": "gaussian", "steps": 1000, "beta_start": 1e-4, "beta_end": 0.02}
@@ -50,7 +51,6 @@ def get_config(variant: str = "") -> ConfigDict:
         "optimizer": {"b1": 0.9, "b2": 0.999, "weight_decay": 0.0, "clip": None},
         "ema": {"decay": 0.998, "warmup": True},
         "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
-        "init_from": None,
         "log_every": 50,
         "checkpoint_every": 500,
         "keep": 2,
@@ -65,6 +65,7 @@ def get_config(variant: str = "") -> ConfigDict:
         "solver": "ddpm",
         "seed": 0,
         "batch": 500,
+        "files": {"grid": True, "images": False, "npz": False},
     }
     config.evaluate = {
         "features": {"name": "mlp_classifier", "hidden": (128, 64), "alpha": 1e-3, "seed": 0},

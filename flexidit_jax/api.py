@@ -169,7 +169,7 @@ class FlexiDiT:
         """Samples one image (or clip) per label.
 
         Args:
-          labels: B of them; see `predict`.
+          labels: B of them: numbers, None for no class, or names where the model knows them.
           steps: denoising steps.
           budget: share of the FLOPs of running every step powerful; the weak-first schedule nearest at
             or below it is used.
@@ -225,6 +225,8 @@ class FlexiDiT:
         done: list[np.ndarray] = []
         with Progress(steps * -(-n // batch), "sampling", enabled=progress) as bar:
             for begin in range(0, n, batch):
+                if batch < n:
+                    bar.note(f"batch {begin // batch + 1} of {-(-n // batch)}")
                 here = np.minimum(np.arange(begin, begin + batch), n - 1)  # the last batch repeats its last sample
                 chain = self._engine.denoise(
                     runs,
@@ -312,7 +314,7 @@ def load(path: str | Path, num_heads: int | None = None, base: str | Path | Flex
     Args:
       path: a training run's folder (its newest checkpoint, EMA weights), one step inside its
         `checkpoints`, a folder written by `save`, a DiT weight file (.safetensors, .pt), or a diffusers
-        folder.
+        folder, whose VAE is used where it is a whole pipeline.
       num_heads: for a DiT weight file, whose tensors do not tell; published sizes need none.
       base: for a folder saved with `adapters_only`, the model they were made for.
 
@@ -328,7 +330,7 @@ def load(path: str | Path, num_heads: int | None = None, base: str | Path | Flex
         state, heads = read_state_dict(path)
         return _published(state, num_heads if num_heads is not None else heads)
     if is_diffusers_folder(path):
-        return _published(*read_folder(path))
+        return _published(*read_folder(path), vae=path / "vae")
     if (path / WEIGHTS).is_file():
         base = load(base, num_heads) if isinstance(base, (str, Path)) else base
         return assemble(*read_saved(path, None if base is None else base.params))
@@ -337,10 +339,13 @@ def load(path: str | Path, num_heads: int | None = None, base: str | Path | Flex
     return assemble(*load_weights(path))
 
 
-def _published(state: dict[str, np.ndarray], num_heads: int | None) -> FlexiDiT:
+def _published(state: dict[str, np.ndarray], num_heads: int | None, vae: Path | None = None) -> FlexiDiT:
+    """A published DiT: latents of the SD-VAE, which a diffusers pipeline brings along."""
     model, params = read_dit(state, num_heads)
     process = build.part("flexidit_jax.diffusion", "Process", {"name": "gaussian"}, "process")
-    return FlexiDiT(model, flexify(params, [model.patch]), process, None)
+    where = {"path": str(vae)} if vae is not None and vae.is_dir() else {}
+    codec = build.part("flexidit_jax.codecs", "Codec", {"name": "sd_vae", **where}, "codec")
+    return FlexiDiT(model, flexify(params, [model.patch]), process, codec if model.latent[-1] == 4 else None)
 
 
 def assemble(config: dict[str, Any], params: Params) -> FlexiDiT:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -13,11 +14,15 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
+import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 import flexidit_jax as fd  # noqa: E402
+from flexidit_jax.common.tensors import write_safetensors  # noqa: E402
 from flexidit_jax.main import main  # noqa: E402
+from flexidit_jax.models.vae import VAE  # noqa: E402
+from flexidit_jax.models.vae_layout import write_vae  # noqa: E402
 
 GOLDEN = Path(__file__).parent / "golden"
 SMOKE = f"--config={ROOT / 'configs' / 'digits.py'}:smoke"
@@ -44,6 +49,19 @@ def dit() -> fd.FlexiDiT:
 def flex(dit: fd.FlexiDiT) -> fd.FlexiDiT:
     """The golden DiT with modes 2 and 4."""
     return dit.flexify((2, 4))
+
+
+@pytest.fixture(scope="session")
+def vae_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A narrow VAE of the published layout, random weights."""
+    folder = tmp_path_factory.mktemp("vae")
+    model = VAE(widths=(4, 4, 8, 8), resnets=1, groups=2)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 8, 8, 3), np.float32))["params"]
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32) / 5, shapes)
+    write_safetensors(folder / "diffusion_pytorch_model.safetensors", write_vae(params))
+    (folder / "config.json").write_text(json.dumps({"norm_num_groups": 2, "scaling_factor": 0.18215}))
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -157,11 +157,22 @@ def test_budget_and_its_schedule_are_the_same_call(trained: fd.FlexiDiT) -> None
     assert not np.array_equal(by_budget, trained.sample(LABELS, **QUICK))
 
 
+def test_a_published_file_decodes_with_the_vae_where_it_is(dit: fd.FlexiDiT, vae_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(fd.UserError, match=r"^the VAE's weights weights/sd-vae-ft-ema/diff.* do not exist; put diff"):
+        dit.sample([1], steps=2)
+    with pytest.raises(fd.UserError, match=r"^this model has no codec .* pass decode=False for latents$"):
+        dataclasses.replace(dit, codec=None).sample([1], steps=2)
+    dit.export(tmp_path / "transformer")
+    assert fd.load(tmp_path).codec == dit.codec
+    (tmp_path / "vae").symlink_to(vae_folder)
+    images = fd.load(tmp_path).sample([1], steps=2, progress=False)
+    assert (images.shape, images.dtype) == ((1, 64, 64, 3), np.uint8)
+
+
 def test_sample_refusals(dit: fd.FlexiDiT, flex: fd.FlexiDiT) -> None:
     noise = np.zeros((2, 8, 8, 4), np.float32)
     latent = {"decode": False, "steps": 4}
     for words, message in (
-        ({}, r"^this model has no codec .* pass decode=False for latents$"),
         ({**latent, "guidance_channels": 5}, r"^guidance_channels must lie in 1\.\.4, got 5$"),
         ({**latent, "guidance_channels": 0}, r"^guidance_channels must lie in 1\.\.4, got 0$"),
         ({**latent, "batch": 0}, r"^batch must be at least 1, got 0$"),
@@ -239,7 +250,7 @@ def test_a_lone_mode_survives_a_save(dit: fd.FlexiDiT, tmp_path: Path) -> None:
     dit.save(tmp_path)
     again = fd.load(tmp_path)
     assert_same_bits(again, dit)
-    assert again.codec is None
+    assert again.codec == dit.codec
     assert_same_bits(again.flexify((2, 4)), dit.flexify((2, 4)))
 
 

@@ -111,8 +111,13 @@ def test_config_files(refuse: Refuse, tmp_path: Path) -> None:
         ("dataset.held_out=5", "dataset.held_out must lie in 10..1787, got 5"),
         ("process.beta_end=1.5", "process.beta_end must lie in [beta_start, 1), got 1.5"),
         ("train.mesh.data=2", "mesh data=2 x fsdp=1 x tensor=1 does not fit 1 device(s); the sizes must multiply to 1"),
-        ("train.init_from=nowhere", "nowhere does not exist; give a run's folder, a saved model or a DiT weight file"),
-        (f"train.init_from={GOLDEN}", f"train.init_from={GOLDEN} holds FlexiDiT(width 64,"),
+        ("init_from=3", "config key 'config.init_from' must be str or None, got 3"),
+        ("seed=None", "config key 'config.seed' must be int, got None"),
+        ("train.optimizer.clip=abc", "config key 'train.optimizer.clip' must be float or None, got 'abc'"),
+        ("train.stages[0].steps=None", "config key 'train.stages[0].steps' must be int, got None"),
+        ("model.latent=(1,8,8,'a')", "model.latent must be (frames, height, width, channels), got (1, 8, 8, 'a')"),
+        ("init_from=nowhere", "nowhere does not exist; give a run's folder, a saved model or a DiT weight file"),
+        (f"init_from={GOLDEN}", f"init_from={GOLDEN} holds FlexiDiT(width 64,"),
     ],
 )
 def test_training_configs(refuse: Refuse, words: str, message: str) -> None:
@@ -167,7 +172,9 @@ def test_a_typo_in_a_config_file(refuse: Refuse, tmp_path: Path, section: str, t
         (["steps=-3"], "steps must be at least 1, got -3"),
         (["steps=0"], "steps must be at least 1, got 0"),
         (["steps=1001"], "steps must lie in 1..1000 (the process has 1000), got 1001"),
-        (["schedule=4"], "schedule '4' is not of the form patch:steps,patch:steps"),
+        (["schedule=4"], "config key 'sample.schedule' must be str or None, got 4"),
+        (["steps=None"], "config key 'sample.steps' must be int, got None"),
+        (["guidance=None"], "config key 'sample.guidance' must be float, got None"),
         (["batch=0"], "batch must be at least 1, got 0"),
         (["solver=dpdm"], "no 'dpdm' in solvers/; did you mean 'ddpm'?"),
         (

@@ -36,11 +36,18 @@ def find(package: str, name: str, attribute: str) -> Any:
 
 
 def check(maker: Callable[..., Any], section: Mapping[str, Any], where: str) -> Mapping[str, Parameter]:
-    """Refuses a key that `maker` does not take, reported as `where.key` beside the nearest valid one."""
+    """Refuses a key that `maker` does not take, or a value that its annotation rules out.
+
+    Raises:
+      UserError: the key as `where.key` beside the nearest valid one, or what it must be.
+    """
     parameters = inspect.signature(maker).parameters
-    for key in section:
+    for key, value in section.items():
         if key not in parameters:
             raise UserError(f"unknown config key '{where}.{key}'{nearest(key, parameters)}")
+        annotation = str(parameters[key].annotation)
+        if not _suits(value, annotation):
+            raise UserError(f"config key '{where}.{key}' must be {annotation.replace(' | ', ' or ')}, got {value!r}")
     return parameters
 
 
@@ -63,6 +70,15 @@ def part(package: str, attribute: str, section: Mapping[str, Any], where: str) -
         raise UserError(f"config key '{where}.name' is missing")
     maker = find(package, section["name"], attribute)
     return call(maker, {k: v for k, v in section.items() if k != "name"}, where)
+
+
+def _suits(value: Any, annotation: str) -> bool:
+    """Whether a value may be given for an annotation made of plain types; others are not judged, but for None."""
+    plain = {"int": int, "float": (int, float), "str": str, "bool": bool, "None": type(None)}
+    parts = annotation.split(" | ")
+    if value is None or not all(part in plain for part in parts):
+        return value is not None or "None" in parts or not annotation.isidentifier() or annotation in ("Any", "object")
+    return any(isinstance(value, plain[part]) and (part == "bool") == isinstance(value, bool) for part in parts)
 
 
 def positive(where: str, **values: float) -> None:

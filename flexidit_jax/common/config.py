@@ -84,16 +84,22 @@ def difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> tuple[str,
 
 
 def _as_type_of(current: Any, text: str, path: str) -> Any:
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        value = {"true": True, "false": False, "none": None}.get(text.lower(), text)
+    value = _literal(text)
     if current is None or value is None or type(value) is type(current):
         return value
     if isinstance(current, float) and type(value) is int:
         return float(value)
-    if isinstance(current, (list, tuple)) and not isinstance(value, (str, Mapping)):
+    if isinstance(current, (list, tuple)) and isinstance(value, str):  # words, such as labels by name
+        return tuple(_literal(word.strip()) for word in text.split(","))
+    if isinstance(current, (list, tuple)) and not isinstance(value, Mapping):
         return tuple(value) if isinstance(value, (list, tuple)) else (value,)
     if isinstance(current, str):
         return text
     raise UserError(f"config key {path!r} must be of type {type(current).__name__}, got {text!r}")
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return {"true": True, "false": False, "none": None}.get(text.lower(), text)

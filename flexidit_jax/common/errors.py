@@ -14,10 +14,12 @@ class UserError(Exception):
     """
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """`"; did you mean 'x'?"`, or the list of what is known when nothing comes close."""
+def nearest(word: str, known: Iterable[str], most: int = 1) -> str:
+    """`"; did you mean 'x'?"` (or up to `most` of them), or what is known when nothing comes close."""
     known = sorted(known)
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(word, known, n=most, cutoff=0.5)
     if close:
-        return f"; did you mean {close[0]!r}?"
+        return f"; did you mean {' or '.join(map(repr, close))}?"
+    if len(known) > 50:
+        return f"; known: {', '.join(known[:3])} and {len(known) - 3:,} more"
     return f"; known: {', '.join(known)}" if known else ""

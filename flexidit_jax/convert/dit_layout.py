@@ -168,9 +168,11 @@ def _model_of(state: StateDict, num_heads: int | None) -> DiT:
     width, channels, patch, _ = state["x_embedder.proj.weight"].shape
     side = round(state["pos_embed"].shape[1] ** 0.5) * patch
     outputs = state["final_layer.linear.weight"].shape[0]
+    classes = state["y_embedder.embedding_table.weight"].shape[0] - 1
+    names = "imagenet" if classes == 1000 else None  # the published models' data
     return build_dit(
         latent=(1, side, side, channels),
-        conditioner={"name": "classes", "classes": state["y_embedder.embedding_table.weight"].shape[0] - 1},
+        conditioner={"name": "classes", "classes": classes, "names": names},
         patch=patch,
         width=width,
         depth=sum(bool(re.fullmatch(r"blocks\.\d+\.mlp\.fc1\.weight", key)) for key in state),

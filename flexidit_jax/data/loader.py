@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import grain
@@ -18,15 +18,24 @@ class Batches(Protocol):
     def set_state(self, state: dict[str, Any]) -> None: ...
 
 
-def batches(source: Sequence[Any], batch: int, seed: int, threads: int = 1) -> Batches:
+def batches(
+    source: Sequence[Any],
+    batch: int,
+    seed: int,
+    augment: Callable[[Any, np.random.Generator], Any] | None = None,
+    threads: int = 1,
+) -> Batches:
     """Reshuffles the source every epoch; batches run across epoch ends.
 
     Args:
       source: random-access records.
       batch: records per batch.
-      seed: of the order; the n-th batch depends on it alone.
+      seed: of the order and of `augment`; the n-th batch depends on it alone.
+      augment: (record, rng) -> record, drawn anew for every record of every epoch.
       threads: readers.
     """
-    dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat().batch(batch)
+    dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
+    if augment is not None:
+        dataset = dataset.random_map(augment)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=16)
-    return iter(dataset.to_iter_dataset(options))
+    return iter(dataset.batch(batch).to_iter_dataset(options))

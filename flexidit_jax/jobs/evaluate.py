@@ -8,11 +8,10 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from flexidit_jax.api import load
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.jobs.parts.experiment import build_experiment
+from flexidit_jax.jobs.parts.model import trained_model
 from flexidit_jax.jobs.parts.quality import Judge, balanced_labels
-from flexidit_jax.jobs.parts.workdir import check_config
 from flexidit_jax.jobs.sample import PLAN_WORDS
 from flexidit_jax.sampling.schedule import text_of
 
@@ -20,9 +19,10 @@ from flexidit_jax.sampling.schedule import text_of
 def run(config: ConfigDict, workdir: Path) -> int:
     """Draws `config.evaluate.samples` samples over all classes and writes `workdir/evaluation.json`."""
     experiment = build_experiment(config)
+    if experiment.evaluate is None:
+        raise UserError("this config has no evaluate section")
     samples = experiment.evaluate.samples
-    flex = load(workdir)
-    check_config(workdir, experiment.raw)
+    flex = trained_model(experiment, workdir)
     words = {key: value for key, value in experiment.sample.items() if key in PLAN_WORDS}
     schedule, guide = flex.plan(**words)
     labels = balanced_labels(samples, experiment.dataset.classes)

@@ -19,15 +19,15 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from flexidit_jax.api import FlexiDiT, load
+from flexidit_jax.api import FlexiDiT
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.progress import Progress
 from flexidit_jax.jobs.parts.experiment import build_experiment
 from flexidit_jax.jobs.parts.figures import quality_vs_compute, sample_grid
+from flexidit_jax.jobs.parts.model import trained_model
 from flexidit_jax.jobs.parts.points import Report
 from flexidit_jax.jobs.parts.prose import markdown
 from flexidit_jax.jobs.parts.quality import Judge, balanced_labels
-from flexidit_jax.jobs.parts.workdir import check_config
 
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "clu", "numpy", "scikit-learn")
 
@@ -37,8 +37,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
     experiment = build_experiment(config)
     if experiment.report is None:
         raise UserError("this config has no report section")
-    flex = load(workdir)
-    check_config(workdir, experiment.raw)
+    flex = trained_model(experiment, workdir)
     judge = Judge(experiment.dataset, experiment.codec, experiment.evaluate.features)
     section = experiment.report
     batches = section.samples // section.batch

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,6 @@ from clu import metric_writers, parameter_overview, periodic_actions
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from flexidit_jax.api import load
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.progress import Progress
 from flexidit_jax.common.trees import merge
@@ -25,6 +25,7 @@ from flexidit_jax.jobs import report
 from flexidit_jax.jobs.parts import workdir as folder
 from flexidit_jax.jobs.parts.experiment import Experiment, build_experiment
 from flexidit_jax.jobs.parts.log import Log
+from flexidit_jax.jobs.parts.model import load_source
 from flexidit_jax.models.dit import init
 from flexidit_jax.models.flexify import at
 from flexidit_jax.models.fold import folded
@@ -42,19 +43,28 @@ def run(config: ConfigDict, workdir: Path) -> int:
     """
     experiment = build_experiment(config)
     experiment.codec.check()
+    source = experiment.dataset.source()
     mesh = make_mesh(**experiment.train.mesh)
     check_batch(experiment.train.batch, mesh)
     plain = None if has_checkpoint(workdir) else _plain_params(experiment)  # refused before anything is written
     folder.claim(workdir, experiment.raw)
     with ExitStack() as closing:
-        status = _train(experiment, plain, workdir, mesh, closing)
+        status = _train(experiment, source, plain, workdir, mesh, closing)
     if status is not None:
         return status
-    return 0 if experiment.report is None else report.run(config, workdir)
+    if experiment.report is not None:
+        return report.run(config, workdir)
+    print("finished; the same command with --mode=sample draws from it")
+    return 0
 
 
 def _train(
-    experiment: Experiment, plain: Callable[[], Params] | None, workdir: Path, mesh: Mesh, closing: ExitStack
+    experiment: Experiment,
+    source: Sequence[Any],
+    plain: Callable[[], Params] | None,
+    workdir: Path,
+    mesh: Mesh,
+    closing: ExitStack,
 ) -> int | None:
     """Trains to the end: None; or to a signal: the exit status."""
     train, seed = experiment.train, experiment.seed
@@ -67,7 +77,7 @@ def _train(
     if done >= train.steps:
         print(f"{workdir}: training is finished ({done} steps)")
         return None
-    stream = batches(experiment.dataset.source(), train.batch, seed)
+    stream = batches(source, train.batch, seed, getattr(experiment.dataset, "augment", None))
     if done:
         meta = checkpoints.meta(done)
         stage = train.stages[meta["stage"]]
@@ -152,15 +162,14 @@ class _Stop:
 
 def _plain_params(experiment: Experiment) -> Callable[[], Params]:
     """Makes the plain DiT parameters to begin with: those of `init_from`, or random ones."""
-    source = experiment.train.init_from
+    source = experiment.init_from
     random = partial(init, experiment.model, jax.random.key(experiment.seed))
     if source is None:
         return random
-    ours = experiment.model
-    loaded = load(source, num_heads=None if Path(source).is_dir() else ours.num_heads)
+    ours, loaded = experiment.model, load_source(experiment)
     plain = folded(at(loaded.params, loaded.patches[0]))
     same_shapes = jax.tree.map(jnp.shape, plain) == jax.tree.map(jnp.shape, jax.eval_shape(random))
     theirs = (loaded.model.num_heads, loaded.model.base_patch, loaded.process)
     if not same_shapes or theirs != (ours.num_heads, ours.base_patch, experiment.process):
-        raise UserError(f"train.init_from={source} holds {loaded!r}, which is not the model of this config")
+        raise UserError(f"init_from={source} holds {loaded!r}, which is not the model of this config")
     return lambda: plain

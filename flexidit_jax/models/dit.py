@@ -187,7 +187,7 @@ def build_dit(
     for key, value in {"dtype": dtype, "attention": attention, "remat": remat}.items():
         if value not in choices[key]:
             raise UserError(f"model.{key} must be one of {', '.join(choices[key])}, got {value!r}")
-    if len(latent) != 4 or min(latent) < 1:
+    if len(latent) != 4 or not all(isinstance(side, int) and side > 0 for side in latent):
         raise UserError(f"model.latent must be (frames, height, width, channels), got {tuple(latent)!r}")
     base = as_patch(patch)
     grid(tuple(latent), base)

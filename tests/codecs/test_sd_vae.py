@@ -29,16 +29,8 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A narrow VAE of the published layout."""
-    folder = tmp_path_factory.mktemp("vae")
-    model = VAE(widths=(4, 4, 8, 8), resnets=1, groups=2)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]
-    rng = np.random.default_rng(0)
-    params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32) / 5, shapes)
-    write_safetensors(folder / WEIGHTS, write_vae(params))
-    (folder / "config.json").write_text(json.dumps({"norm_num_groups": 2, "scaling_factor": 0.18215}))
-    return folder
+def folder(vae_folder: Path) -> Path:
+    return vae_folder
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import flexidit_jax as fd
-from flexidit_jax.jobs.sample import contact_sheet
+from flexidit_jax.jobs.parts.pictures import Files, contact_sheet
 from flexidit_jax.main import main
 
 SMOKE = f"--config={Path(__file__).parents[2] / 'configs' / 'digits.py'}:smoke"
@@ -37,9 +37,10 @@ def test_sample_writes_a_grid_and_says_what_it_cost(run: Path, capsys: pytest.Ca
     assert "schedule: 4:2,2:2; guide: none\n" in out
     assert f"FLOPs: {cost.total / 1e9:.3f} G per sample, {100 * cost.relative:.1f} % of every step powerful\n" in out
     assert re.search(r"^seconds: \d+\.\d for 50 samples", out, re.MULTILINE)
-    file = Path(re.search(r"^written: (.*)$", out, re.MULTILINE)[1])
-    assert file.parent == run / "samples"
-    with Image.open(file) as image:
+    folder = Path(re.search(r"^written: (.*)/grid.png, sample.json$", out, re.MULTILINE)[1])
+    assert folder.parent == run / "samples"
+    assert json.loads((folder / "sample.json").read_text())["seed"] == 5
+    with Image.open(folder / "grid.png") as image:
         drawn = np.asarray(image)
     images = flex.sample(LABELS, steps=4, budget=0.7, guidance=1.0, seed=5, progress=False)
     np.testing.assert_array_equal(drawn, np.asarray(contact_sheet(images)))
@@ -52,6 +53,36 @@ def test_sample_with_a_schedule_and_a_weak_guide(run: Path, capsys: pytest.Captu
     assert "schedule: 2:4; guide: 4:4\n" in out
     percent = 100 * fd.load(run).flops(steps=4, schedule="2:4", guide="4:4", guidance=1.5).relative
     assert f"{percent:.1f} % of every step powerful" in out
+
+
+def test_what_was_asked_for_names_the_folder(run: Path) -> None:
+    for seed in (6, 7, 7):
+        for scale in ("1.5", "1.7"):
+            words = [f"--config.sample.guidance={scale}", "--config.sample.budget=None"]
+            assert sample(run, *words, f"--config.sample.seed={seed}") == 0
+    assert len(list((run / "samples").glob("2x4_seed[67]_*"))) == 4
+
+
+def test_single_pictures_and_the_evaluators_arrays(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = ["grid=false", "images=true", "npz=true"]
+    assert sample(run, "--config.sample.seed=8", *(f"--config.sample.files.{file}" for file in files)) == 0
+    [folder] = (run / "samples").glob("*_seed8_*")
+    assert "000000.png to 000049.png, samples.npz, sample.json" in capsys.readouterr().out
+    arrays = np.load(folder / "samples.npz")["arr_0"]
+    assert (arrays.dtype, arrays.shape) == (np.uint8, (50, 8, 8, 1))
+    for i in (0, 49):
+        with Image.open(folder / f"{i:06d}.png") as image:
+            np.testing.assert_array_equal(np.asarray(image), arrays[i, :, :, 0])
+    assert len(list(folder.iterdir())) == 52
+
+
+def test_a_clip_is_an_animated_png(tmp_path: Path) -> None:
+    clip = np.arange(2 * 3 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 3, 4, 4, 3)
+    Files(images=True).write(tmp_path, clip)
+    with Image.open(tmp_path / "000001.png") as image:
+        assert image.n_frames == 3
+        image.seek(2)
+        np.testing.assert_array_equal(np.asarray(image.convert("RGB")), clip[1, 2])
 
 
 def test_evaluate_agrees_with_the_report_of_the_same_row(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -299,7 +299,7 @@ def test_init_from_starts_with_those_weights(
 
     monkeypatch.setattr(Log, "add", stop)  # step 1 has rate zero: the parameters saved are those begun with
     run = tmp_path / "run"
-    assert main([quiet, f"--workdir={run}", f"--config.train.init_from={tmp_path / 'source'}"]) == 0
+    assert main([quiet, f"--workdir={run}", f"--config.init_from={tmp_path / 'source'}"]) == 0
     number, _, arrays = saved(run)
     assert number == 1
     for part in ("trunk", "tokens"):

@@ -78,3 +78,43 @@ def test_drop_replaces_its_share_by_null_and_nothing_else() -> None:
 def test_drop_rate_ends(rate: float, share: float) -> None:
     dropped = CLASSES.clone(drop_rate=rate).drop(np.zeros(1000, np.int32), jax.random.key(0))
     assert np.mean(np.asarray(dropped) == 10) == share
+
+
+# ---------------------------------------------------------------- Names
+
+IMAGENET = Conditioner(width=8, classes=1000, names="imagenet")
+
+
+@pytest.mark.parametrize(
+    ("typed", "labels"),
+    [
+        (["golden retriever", 360, None], [207, 360, 1000]),
+        (["Golden_Retriever ", "tench", "Tinca tinca", "toilet tissue"], [207, 0, 0, 999]),
+    ],
+)
+def test_names(typed: list[Any], labels: list[int]) -> None:
+    np.testing.assert_array_equal(IMAGENET.parse(typed), labels)
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("golden retreiver", "no class is called 'golden retreiver'; did you mean 'golden retriever' or "),
+        ("crane", "label 'crane' names several classes, give a number: 134 (crane), 517 (crane)"),
+        ("qqqqqq", "no class is called 'qqqqqq'; known: "),
+    ],
+)
+def test_names_that_will_not_do(typed: str, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        IMAGENET.parse([0, typed])
+    assert str(error.value).startswith(message)
+    assert len(str(error.value)) < 150
+
+
+def test_names_must_fit_the_classes() -> None:
+    with pytest.raises(UserError, match=r"^model.conditioner.names=imagenet names 1000 classes, not 10$"):
+        Conditioner(width=8, classes=10, names="imagenet")
+    with pytest.raises(UserError, match=r"^no names of classes called 'imagnet'; did you mean 'imagenet'\?$"):
+        Conditioner(width=8, classes=1000, names="imagnet")
+    with pytest.raises(UserError, match=r"^label 'tench' is not an integer in 0..10$"):
+        CLASSES.parse(["tench"])

@@ -13,6 +13,7 @@ from flexidit_jax.common import build
 from flexidit_jax.common.config import plain
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.types import Patch
+from flexidit_jax.jobs.parts.pictures import Files
 from flexidit_jax.jobs.parts.points import Report
 from flexidit_jax.models.dit import DiT, build_dit
 from flexidit_jax.models.patch import grid
@@ -33,7 +34,6 @@ class Training:
       stages: see `training.stages.Stage`.
       optimizer, ema: see `training.optimizer`.
       mesh: see `training.sharding.make_mesh`.
-      init_from: a run, saved model or DiT weight file to start from; None starts from scratch.
       log_every, checkpoint_every: steps; the last step of a stage is always saved.
       keep: checkpoints kept.
     """
@@ -43,7 +43,6 @@ class Training:
     optimizer: AdamW
     ema: Ema
     mesh: Section
-    init_from: str | None
     log_every: int
     checkpoint_every: int
     keep: int
@@ -74,6 +73,9 @@ class Evaluation:
     features: Section
     samples: int
 
+    def __post_init__(self) -> None:
+        build.positive("evaluate", samples=self.samples)
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -81,19 +83,24 @@ class Experiment:
 
     Attributes:
       raw: the config as JSON holds it.
+      init_from: a run, saved model or DiT weight file to start from; None starts from scratch.
       sample: keywords of `FlexiDiT.sample`.
+      files: the `sample.files` section.
+      evaluate: None for no scores.
       report: the points of the report, None for no report.
     """
 
     raw: dict[str, Any]
     seed: int
+    init_from: str | None
     model: DiT
     process: Any
     codec: Any
     dataset: Any
     train: Training
     sample: Section
-    evaluate: Evaluation
+    files: Files
+    evaluate: Evaluation | None
     report: Report | None
 
 
@@ -111,24 +118,29 @@ def build_experiment(config: ConfigDict) -> Experiment:
         dataset: Section,
         train: Section,
         sample: Section,
-        evaluate: Section,
         process: Section,
         codec: Section,
+        init_from: str | None = None,
+        evaluate: Section | None = None,
         report: Section | None = None,
     ) -> Experiment:
         network = build.call(build_dit, model, "model")
-        build.check(FlexiDiT.sample, sample, "sample")
-        evaluation = build.call(Evaluation, evaluate, "evaluate")
-        build.positive("evaluate", samples=evaluation.samples)
+        words = {key: value for key, value in sample.items() if key != "files"}
+        build.check(FlexiDiT.sample, words, "sample")
+        evaluation = evaluate and build.call(Evaluation, evaluate, "evaluate")
+        if report and not evaluation:
+            raise UserError("config key 'evaluate' is missing; the report scores samples with it")
         built = Experiment(
             raw=raw,
             seed=seed,
+            init_from=init_from,
             model=network,
             process=build.part("flexidit_jax.diffusion", "Process", process, "process"),
             codec=build.part("flexidit_jax.codecs", "Codec", codec, "codec"),
             dataset=build.part("flexidit_jax.data", "Dataset", dataset, "dataset"),
             train=build.call(_training, {"base": network.base_patch, **train}, "train"),
-            sample=sample,
+            sample=words,
+            files=build.call(Files, sample.get("files", {}), "sample.files"),
             evaluate=evaluation,
             report=report and build.call(Report, {"samples": evaluation.samples, **report}, "report"),
         )
@@ -159,7 +171,6 @@ def _training(
     optimizer: Section,
     ema: Section,
     mesh: Section,
-    init_from: str | None = None,
     log_every: int = 100,
     checkpoint_every: int = 1000,
     keep: int = 2,
@@ -171,7 +182,6 @@ def _training(
         optimizer=build.call(AdamW, optimizer, "train.optimizer"),
         ema=build.call(Ema, ema, "train.ema"),
         mesh=mesh,
-        init_from=init_from,
         log_every=log_every,
         checkpoint_every=checkpoint_every,
         keep=keep,

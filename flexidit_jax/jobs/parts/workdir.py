@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,14 @@ from flexidit_jax.common.config import difference
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.training.checkpoint import CONFIG_FILE
 
-#: what may change between two starts of one run
-FREE = {"sample", "evaluate", "report"}
-FREE_TRAINING = {"log_every", "checkpoint_every", "keep", "mesh"}
+#: what may change between two starts of one run: nothing here changes what is computed
+FREE = {"init_from", "sample", "evaluate", "report"}
+FREE_WITHIN = {
+    "train": {"log_every", "checkpoint_every", "keep", "mesh"},
+    "model": {"attention", "remat", "unroll"},
+    "codec": {"path", "slice"},
+    "dataset": {"data_dir"},
+}
 
 
 def claim(workdir: Path, config: dict[str, Any]) -> None:
@@ -33,6 +39,17 @@ def claim(workdir: Path, config: dict[str, Any]) -> None:
         raise UserError(
             f"cannot write to --workdir={workdir} ({error.strerror}); name a folder you may write"
         ) from None
+
+
+def check_writable(folder: Path) -> None:
+    """Refuses, before long work and without writing, a folder that could not be made or written.
+
+    Raises:
+      UserError: its nearest existing parent may not be written.
+    """
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise UserError(f"cannot write to {folder}; name another --workdir")
 
 
 def check_config(workdir: Path, config: dict[str, Any]) -> None:
@@ -56,5 +73,6 @@ def check_config(workdir: Path, config: dict[str, Any]) -> None:
 
 def _binding(config: dict[str, Any]) -> dict[str, Any]:
     kept = {key: value for key, value in config.items() if key not in FREE}
-    kept["train"] = {key: value for key, value in config.get("train", {}).items() if key not in FREE_TRAINING}
+    for section, free in FREE_WITHIN.items():
+        kept[section] = {key: value for key, value in kept.get(section, {}).items() if key not in free}
     return kept

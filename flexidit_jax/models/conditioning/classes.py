@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.errors import UserError, nearest
 from flexidit_jax.common.types import Array
 
 
@@ -20,11 +23,13 @@ class Conditioner(nn.Module):
       width: d of the transformer.
       classes: number of real classes.
       drop_rate: share of training labels replaced by the null class.
+      names: what classes may be called besides their number: a file of `names/`, such as "imagenet".
     """
 
     width: int
     classes: int
     drop_rate: float = 0.1
+    names: str | None = None
 
     def __post_init__(self) -> None:
         if self.classes < 1 or not 0 <= self.drop_rate <= 1:
@@ -32,6 +37,10 @@ class Conditioner(nn.Module):
                 "model.conditioner wants classes of at least 1 and a drop_rate in [0, 1],"
                 f" got {self.classes!r} and {self.drop_rate!r}"
             )
+        if self.names is not None and (named := 1 + max(max(of) for of in class_names(self.names).values())) != (
+            self.classes
+        ):
+            raise UserError(f"model.conditioner.names={self.names} names {named} classes, not {self.classes}")
         super().__post_init__()
 
     #: the key under which a dataset yields what this conditioner reads
@@ -42,15 +51,15 @@ class Conditioner(nn.Module):
         table = self.param("table", nn.initializers.normal(0.02), (self.classes + 1, self.width), jnp.float32)
         return table[label]  # [B, d]
 
-    def parse(self, labels: Sequence[int | None] | Array) -> np.ndarray:
-        """Labels as typed by a user -> int32 [B]; `None` is the null class.
+    def parse(self, labels: Sequence[int | str | None] | Array) -> np.ndarray:
+        """Labels as typed by a user -> int32 [B]: numbers, names, or `None` for the null class.
 
         Raises:
-          UserError: not integers, or outside 0..classes.
+          UserError: outside 0..classes, or a name that no class or several classes have.
         """
         if np.ndim(labels) != 1:
             raise UserError(f"labels must be a list such as [0, {self.classes - 1}], got {labels!r}")
-        values = [self.classes if label is None else label for label in labels]
+        values = [self._number(label) for label in labels]
         if not values:
             raise UserError(f"labels are empty; give at least one of 0..{self.classes}")
         for value in values:
@@ -60,6 +69,20 @@ class Conditioner(nn.Module):
                 raise UserError(f"label {value} is out of range: 0..{self.classes}, {self.classes} meaning no class")
         return np.array(values, np.int32)
 
+    def _number(self, label: int | str | None) -> int:
+        if label is None:
+            return self.classes
+        if self.names is None or not isinstance(label, str):
+            return label
+        names = class_names(self.names)
+        numbers = names.get(_spelled(label), ())
+        if len(numbers) == 1:
+            return numbers[0]
+        if numbers:
+            choice = ", ".join(f"{number} ({_lines(self.names)[number]})" for number in numbers)
+            raise UserError(f"label {label!r} names several classes, give a number: {choice}")
+        raise UserError(f"no class is called {label!r}{nearest(_spelled(label), names, most=3)}")
+
     def null(self, label: Array) -> Array:
         """The unconditional labels for a batch: int32 [B]."""
         return jnp.full_like(label, self.classes)
@@ -68,3 +91,34 @@ class Conditioner(nn.Module):
         """Replaces each label by the null class with probability `drop_rate`."""
         dropped = jax.random.bernoulli(key, self.drop_rate, label.shape)
         return jnp.where(dropped, self.classes, label)
+
+
+@cache
+def class_names(name: str) -> dict[str, tuple[int, ...]]:
+    """Every name in `names/<name>.txt` -> the classes that have it.
+
+    Line n of such a file holds the names of class n, separated by ", ". Those of ImageNet are the WordNet
+    lemmas of its 1,000 synsets, in the order of their numbers.
+
+    Raises:
+      UserError: no such file.
+    """
+    classes: dict[str, list[int]] = defaultdict(list)
+    for number, line in enumerate(_lines(name)):
+        for word in line.split(", "):
+            classes[_spelled(word)].append(number)
+    return {word: tuple(numbers) for word, numbers in classes.items()}
+
+
+@cache
+def _lines(name: str) -> list[str]:
+    folder = Path(__file__).with_name("names")
+    known = [file.stem for file in folder.glob("*.txt")]
+    if name not in known:
+        raise UserError(f"no names of classes called {name!r}{nearest(str(name), known)}")
+    return (folder / f"{name}.txt").read_text().splitlines()
+
+
+def _spelled(name: str) -> str:
+    """Case, underscores and spaces around do not matter."""
+    return name.strip().lower().replace("_", " ")

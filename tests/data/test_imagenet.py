@@ -1,0 +1,76 @@
+"""The ImageNet dataset on records of tensorflow-datasets' layout; the crop; the flip; synthetic records."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flexidit_jax.common.crop import centre_crop
+from flexidit_jax.common.errors import UserError
+from flexidit_jax.data.imagenet import Dataset, _Crops
+from flexidit_jax.data.loader import batches
+from flexidit_jax.data.synthetic import Dataset as Synthetic
+
+
+def jpeg(image: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "JPEG", quality=95)
+    return file.getvalue()
+
+
+def test_records_of_tfds() -> None:
+    tfds = pytest.importorskip("tensorflow_datasets")
+    with tfds.testing.mock_data(num_examples=3):
+        source = Dataset(32, data_dir="anywhere").source()
+        assert len(source) == 3
+        record = source[2]
+    assert record["x"].shape == (1, 32, 32, 3) and record["x"].dtype == np.float32
+    assert -1 <= record["x"].min() < -0.5 < 0.5 < record["x"].max() <= 1
+    assert record["label"].dtype == np.int32 and 0 <= record["label"] < 1000
+
+
+def test_absent_data_names_the_files(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^no imagenet2012 array records in .*ILSVRC2012_img_train.tar and .*_val.tar"):
+        Dataset(data_dir=str(tmp_path)).source()
+    with pytest.raises(UserError, match=r"^dataset.size must be positive, got 0$"):
+        Dataset(size=0)
+
+
+def test_crop_is_the_middle_of_the_halved_image() -> None:
+    image = np.zeros((160, 80, 3), np.uint8)
+    image[40:120] = np.arange(80, dtype=np.uint8)[:, None, None] * 3  # the middle square, a ramp along height
+    crop = centre_crop(Image.fromarray(image), 20)
+    averaged = image[40:120].reshape(20, 4, 20, 4, 3).mean((1, 3))  # halved twice by box averaging, nothing else
+    assert np.abs(crop - averaged).max() <= 1
+    wide = centre_crop(Image.fromarray(image.transpose(1, 0, 2)), 20)
+    np.testing.assert_array_equal(wide, crop.transpose(1, 0, 2))
+    assert centre_crop(Image.fromarray(image[:50, :, 0]), 33).shape == (33, 33, 3)  # grey, odd sizes
+
+
+def test_records_hold_the_crop_and_the_flip_mirrors_half_of_them() -> None:
+    image = np.zeros((16, 16, 3), np.uint8)
+    image[:, :8] = 255
+    source = _Crops([{"image": jpeg(image), "label": 7}] * 50, 16)
+    np.testing.assert_allclose(source[0]["x"][0], image / 127.5 - 1, atol=0.05)
+    stream = batches(source, 25, seed=0, augment=Dataset().augment)
+    first, second = next(stream), next(stream)
+    bright_left = np.concatenate([batch["x"][:, 0, :, :8].mean((1, 2, 3)) for batch in (first, second)]) > 0
+    assert 10 < bright_left.sum() < 40
+    again = next(batches(source, 25, seed=0, augment=Dataset().augment))
+    np.testing.assert_array_equal(again["x"], first["x"])
+
+
+def test_synthetic_records() -> None:
+    source = Synthetic(shape=(2, 8, 6, 3), classes=5, records=11).source()
+    assert len(list(source)) == 11
+    assert source[7]["x"].shape == (2, 8, 6, 3) and source[7]["label"] == 2
+    np.testing.assert_array_equal(source[7]["x"], Synthetic(shape=(2, 8, 6, 3), classes=5, records=11).source()[7]["x"])
+    assert np.abs(source[7]["x"] - source[2]["x"]).max() > 0.1
+    held_out = Synthetic(shape=(2, 8, 6, 3), classes=5, records=11).held_out()
+    assert np.abs(held_out[7]["x"] - source[7]["x"]).max() > 0.1
+    with pytest.raises(UserError, match=r"^dataset.shape must be"):
+        Synthetic(shape=(8, 8, 3))

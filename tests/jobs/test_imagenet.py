@@ -1,0 +1,82 @@
+"""The ImageNet configs: shrunk ones from end to end, the real ones built, a published file sampled from."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import flexidit_jax as fd
+from flexidit_jax.common.config import load_config
+from flexidit_jax.jobs.parts.experiment import build_experiment
+from flexidit_jax.main import main
+from flexidit_jax.models.dit import init
+from flexidit_jax.training.checkpoint import Checkpoints
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+GOLDEN = Path(__file__).parents[1] / "golden" / "dit_tiny.safetensors"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["imagenet256", "imagenet512", "imagenet256_adapters"])
+def test_smoke(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [f"--config={CONFIGS / name}.py:smoke", f"--workdir={tmp_path}"]
+    assert main(words) == 0
+    assert Checkpoints(tmp_path).latest() == 6
+    capsys.readouterr()
+    labels = "golden retriever,360,None"
+    assert main([*words, "--mode=sample", f"--config.sample.labels={labels}", "--config.sample.budget=0.7"]) == 0
+    folder = Path(re.search(r"^written: ([^,]*)/grid.png", capsys.readouterr().out, re.MULTILINE)[1])
+    side = 32 if name == "imagenet512" else 16
+    with Image.open(folder / "000002.png") as image:
+        assert (image.mode, image.size) == ("RGB", (side, side))
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "parameters"),
+    [("imagenet256", 32, 675), ("imagenet512", 64, 675), ("imagenet256_adapters", 32, 675)],
+)
+def test_the_real_configs_describe_the_published_model(name: str, side: int, parameters: int) -> None:
+    experiment = build_experiment(load_config(f"{CONFIGS / name}.py"))
+    assert experiment.model.latent == (1, side, side, 4)
+    shapes = jax.eval_shape(lambda: init(experiment.model, jax.random.key(0)))
+    assert round(sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) / 1e6) == parameters
+    assert experiment.train.ema.decay == 0.9999
+    assert [stage.patches for stage in experiment.train.stages] == [((1, 2, 2), (1, 4, 4))]
+
+
+def test_a_published_file_is_sampled_through_the_vae(
+    tmp_path: Path, vae_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["init_from=" + str(GOLDEN), f"codec.path={vae_folder}", "codec.dtype=float32", "codec.slice=2"]
+    words += ["sample.labels=(1,2,3)", "sample.steps=3", "sample.batch=2"]
+    argv = [f"--config={CONFIGS / 'imagenet256.py'}", f"--workdir={tmp_path / 'run'}", "--mode=sample"]
+    assert main([*argv, *(f"--config.{word}" for word in words)]) == 0
+    assert "schedule: 2:3; guide: 2:3\n" in capsys.readouterr().out
+    [folder] = (tmp_path / "run" / "samples").iterdir()
+    dit = fd.load(GOLDEN)
+    assert dit.codec.path == "weights/sd-vae-ft-ema"
+    x0 = dit.sample([1, 2, 3], steps=3, guidance_channels=3, decode=False, batch=2, progress=False)
+    with Image.open(folder / "000002.png") as image:
+        drawn = np.asarray(image).astype(int)
+    codec = build_experiment(load_config(f"{CONFIGS / 'imagenet256.py'}")).codec
+    expected = type(codec)(str(vae_folder)).decode(x0[:, None])[2, 0]
+    assert drawn.shape == (64, 64, 3) and np.abs(drawn - expected).max() <= 1
+
+
+def test_missing_parts_are_named_before_anything_is_written(
+    tmp_path: Path, vae_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    argv = [f"--config={CONFIGS / 'imagenet256.py'}", "--workdir=run", f"--config.init_from={GOLDEN}"]
+    assert main(argv) == 2
+    assert "error: the VAE's weights weights/sd-vae-ft-ema/diffusion_pytorch" in capsys.readouterr().err
+    assert main([*argv, f"--config.codec.path={vae_folder}", "--config.dataset.data_dir=data"]) == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message.startswith("error: no imagenet2012 array records in data; ")
+    assert "ILSVRC2012_img_train.tar" in message and "--file_format=array_record --data_dir=data" in message
+    assert list(tmp_path.iterdir()) == []
