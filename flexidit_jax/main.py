@@ -73,7 +73,7 @@ def _run(argv: Sequence[str]) -> int:
         raise UserError(f"unknown --mode={known.mode!r}{nearest(known.mode, modes)}")
     file, _, variant = known.config.partition(":")
     keep_freed_memory()
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # TensorFlow tells of its CPU kernels at every start
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # TensorFlow, here for its event files, announces them else
     name = Path(file).stem + (f"_{variant}" if variant else "")
     workdir = known.workdir or Path("runs") / name
     return importlib.import_module(f"flexidit_jax.jobs.{known.mode}").run(config, workdir)
