@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.files import written_aside
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -29,13 +30,9 @@ def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]
 
 
 def write_safetensors(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
-    """Writes beside and renames, so that a reader never meets half a file."""
-    unfinished = path.with_name(path.name + ".tmp")
-    try:
+    """Tensors by name, and metadata; whole or not at all."""
+    with written_aside(path) as unfinished:
         save_file({key: np.ascontiguousarray(value) for key, value in tensors.items()}, unfinished, metadata)
-        unfinished.rename(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def config_beside(path: Path) -> dict[str, Any]:

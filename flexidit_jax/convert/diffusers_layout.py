@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.files import written_aside
 from flexidit_jax.common.tensors import read_safetensors, write_safetensors
 from flexidit_jax.models.dit import DiT
 from flexidit_jax.models.position import position_embedding
@@ -113,7 +114,8 @@ def write_folder(folder: Path, model: DiT, state: Mapping[str, np.ndarray]) -> N
     }
     folder.mkdir(parents=True, exist_ok=True)
     write_safetensors(folder / WEIGHTS, tensors, {"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    with written_aside(folder / "config.json") as file:
+        file.write_text(json.dumps(config, indent=2) + "\n")
 
 
 def _names(depth: int) -> dict[str, list[str]]:

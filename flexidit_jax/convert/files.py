@@ -9,6 +9,7 @@ from types import ModuleType
 import numpy as np
 
 from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.files import written_aside
 from flexidit_jax.common.tensors import config_beside, read_safetensors
 
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth")
@@ -43,12 +44,8 @@ def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], int | None]:
 def write_torch(path: Path, tensors: dict[str, np.ndarray]) -> None:
     """Writes a `.pt` state dict; needs torch."""
     torch = _torch(path)
-    unfinished = path.with_name(path.name + ".tmp")
-    try:
+    with written_aside(path) as unfinished:
         torch.save({key: torch.from_numpy(np.array(value)) for key, value in tensors.items()}, unfinished)
-        unfinished.rename(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _torch(path: Path) -> ModuleType:

@@ -11,6 +11,7 @@ import numpy as np
 
 from flexidit_jax.common import build
 from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.files import written_aside
 from flexidit_jax.common.tensors import differences, read_safetensors, write_safetensors
 from flexidit_jax.common.trees import fingerprint, flatten, merge, unflatten
 from flexidit_jax.common.types import Params, as_patch, patch_name
@@ -43,7 +44,8 @@ def write_saved(folder: Path, config: dict[str, Any], params: Params, adapters_o
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_safetensors(folder / WEIGHTS, {name: np.asarray(leaf) for name, leaf in flatten(kept).items()})
-        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        with written_aside(folder / "config.json") as file:
+            file.write_text(json.dumps(config, indent=2) + "\n")
     except OSError as error:
         raise UserError(f"cannot write to {folder} ({error.strerror})") from None
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.files import written_aside
 from flexidit_jax.jobs.parts.experiment import build_experiment
 from flexidit_jax.jobs.parts.model import trained_model
 from flexidit_jax.jobs.parts.quality import Judge, balanced_labels
@@ -40,7 +41,8 @@ def run(config: ConfigDict, workdir: Path) -> int:
     }
     file = workdir / "evaluation.json"
     try:
-        file.write_text(json.dumps(result, indent=2) + "\n")
+        with written_aside(file) as unfinished:
+            unfinished.write_text(json.dumps(result, indent=2) + "\n")
     except OSError as error:
         raise UserError(f"cannot write {file} ({error.strerror})") from None
     print(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from flexidit_jax.common.files import written_aside
 from flexidit_jax.jobs.parts.experiment import build_experiment
 from flexidit_jax.jobs.parts.model import trained_model
 from flexidit_jax.jobs.parts.workdir import check_writable
@@ -34,7 +35,8 @@ def run(config: ConfigDict, workdir: Path) -> int:
     seconds = time.perf_counter() - clock
 
     written = experiment.files.write(folder, images)
-    (folder / "sample.json").write_text(asked + "\n")
+    with written_aside(folder / "sample.json") as file:
+        file.write_text(asked + "\n")
     flops = flex.flops(**words)
     print(f"schedule: {text_of(schedule)}; guide: {text_of(guide) if guide else 'none'}")
     print(f"FLOPs: {flops.total / 1e9:.3f} G per sample, {100 * flops.relative:.1f} % of every step powerful")

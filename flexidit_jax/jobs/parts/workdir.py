@@ -9,6 +9,7 @@ from typing import Any
 
 from flexidit_jax.common.config import difference
 from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.files import written_aside
 from flexidit_jax.training.checkpoint import CONFIG_FILE
 
 #: what may change between two starts of one run: nothing here changes what is computed
@@ -32,9 +33,8 @@ def claim(workdir: Path, config: dict[str, Any]) -> None:
         check_config(workdir, config)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        unfinished = file.with_suffix(".tmp")
-        unfinished.write_text(json.dumps(config, indent=2) + "\n")
-        unfinished.rename(file)
+        with written_aside(file) as unfinished:
+            unfinished.write_text(json.dumps(config, indent=2) + "\n")
     except OSError as error:
         raise UserError(
             f"cannot write to --workdir={workdir} ({error.strerror}); name a folder you may write"
