@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,13 +23,16 @@ from flexidit_jax.convert.diffusers_layout import is_diffusers_folder, read_fold
 from flexidit_jax.convert.dit_layout import read_dit, write_dit
 from flexidit_jax.convert.files import WEIGHT_SUFFIXES, read_state_dict, write_torch
 from flexidit_jax.convert.saved import WEIGHTS, read_saved, write_saved
+from flexidit_jax.diffusion.process import NoiseProcess
+from flexidit_jax.diffusion.solvers import make_table
+from flexidit_jax.diffusion.steps import Steps
 from flexidit_jax.models import adapters as lora
 from flexidit_jax.models.dit import DiT, build_dit, describe
 from flexidit_jax.models.flexify import at, flexify, patches_of
 from flexidit_jax.models.flops import forward_flops
 from flexidit_jax.models.patch import grid
 from flexidit_jax.sampling.engine import Engine, starting_noise
-from flexidit_jax.sampling.schedule import Schedule, plan, relative_cost, segments
+from flexidit_jax.sampling.schedule import Schedule, plan, relative_cost, segments, total_cost
 
 
 class FlopCount(NamedTuple):
@@ -51,7 +54,7 @@ class FlexiDiT:
     Attributes:
       model: the network (`models.dit.DiT`).
       params: the stored tree (`models.flexify`).
-      process: the noise process (`diffusion.gaussian.Process`).
+      process: the noise process (`diffusion.gaussian.Process` or `diffusion.flow.Process`).
       codec: turns latents into data; None when unknown, then only `decode=False` samples.
       merge_adapters: sample with adapters added into the kernels (no FLOPs, a copy of the adapted
         layers per mode); False runs them beside the kernels (`dataclasses.replace` makes either).
@@ -59,7 +62,7 @@ class FlexiDiT:
 
     model: DiT
     params: Params
-    process: Any
+    process: NoiseProcess
     codec: Any
     merge_adapters: bool = True
 
@@ -102,7 +105,7 @@ class FlexiDiT:
 
         Args:
           x: [B, H, W, C] or [B, F, H, W, C].
-          t: [B], times 0..T-1.
+          t: [B], times 0..T-1 (of a flow, real numbers 0..T).
           labels: [B], what the conditioner reads (classes: 0..classes, the last or None meaning none).
           patch: the mode; the most powerful by default.
 
@@ -128,10 +131,12 @@ class FlexiDiT:
         budget: float | None = None,
         guidance: float = 1.5,
         weak: int | str | tuple[int, ...] | None = None,
+        solver: str | Mapping[str, Any] = "ddpm",
     ) -> tuple[Schedule, Schedule | None]:
         """The conditional and the guiding schedule a `sample` call with the same words runs."""
         mode = None if weak is None else as_patch(weak)
-        return plan(self.patches, self._cost, steps, schedule, budget, guide, guidance, mode)
+        evaluations = self._table(solver, steps).evaluations
+        return plan(self.patches, self._cost, steps, schedule, budget, guide, guidance, mode, evaluations)
 
     def flops(
         self,
@@ -141,11 +146,15 @@ class FlexiDiT:
         budget: float | None = None,
         guidance: float = 1.5,
         weak: int | str | tuple[int, ...] | None = None,
+        solver: str | Mapping[str, Any] = "ddpm",
     ) -> FlopCount:
-        """FLOPs per sample of a `sample` call with the same words."""
-        conditional, guiding = self.plan(steps, schedule, guide, budget, guidance, weak)
-        total = sum(self._cost(patch) * n for patch, n in [*conditional, *(guiding or ())])
-        return FlopCount(total, relative_cost(conditional, guiding, self.patches[0], self._cost))
+        """FLOPs per sample of a `sample` call with the same words; every evaluation of the network counts."""
+        schedules = self.plan(steps, schedule, guide, budget, guidance, weak, solver)
+        evaluations = self._table(solver, steps).evaluations
+        return FlopCount(
+            total_cost(*schedules, self._cost, evaluations),
+            relative_cost(*schedules, self.patches[0], self._cost, evaluations),
+        )
 
     def sample(
         self,
@@ -156,7 +165,7 @@ class FlexiDiT:
         guide: str | None = None,
         guidance: float = 1.5,
         guidance_channels: int | None = None,
-        solver: str = "ddpm",
+        solver: str | Mapping[str, Any] = "ddpm",
         seed: int = 0,
         weak: int | str | tuple[int, ...] | None = None,
         batch: int | None = None,
@@ -178,7 +187,9 @@ class FlexiDiT:
           guide: schedule of the guide, None meaning the same; never more powerful than `schedule`.
           guidance: s1 of FlexiDiT section 3.4; 1 runs no guide.
           guidance_channels: guide only the first few channels (3 for the released DiT's FID).
-          solver: a module of `diffusion/solvers`.
+          solver: a module of `diffusion/solvers`: `"ddpm"`, `"ddim"`, `"dpmpp_2m"` or `"sa_solver"` for a
+            Gaussian process, `"euler"` or `"heun"` (twice the evaluations) for flow matching; or its name
+            and keywords, such as `{"name": "sa_solver", "tau": 0.5}`.
           seed: sample i of a seed has the same noise, to the bit, in any batch.
           weak: with three or more modes, the one a budget mixes in; the weakest by default.
           batch: samples per call of the network; all at once by default.
@@ -192,12 +203,12 @@ class FlexiDiT:
           uint8 [B, H, W, channels] ([B, F, H, W, channels] for video), or float32 latents.
 
         Raises:
-          UserError: labels, schedules, budgets, solver names or shapes that do not fit.
+          UserError: labels, schedules, budgets, solvers or shapes that do not fit.
         """
         cond = self.model.conditioner.parse(labels)
-        conditional, guiding = self.plan(steps, schedule, guide, budget, guidance, weak)
+        conditional, guiding = self.plan(steps, schedule, guide, budget, guidance, weak, solver)
         runs = segments(conditional, guiding, guidance)
-        table = build.find("flexidit_jax.diffusion.solvers", solver, "table")(self.process, steps)
+        table = self._table(solver, steps)
         if decode and self.codec is None:
             raise UserError("this model has no codec to decode its latents with; pass decode=False for latents")
         if decode:
@@ -221,7 +232,6 @@ class FlexiDiT:
                     f" {np.shape(step_noise)}"
                 )
             step_noise = jnp.asarray(step_noise).reshape(steps, n, *self.model.latent)
-        rows = table.padded(self.process.steps)
         done: list[np.ndarray] = []
         with Progress(steps * -(-n // batch), "sampling", enabled=progress) as bar:
             for begin in range(0, n, batch):
@@ -230,7 +240,7 @@ class FlexiDiT:
                 here = np.minimum(np.arange(begin, begin + batch), n - 1)  # the last batch repeats its last sample
                 chain = self._engine.denoise(
                     runs,
-                    rows,
+                    table,
                     x=starting_noise(seed, first + here, self.model.latent) if start is None else start[here],
                     cond=cond[here],
                     seed=seed,
@@ -294,6 +304,9 @@ class FlexiDiT:
             "codec": None if self.codec is None else _describe_part(self.codec),
         }
         write_saved(Path(path), config, self.params, adapters_only)
+
+    def _table(self, solver: str | Mapping[str, Any], steps: int) -> Steps:
+        return make_table(solver, self.process, steps)
 
     def _cost(self, patch: Patch) -> int:
         rank = lora.rank_of(self.params["modes"][patch_name(patch)]) or 0

@@ -22,17 +22,24 @@ def find(package: str, name: str, attribute: str) -> Any:
     Raises:
       UserError: there is none; the message names the nearest, or all.
     """
-    folder = importlib.import_module(package)
-    modules = [module.name for module in pkgutil.iter_modules(folder.__path__)]
+    if name in _modules(package) and (found := _own(package, name, attribute)) is not None:
+        return found
+    raise UserError(f"no {name!r} in {package.rsplit('.', 1)[-1]}/{nearest(str(name), names(package, attribute))}")
 
-    def defined_in(module: str) -> Any:
-        found = getattr(importlib.import_module(f"{package}.{module}"), attribute, None)
-        return found if getattr(found, "__module__", None) == f"{package}.{module}" else None
 
-    if name in modules and defined_in(name) is not None:
-        return defined_in(name)
-    known = [module for module in modules if defined_in(module) is not None]
-    raise UserError(f"no {name!r} in {package.rsplit('.', 1)[-1]}/{nearest(str(name), known)}")
+def names(package: str, attribute: str) -> list[str]:
+    """The modules of `package` that define `attribute`."""
+    return [module for module in _modules(package) if _own(package, module, attribute) is not None]
+
+
+def _modules(package: str) -> list[str]:
+    return [module.name for module in pkgutil.iter_modules(importlib.import_module(package).__path__)]
+
+
+def _own(package: str, module: str, attribute: str) -> Any:
+    """`attribute` if defined there, not merely imported; else None."""
+    found = getattr(importlib.import_module(f"{package}.{module}"), attribute, None)
+    return found if getattr(found, "__module__", None) == f"{package}.{module}" else None
 
 
 def check(maker: Callable[..., Any], section: Mapping[str, Any], where: str) -> Mapping[str, Parameter]:

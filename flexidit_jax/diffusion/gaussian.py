@@ -11,7 +11,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -35,6 +37,29 @@ class Chain:
     @cached_property
     def alpha_bar_prev(self) -> np.ndarray:
         return np.append(1.0, self.alpha_bar[:-1])
+
+    @cached_property
+    def signal(self) -> np.ndarray:
+        """The share of x_0 in x_t, alpha."""
+        return np.sqrt(self.alpha_bar)
+
+    @cached_property
+    def sigma(self) -> np.ndarray:
+        """The share of noise in x_t."""
+        return np.sqrt(1 - self.alpha_bar)
+
+    @cached_property
+    def signal_prev(self) -> np.ndarray:
+        return np.sqrt(self.alpha_bar_prev)
+
+    @cached_property
+    def sigma_prev(self) -> np.ndarray:
+        return np.sqrt(1 - self.alpha_bar_prev)
+
+    @cached_property
+    def half_log_snr(self) -> np.ndarray:
+        """lambda = log(alpha / sigma), the variable in which the ODE's solvers take their steps."""
+        return np.log(self.signal / self.sigma)
 
     @cached_property
     def beta(self) -> np.ndarray:
@@ -81,6 +106,7 @@ class Process:
       beta_start, beta_end: ends of the linear beta schedule.
     """
 
+    learns_variance: ClassVar[bool] = True
     steps: int = 1000
     beta_start: float = 1e-4
     beta_end: float = 0.02
@@ -114,6 +140,10 @@ class Process:
         """The chain of n kept times; all T by default."""
         t = np.arange(self.steps) if n is None else self.timesteps(n)
         return Chain(t, self.alpha_bar[t])
+
+    def draw_times(self, key: Array, n: int) -> Array:
+        """[n] int32, uniform."""
+        return jax.random.randint(key, (n,), 0, self.steps)
 
     def add_noise(self, x0: Array, noise: Array, t: Array) -> Array:
         """x_t by (1): x0 and noise [B, ...], t [B]."""

@@ -1,17 +1,18 @@
-"""A solver step as a row of numbers.
+"""A solver as a table of numbers: one row per evaluation of the network, each "correct, then predict".
 
-Every step of every solver here is
+    x0 = x0_from_x x + x0_from_output output                              x: where the network was evaluated
+    xc = kx x + kl x_last + k0 x0 + k1 x0_prev + kz z_last                the corrector; without one, xc = x
+    x' = cx xc + c0 x0 + c1 x0_prev + std z                               where it is evaluated next
 
-    x0 = x0_from_x x + x0_from_output output
-    x' = cx x + c0 x0 + c1 x0_prev + std z,    log std^2 between log_low and log_high by the learned v
-
-so a solver is a table made on the host, and one compiled program runs them all. `x0_prev` is the x0
-of the step executed before: history lives in latent space and survives a change of patch size.
+with log std^2 between log_low and log_high by the learned v. `x_last`, `x0_prev` and `z_last` are xc, x0
+and z of the row before. A solver is a table made on the host, a row is one small argument, and so one
+compiled program runs them all, for any number of steps. History lives in latent space and survives a
+change of patch size.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -21,54 +22,91 @@ from flexidit_jax.diffusion.likelihood import log_variance
 
 
 class Steps(NamedTuple):
-    """Rows in the order executed (noise first); every array is [n].
+    """Rows in the order executed (noise first); every array is [rows], every number of a row a scalar.
 
     Attributes:
-      t: int, the time the network is told.
+      step: which of the user's steps a row belongs to, ascending from 0; a step may take several.
+      t: the time the network is told.
       x0_from_x, x0_from_output: how the process reads x0 off the network's output.
-      cx, c0, c1: weights of x, x0 and the previous x0.
+      kx, kl, k0, k1, kz: the corrector's weights of x, x_last, x0, x0_prev and z_last.
+      cx, c0, c1: the predictor's weights of the corrected x, x0 and x0_prev.
       log_low, log_high: ends of the log variance of the added noise.
       noisy: 1 where noise is added, else 0.
     """
 
-    t: np.ndarray
-    x0_from_x: np.ndarray
-    x0_from_output: np.ndarray
-    cx: np.ndarray
-    c0: np.ndarray
-    c1: np.ndarray
-    log_low: np.ndarray
-    log_high: np.ndarray
-    noisy: np.ndarray
+    step: Array
+    t: Array
+    x0_from_x: Array
+    x0_from_output: Array
+    kx: Array
+    kl: Array
+    k0: Array
+    k1: Array
+    kz: Array
+    cx: Array
+    c0: Array
+    c1: Array
+    log_low: Array
+    log_high: Array
+    noisy: Array
 
-    def padded(self, rows: int) -> Steps:
-        """Zero rows up to a fixed length, in float32: a table of another length would be another program."""
-        return Steps(
-            *(
-                np.pad(column, (0, rows - len(column))).astype(np.int32 if name == "t" else np.float32)
-                for name, column in zip(self._fields, self, strict=True)
-            )
-        )
+    @classmethod
+    def over(cls, chain: Any, **columns: Array) -> Steps:
+        """One row per level of a chain.
 
-    def row(self, k: Array) -> Steps:
-        """Row k, a scalar per column."""
-        return Steps(*(jnp.asarray(column)[k] for column in self))
+        Args:
+          chain: gives t, x0_from_x and x0_from_output, [n] ascending.
+          **columns: [n] ascending; those not given are zero, but kx one: no corrector, history or noise.
+        """
+        n = len(chain.t)
+        columns = {name: getattr(chain, name) for name in ("t", "x0_from_x", "x0_from_output")} | columns
+        columns = {"kx": np.ones(n), **columns, "step": np.arange(n)[::-1]}
+        return cls(*(np.asarray(columns.get(name, np.zeros(n)), np.float64)[::-1] for name in cls._fields))
+
+    @property
+    def evaluations(self) -> np.ndarray:
+        """How often each step runs the network, int [steps]."""
+        return np.bincount(self.step.astype(int))
+
+    def rows(self) -> np.ndarray:
+        """float32 [rows, columns]; `Steps(*row)` reads one row."""
+        return np.stack(self, axis=1).astype(np.float32)
 
 
-def advance(row: Steps, x: Array, x0_prev: Array, prediction: Prediction, noise: Array) -> tuple[Array, Array]:
-    """One step of any solver.
+class Carry(NamedTuple):
+    """What one row hands to the next, each [B, ...].
+
+    Attributes:
+      x: where the network is evaluated next.
+      x_last, x0_prev, z_last: the row's corrected x, its x0 and its noise.
+    """
+
+    x: Array
+    x_last: Array
+    x0_prev: Array
+    z_last: Array
+
+
+def begin(x: Array) -> Carry:
+    """The carry before the first row: x_T and no history."""
+    nothing = jnp.zeros_like(x)
+    return Carry(x, nothing, nothing, nothing)
+
+
+def advance(row: Steps, carry: Carry, prediction: Prediction, noise: Array) -> Carry:
+    """One row of any solver.
 
     Args:
       row: scalars.
-      x, x0_prev, noise: [B, ...].
-      prediction: the (guided) prediction at x.
-
-    Returns:
-      The next x and this step's x0.
+      carry: from the row before.
+      prediction: the (guided) prediction at `carry.x`.
+      noise: shaped like x.
     """
+    x, x_last, x0_prev, z_last = carry
     x0 = row.x0_from_x * x + row.x0_from_output * prediction.output
+    corrected = row.kx * x + row.kl * x_last + row.k0 * x0 + row.k1 * x0_prev + row.kz * z_last
     logvar = row.log_low
     if prediction.variance is not None:
         logvar = log_variance(prediction.variance, row.log_low, row.log_high)
     std = row.noisy * jnp.exp(0.5 * logvar)
-    return row.cx * x + row.c0 * x0 + row.c1 * x0_prev + std * noise, x0
+    return Carry(row.cx * corrected + row.c0 * x0 + row.c1 * x0_prev + std * noise, corrected, x0, noise)

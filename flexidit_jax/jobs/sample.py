@@ -15,7 +15,7 @@ from flexidit_jax.jobs.parts.model import trained_model
 from flexidit_jax.jobs.parts.workdir import check_writable
 from flexidit_jax.sampling.schedule import text_of
 
-PLAN_WORDS = ("steps", "schedule", "guide", "budget", "guidance", "weak")
+PLAN_WORDS = ("steps", "schedule", "guide", "budget", "guidance", "weak", "solver")
 
 
 def run(config: ConfigDict, workdir: Path) -> int:

@@ -2,11 +2,11 @@
 
     noise x_T ──▶ step 0 ──▶ step 1 ──▶ ... ──▶ step n-1 ──▶ x_0
                   │ weak program │   ...   │ powerful program │
-                  └── row k of the solver table, scale, ... are *traced* ──┘
+                  └── row of the solver table, scale, ... are *traced* ──┘
 
-A program is one denoising step. The step index, the guidance scale and the whole solver table are
-arguments, so any budget, number of steps, scale and solver reuses the programs already compiled
-for a batch shape. One call per step costs the same as a loop inside the program (dispatch is
+A program is one evaluation of the network and one row of the solver's table. The row and the guidance
+scale are arguments, so any budget, number of steps, scale and solver reuses the programs already
+compiled for a batch shape. One call per row costs the same as a loop inside the program (dispatch is
 asynchronous), and makes progress bars and Ctrl-C free.
 
 Noise is drawn per sample from (seed, index of the sample, step): the same sample has the same noise
@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flexidit_jax.common.types import Array, Params, Patch
-from flexidit_jax.diffusion.steps import Steps, advance
+from flexidit_jax.diffusion.steps import Carry, Steps, advance, begin
 from flexidit_jax.models.adapters import merged
 from flexidit_jax.models.dit import DiT
 from flexidit_jax.models.flexify import at
@@ -60,16 +60,14 @@ def _step(
     channels: int | None,
     cond_params: Params,
     guide_params: Params | None,
-    table: Steps,
-    k: Array,
+    numbers: Array,
     scale: Array,
-    x: Array,
-    x0_prev: Array,
+    carry: Carry,
     cond: Any,
     noise: Array,
-) -> tuple[Array, Array]:
-    """One denoising step k; noise is shaped like x."""
-    row = table.row(k)
+) -> Carry:
+    """One row of the solver's table, [columns]; noise is shaped like x."""
+    row, x = Steps(*numbers), carry.x
     batch = x.shape[0]
     t = row.t[None]
     if guide_model is None:
@@ -84,7 +82,7 @@ def _step(
         strong = cond_model.apply({"params": cond_params}, x, t, cond)
         weak = guide_model.apply({"params": guide_params}, x, t, cond)
         prediction = guided(strong, weak, scale, channels)
-    return advance(row, x, x0_prev, prediction, noise)
+    return advance(row, carry, prediction, noise)
 
 
 def compiled_programs() -> int:
@@ -129,7 +127,7 @@ class Engine:
 
         Args:
           segments: from `sampling.schedule.segments`.
-          table: the solver's rows, padded.
+          table: the solver's rows (see `diffusion.steps`).
           x: x_T, [B, F, H, W, C].
           cond: the condition, [B, ...].
           seed, indices: which noise to draw; `indices` [B] number the samples.
@@ -141,29 +139,30 @@ class Engine:
         """
         where = {k: segment for segment in segments for k in range(segment.start, segment.stop)}
         indices = np.arange(x.shape[0]) if indices is None else indices
-        table = jax.tree.map(jnp.asarray, table)
-        x = jnp.asarray(x)
-        before, x0 = x, jnp.zeros_like(x)
+        rows, carry = table.rows(), begin(jnp.asarray(x))
+        before, quiet = carry.x, carry.z_last
         for k, segment in where.items():
             cond_model, cond_params = self._modes[segment.cond_patch]
             guide_model, guide_params = None, None
             if segment.guide_patch is not None:
                 guide_model, guide_params = self._modes[segment.guide_patch]
-            noise = step_noise(seed, indices, k, x.shape[1:]) if captured is None else jnp.asarray(captured[k])
-            following, x0 = _step(
-                cond_model,
-                guide_model,
-                guidance_channels if guide_model is not None else None,
-                cond_params,
-                guide_params if guide_model != cond_model else None,
-                table,
-                np.int32(k),
-                np.float32(segment.scale),
-                x,
-                x0,
-                cond,
-                noise,
-            )
+            here, noise = table.step == k, quiet
+            if table.noisy[here].any():
+                noise = step_noise(seed, indices, k, x.shape[1:]) if captured is None else jnp.asarray(captured[k])
+            reached = carry.x
+            for row in rows[here]:
+                carry = _step(
+                    cond_model,
+                    guide_model,
+                    guidance_channels if guide_model is not None else None,
+                    cond_params,
+                    guide_params if guide_model != cond_model else None,
+                    row,
+                    np.float32(segment.scale),
+                    carry,
+                    cond,
+                    noise,
+                )
             jax.block_until_ready(before)  # stay at most one step ahead, so that a bar tells the truth
-            before, x = x, following
-            yield x
+            before = reached
+            yield carry.x

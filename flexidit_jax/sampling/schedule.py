@@ -86,7 +86,14 @@ def powerful_last(weak: Patch, powerful: Patch, x: int, y: int, steps: int) -> t
     return weak_first(weak, powerful, steps - x, steps), weak_first(weak, powerful, steps - y, steps)
 
 
-def within_budget(budget: float, steps: int, weak: Patch, powerful: Patch, cost: Callable[[Patch], float]) -> Schedule:
+def within_budget(
+    budget: float,
+    steps: int,
+    weak: Patch,
+    powerful: Patch,
+    cost: Callable[[Patch], float],
+    evaluations: Sequence[int] | None = None,
+) -> Schedule:
     """The weak-first schedule whose cost is nearest to `budget`, at or below it.
 
     Args:
@@ -94,6 +101,7 @@ def within_budget(budget: float, steps: int, weak: Patch, powerful: Patch, cost:
       steps: number of steps.
       weak, powerful: the two modes.
       cost: FLOPs of one call in a mode.
+      evaluations: calls of every step; one each by default.
 
     Raises:
       UserError: a budget outside (0, 1], or below what running every step weak costs.
@@ -108,14 +116,38 @@ def within_budget(budget: float, steps: int, weak: Patch, powerful: Patch, cost:
         )
     if weak == powerful:
         return constant(powerful, steps)
-    weak_steps = int(np.ceil(steps * (1 - budget) / (1 - floor) - 1e-9))
+    calls = np.ones(steps) if evaluations is None else np.asarray(evaluations)
+    saved = (1 - floor) * np.cumsum(calls) / calls.sum()  # by the first 1, 2, ... steps being weak
+    weak_steps = int(np.searchsorted(np.append(0.0, saved), 1 - budget - 1e-12))
     return weak_first(weak, powerful, min(weak_steps, steps), steps)
 
 
-def relative_cost(schedule: Schedule, guide: Schedule | None, powerful: Patch, cost: Callable[[Patch], float]) -> float:
-    """Cost over that of the same number of calls all run powerful."""
-    calls = list(schedule) + list(guide or ())
-    return sum(cost(patch) * n for patch, n in calls) / (cost(powerful) * sum(n for _, n in calls))
+def total_cost(
+    schedule: Schedule,
+    guide: Schedule | None,
+    cost: Callable[[Patch], float],
+    evaluations: Sequence[int] | None = None,
+) -> float:
+    """Cost of all calls, the guide's included; `evaluations` are the calls of every step, one each by default."""
+    total = 0.0
+    for runs in (schedule, guide or ()):
+        start = 0
+        for patch, n in runs:
+            total += cost(patch) * (n if evaluations is None else sum(evaluations[start : start + n]))
+            start += n
+    return total
+
+
+def relative_cost(
+    schedule: Schedule,
+    guide: Schedule | None,
+    powerful: Patch,
+    cost: Callable[[Patch], float],
+    evaluations: Sequence[int] | None = None,
+) -> float:
+    """Cost over that of the same calls all run powerful."""
+    ours, full = (total_cost(schedule, guide, price, evaluations) for price in (cost, lambda patch: cost(powerful)))
+    return ours / full
 
 
 def segments(schedule: Schedule, guide: Schedule | None, guidance: float) -> list[Segment]:
@@ -163,6 +195,7 @@ def plan(
     guide: str | None = None,
     guidance: float = 1.0,
     weak: Patch | None = None,
+    evaluations: Sequence[int] | None = None,
 ) -> tuple[Schedule, Schedule | None]:
     """What a user asked for, as two schedules.
 
@@ -177,6 +210,7 @@ def plan(
       guide: schedule of the guide; None means the same as the conditional one.
       guidance: 1 runs no guide at all.
       weak: the mode that a budget or `"x/y"` mixes in.
+      evaluations: calls of every step, which a budget counts; one each by default.
 
     Raises:
       UserError: budget together with schedule, or what the parts refuse.
@@ -199,7 +233,7 @@ def plan(
     if schedule is not None:
         conditional = parse(schedule, steps, patches)
     elif budget is not None:
-        conditional = within_budget(budget, steps, weakest, patches[0], cost)
+        conditional = within_budget(budget, steps, weakest, patches[0], cost, evaluations)
     else:
         conditional = constant(patches[0], steps)
     if guidance == 1:

@@ -12,7 +12,7 @@ import optax
 
 from flexidit_jax.common.trees import merge
 from flexidit_jax.common.types import Array, Params, Patch, Prediction, patch_name
-from flexidit_jax.diffusion.gaussian import Process
+from flexidit_jax.diffusion.process import NoiseProcess
 from flexidit_jax.models.dit import DiT
 from flexidit_jax.models.flexify import at
 from flexidit_jax.training.optimizer import Ema
@@ -23,7 +23,7 @@ Step = Callable[[TrainState, Array, Any, Array, Patch], tuple[TrainState, Metric
 
 
 def make_step(
-    model: DiT, process: Process, loss: Any, optimizer: optax.GradientTransformation, ema: Ema, seed: int
+    model: DiT, process: NoiseProcess, loss: Any, optimizer: optax.GradientTransformation, ema: Ema, seed: int
 ) -> Step:
     """The training step of a stage.
 

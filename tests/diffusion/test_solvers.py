@@ -1,92 +1,187 @@
-"""Solvers on data they can be checked against: x0 ~ N(mu, s^2), whose exact eps predictor is linear.
+"""Solvers on data they can be checked against: the exact network is known, and so is where its ODE leads.
 
-    x_t ~ N(sqrt(ab) mu, ab s^2 + 1 - ab),    eps(x, t) = sqrt(1 - ab) (x - sqrt(ab) mu) / (ab s^2 + 1 - ab)
+x0 ~ N(mu, var0) given a class and N(mu, var1) without one. With x_t = alpha x0 + sigma noise each exact prediction is
+linear in x; guidance by a scale s mixes the two. Along the guided ODE
 
-The probability-flow ODE keeps (x - mean) / std of this marginal constant.
+    x - alpha mu  is proportional to  (alpha^2 var0 + sigma^2)^(s/2) (alpha^2 var1 + sigma^2)^((1-s)/2)
+
+s = 1 is the unguided ODE, which keeps (x - mean) / std of the marginal of x_t.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from types import ModuleType
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
+from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.types import Prediction
-from flexidit_jax.diffusion.gaussian import Process
-from flexidit_jax.diffusion.solvers import ddim, ddpm
-from flexidit_jax.diffusion.steps import Steps, advance
+from flexidit_jax.diffusion import flow, gaussian
+from flexidit_jax.diffusion.solvers import ddim, ddpm, dpmpp_2m, euler, heun, make_table, sa_solver
+from flexidit_jax.diffusion.steps import Carry, Steps, advance, begin
+from flexidit_jax.sampling.guidance import guided
 
-PROCESS = Process()
-MU, S = 0.7, 0.5
+GAUSSIAN, FLOW = gaussian.Process(), flow.Process()
+MU, VAR0, VAR1 = 0.7, 0.25, 1.5
 START = np.array([-2.0, -0.5, 1.0, 2.5])
+Level = tuple[float, float]  # alpha, sigma
 
 step = jax.jit(advance)
 
 
-def marginal(alpha_bar: float) -> tuple[float, float]:
+# ---------------------------------------------------------------- The toy
+
+
+def levels(chain: Any) -> dict[float, Level]:
+    """(alpha, sigma) by the time the network is told."""
+    both = (1 - chain.s, chain.s) if isinstance(chain, flow.Chain) else (chain.signal, chain.sigma)
+    return dict(zip(chain.t.astype(float), zip(*both, strict=True), strict=True))
+
+
+def marginal(level: Level, var: float = VAR0) -> tuple[float, float]:
     """Mean and variance of x_t."""
-    return np.sqrt(alpha_bar) * MU, alpha_bar * S**2 + 1 - alpha_bar
+    alpha, sigma = level
+    return alpha * MU, alpha**2 * var + sigma**2
 
 
-def exact_eps(x: np.ndarray, alpha_bar: float) -> np.ndarray:
-    mean, variance = marginal(alpha_bar)
-    return np.sqrt(1 - alpha_bar) * (x - mean) / variance
+def exact(row: Steps, x: np.ndarray, level: Level, scale: float = 1.0) -> Prediction:
+    """The guided prediction of the exact network, in whatever terms the row reads x0 off it."""
+    x = np.asarray(x, np.float64)
+
+    def predict(var: float) -> Prediction:
+        mean, variance = marginal(level, var)
+        x0 = MU + level[0] * var / variance * (x - mean)  # E[x0 | x_t]
+        return Prediction((x0 - row.x0_from_x * x) / row.x0_from_output, None)
+
+    return guided(predict(VAR0), predict(VAR1), scale, None)
 
 
 def rows(table: Steps) -> list[Steps]:
-    columns = [np.asarray(column) for column in table]
-    return [Steps(*(column[k] for column in columns)) for k in range(len(table.t))]
+    return [Steps(*numbers) for numbers in np.stack(table, axis=1)]
 
 
-def ddim_error(n: int) -> float:
-    x, x0 = START, np.zeros_like(START)
-    for row in rows(ddim.table(PROCESS, n)):
-        x, x0 = step(row, x, x0, Prediction(exact_eps(np.asarray(x), PROCESS.alpha_bar[row.t]), None), 0 * START)
-    mean, variance = marginal(PROCESS.alpha_bar[-1])
-    return float(np.abs(x - (MU + S * (START - mean) / np.sqrt(variance))).max())
+@pytest.fixture(autouse=True)
+def _float64() -> Iterator[None]:
+    """The numbers of a table are float64 until the engine takes them: orders show to three digits."""
+    with jax.enable_x64(True):
+        yield
 
 
-def test_ddim_converges_at_first_order() -> None:
-    """Halving the step halves the error against the closed form of the ODE."""
-    errors = np.array([ddim_error(n) for n in (20, 40, 80, 160)])
-    np.testing.assert_allclose(np.log2(errors[:-1] / errors[1:]), 1, atol=0.05)
-    assert errors[-1] < 0.025
+def run(table: Steps, chain: Any, scale: float = 1.0) -> np.ndarray:
+    """x after every row, from START, with no noise: [rows, 4]."""
+    carry, reached = begin(START), []
+    for row in rows(table):
+        carry = step(row, carry, exact(row, carry.x, levels(chain)[row.t], scale), 0 * START)
+        reached.append(np.asarray(carry.x))
+    return np.array(reached)
 
 
-def test_ddim_in_one_step_lands_on_x0() -> None:
-    (row,) = rows(ddim.table(PROCESS, 1))
-    x, x0 = step(row, START, 0 * START, Prediction(exact_eps(START, PROCESS.alpha_bar[-1]), None), 1 + 0 * START)
-    np.testing.assert_allclose(x, x0, rtol=1e-6)
+def solution(start: Level, end: Level, scale: float = 1.0) -> np.ndarray:
+    """Where the ODE carries START."""
+
+    def size(level: Level) -> float:
+        shares = ((VAR0, scale), (VAR1, 1 - scale))
+        return float(np.prod([marginal(level, var)[1] ** (share / 2) for var, share in shares]))
+
+    return end[0] * MU + size(end) / size(start) * (START - start[0] * MU)
 
 
-def test_ddim_ignores_noise_and_variance() -> None:
-    for row in rows(ddim.table(PROCESS, 5)):
-        quiet, _ = step(row, START, 0 * START, Prediction(0.1 * START, None), 0 * START)
-        loud, _ = step(row, START, 0 * START, Prediction(0.1 * START, 3 * START), 100 + 0 * START)
-        np.testing.assert_array_equal(quiet, loud)
+def covariances(table: Steps, chain: Any, variance: float) -> list[np.ndarray]:
+    """Of (x, x_last, x0_prev, z_last) after every row, x_T having this variance.
+
+    A row is affine in them and in its noise; the map is read off what it does to the axes.
+    """
+    matrix, after = np.diag([variance, 0.0, 0.0, 0.0]), []
+    axes = np.concatenate([np.zeros((1, 5)), np.eye(5)])  # the origin, the carry's four, the noise
+    for row in rows(table):
+        carry = Carry(*axes[:, :4].T)
+        out = step(row, carry, exact(row, carry.x, levels(chain)[row.t]), axes[:, 4])
+        out = np.stack(out, axis=1)
+        change = out[1:] - out[0]
+        matrix = change[:4].T @ matrix @ change[:4] + np.outer(change[4], change[4])
+        after.append(matrix)
+    return after
+
+
+def log_snr_chain(n: int) -> gaussian.Chain:
+    """n + 1 levels between the same two ends, whatever n; the last row of a table over it is left out."""
+    half_log_snr = np.linspace(2.0, -2.0, n + 1)  # ascending noise
+    return gaussian.Chain(np.arange(n + 1), 1 / (1 + np.exp(-2 * half_log_snr)))
+
+
+# ---------------------------------------------------------------- Order of convergence
+
+
+def gaussian_error(over: Any, n: int, scale: float) -> float:
+    chain = log_snr_chain(n)
+    start, end = ((chain.signal[i], chain.sigma[i]) for i in (-1, 0))
+    return float(np.abs(run(over(chain), chain, scale)[n - 1] - solution(start, end, scale)).max())
+
+
+def flow_error(over: Any, n: int, scale: float) -> float:
+    chain = FLOW.chain(n)
+    return float(np.abs(run(over(chain), chain, scale)[-1] - solution((0.0, 1.0), (1.0, 0.0), scale)).max())
+
+
+def silent(chain: gaussian.Chain) -> Steps:
+    return sa_solver.over(chain, np.zeros(len(chain.t)))
+
+
+@pytest.mark.parametrize("scale", [1.0, 1.5, 3.0])
+@pytest.mark.parametrize(
+    ("error", "over", "order"),
+    [
+        (gaussian_error, ddim.over, 1),
+        (gaussian_error, dpmpp_2m.over, 2),
+        (gaussian_error, silent, 2),
+        (flow_error, euler.over, 1),
+        (flow_error, heun.over, 2),
+    ],
+    ids=["ddim", "dpmpp_2m", "sa_solver", "euler", "heun"],
+)
+def test_order_of_convergence(error: Any, over: Any, order: int, scale: float) -> None:
+    """Halving the step divides the error by 2^order, against the closed form of the (guided) ODE."""
+    errors = np.array([error(over, n, scale) for n in (64, 128, 256)])
+    slopes = np.log2(errors[:-1] / errors[1:])
+    np.testing.assert_allclose(slopes, order, atol=0.2)
+    np.testing.assert_allclose(slopes[-1], order, atol=0.08)
+    assert errors[-1] < (0.01 if order == 1 else 6e-5)
+
+
+def test_a_first_order_start_and_end_cost_no_order() -> None:
+    """The first and the last row of the multistep solvers are DDIM's, and only those."""
+    chain = GAUSSIAN.chain(12)
+    plain = ddim.over(chain)
+    for table in (dpmpp_2m.over(chain), silent(chain)):
+        same = np.isclose(table.cx, plain.cx) & np.isclose(table.c0, plain.c0) & (table.c1 == 0)
+        assert same.tolist() == [True] + [False] * 10 + [True]
+
+
+# ---------------------------------------------------------------- Marginals of the stochastic ones
 
 
 def ddpm_moments(n: int, learned: bool) -> list[tuple[float, float, float]]:
     """(alpha-bar reached, mean, variance) after every step, carried through the affine map each step is."""
-    chain = PROCESS.chain(n)
-    mean, variance = marginal(chain.alpha_bar[-1])
+    chain = GAUSSIAN.chain(n)
+    mean, variance = marginal((chain.signal[-1], chain.sigma[-1]))
     reached = []
-    for k, row in zip(range(n - 1, -1, -1), rows(ddpm.table(PROCESS, n)), strict=True):
+    for k, row in zip(range(n - 1, -1, -1), rows(ddpm.table(GAUSSIAN, n)), strict=True):
         raw = None
-        if learned:  # the exact reverse variance lies between the two ends when s < 1
-            gain = chain.alpha_bar[k] * S**2 / (chain.alpha_bar[k] * S**2 + 1 - chain.alpha_bar[k])
-            uncertainty = S**2 * (1 - gain)  # of x0 given x_t
+        if learned:  # the exact reverse variance lies between the two ends when var0 < 1
+            gain = chain.alpha_bar[k] * VAR0 / (chain.alpha_bar[k] * VAR0 + 1 - chain.alpha_bar[k])
+            uncertainty = VAR0 * (1 - gain)  # of x0 given x_t
             low, high = chain.log_posterior_variance[k], chain.log_beta[k]
             wanted = np.log(np.exp(low) * (k > 0) + chain.coef_x0[k] ** 2 * uncertainty)
             raw = np.full(2, 2 * (wanted - low) / (high - low) - 1 if k else 0.0)
             assert np.abs(raw).max() <= 1
         points = np.array([0.0, 1.0])
-        prediction = Prediction(exact_eps(points, chain.alpha_bar[k]), raw)
-        quiet, _ = step(row, points, 0 * points, prediction, 0 * points)
-        noisy, _ = step(row, points, 0 * points, prediction, 1 + 0 * points)
-        quiet, noisy = np.asarray(quiet, np.float64), np.asarray(noisy, np.float64)
+        prediction = exact(row, points, (chain.signal[k], chain.sigma[k]))._replace(variance=raw)
+        quiet = np.asarray(step(row, begin(points), prediction, 0 * points).x)
+        noisy = np.asarray(step(row, begin(points), prediction, 1 + 0 * points).x)
         slope = quiet[1] - quiet[0]
         mean, variance = slope * mean + quiet[0], slope**2 * variance + (noisy[0] - quiet[0]) ** 2
         reached.append((chain.alpha_bar_prev[k], mean, variance))
@@ -98,61 +193,117 @@ def test_ddpm_with_the_right_variance_reaches_every_marginal(n: int) -> None:
     """At any number of steps: on Gaussian data the reverse steps are Gaussian too."""
     *between, (_, mean, variance) = ddpm_moments(n, learned=True)
     for alpha_bar, m, v in between:
-        np.testing.assert_allclose((m, v), marginal(alpha_bar), rtol=2e-5)
+        np.testing.assert_allclose((m, v), marginal((np.sqrt(alpha_bar), np.sqrt(1 - alpha_bar))), rtol=2e-5)
     # the last step adds no noise: it ends on E[x0 | x_t] of the first kept time
-    alpha_bar = PROCESS.alpha_bar[0]
+    alpha_bar = GAUSSIAN.alpha_bar[0]
     np.testing.assert_allclose(mean, MU, rtol=2e-5)
-    np.testing.assert_allclose(variance, S**4 * alpha_bar / marginal(alpha_bar)[1], rtol=2e-5)
+    np.testing.assert_allclose(variance, VAR0**2 * alpha_bar / (alpha_bar * VAR0 + 1 - alpha_bar), rtol=2e-5)
 
 
 def test_ddpm_without_a_learned_variance_adds_the_posterior_one() -> None:
-    chain = PROCESS.chain(10)
-    for k, row in zip(range(9, -1, -1), rows(ddpm.table(PROCESS, 10)), strict=True):
+    chain = GAUSSIAN.chain(10)
+    for k, row in zip(range(9, -1, -1), rows(ddpm.table(GAUSSIAN, 10)), strict=True):
         prediction = Prediction(0.1 * START, None)
-        quiet, _ = step(row, START, 0 * START, prediction, 0 * START)
-        noisy, _ = step(row, START, 0 * START, prediction, 1 + 0 * START)
+        quiet, noisy = (step(row, begin(START), prediction, z + 0 * START).x for z in (0, 1))
         before, now = chain.alpha_bar_prev[k], chain.alpha_bar[k]
         posterior = (1 - now / before) * (1 - before) / (1 - now)
-        np.testing.assert_allclose(np.asarray(noisy) - quiet, np.sqrt(posterior), rtol=1e-4)  # 0 at the end
+        np.testing.assert_allclose(np.asarray(noisy) - quiet, np.sqrt(posterior), rtol=1e-9)  # 0 at the end
     moments = ddpm_moments(1000, learned=False)
-    np.testing.assert_allclose(moments[-1][1:], (MU, S**2), rtol=0.02)
+    np.testing.assert_allclose(moments[-1][1:], (MU, VAR0), rtol=0.02)
 
 
-@pytest.mark.parametrize("solver", [ddim, ddpm])
-@pytest.mark.parametrize("n", [1, 2, 10, 1000])
-def test_table(solver: ModuleType, n: int) -> None:
-    table = solver.table(PROCESS, n)
-    assert [np.shape(column) for column in table] == [(n,)] * len(table)
-    np.testing.assert_array_equal(table.t, PROCESS.timesteps(n)[::-1])  # noise first, original times
+def sa_variance_error(n: int, tau: float) -> float:
+    """The largest relative error of the variance over the levels reached, x_T having the right one."""
+    chain = log_snr_chain(n)
+    wanted = [marginal(level)[1] for level in zip(chain.signal, chain.sigma, strict=True)][::-1]
+    matrices = covariances(sa_solver.over(chain, np.full(n + 1, tau)), chain, wanted[0])
+    got = np.array([matrix[0, 0] for matrix in matrices[:-1]])
+    return float(np.abs(got / wanted[1:] - 1).max())
+
+
+@pytest.mark.parametrize("tau", [0.0, 0.5, 1.0, 1.5])
+def test_sa_solver_keeps_the_marginal_variance_whatever_the_noise(tau: float) -> None:
+    """tau sets how stochastic the path is, not where it leads: the error vanishes with the step."""
+    errors = np.array([sa_variance_error(n, tau) for n in (32, 64, 128)])
+    print(errors, np.log2(errors[:-1] / errors[1:]))
+    assert errors[-1] < 5e-3
+    assert (errors[:-1] / errors[1:] > 1.8).all()
+
+
+def test_sa_solver_is_stochastic_in_the_middle_only() -> None:
+    table = make_table("sa_solver", GAUSSIAN, 50)
+    np.testing.assert_array_equal(table.noisy == 1, (table.t >= 200) & (table.t <= 800))
+    chain = GAUSSIAN.chain(50)
+    start = marginal((chain.signal[-1], chain.sigma[-1]))[1]
+    np.testing.assert_allclose(covariances(table, chain, start)[-1][0, 0], VAR0, rtol=0.02)
+    assert not sa_solver.table(GAUSSIAN, 50, tau=0.0).noisy.any()
+    everywhere = sa_solver.table(GAUSSIAN, 50, tau=0.3, between=(0, 1)).noisy
+    assert everywhere[:-1].all() and not everywhere[-1]
+
+
+# ---------------------------------------------------------------- Tables
+
+
+EVERY = [(GAUSSIAN, ddim), (GAUSSIAN, ddpm), (GAUSSIAN, dpmpp_2m), (GAUSSIAN, sa_solver), (FLOW, euler), (FLOW, heun)]
+
+
+@pytest.mark.parametrize(("process", "solver"), EVERY)
+@pytest.mark.parametrize("n", [1, 2, 3, 10, 1000])
+def test_table(process: Any, solver: ModuleType, n: int) -> None:
+    table = solver.table(process, n)
+    assert {np.shape(column) for column in table} == {(len(table.t),)}
     assert all(np.isfinite(column).all() for column in table)
-    assert table.noisy[-1] == 0
-    np.testing.assert_allclose(table.x0_from_x, 1 / np.sqrt(PROCESS.alpha_bar[table.t]), rtol=1e-12)
+    chain = process.chain(n)
+    wanted = [2] * (n - 1) + [1] if solver is heun else [1] * n
+    np.testing.assert_array_equal(table.evaluations, wanted)
+    first_of_step = np.searchsorted(table.step, np.arange(n))
+    np.testing.assert_array_equal(table.t[first_of_step], chain.t[::-1])  # noise first, the original times
+    # the last row lands on x0, without history or noise
+    last = rows(table)[-1]
+    assert (last.cx, last.c0, last.c1, last.noisy) == (0, 1, 0, 0)
+    # the first has no history to ask
+    assert [rows(table)[0]._asdict()[name] for name in ("kx", "kl", "k0", "k1", "kz", "c1")] == [1, 0, 0, 0, 0, 0]
+    assert table.rows().dtype == np.float32
+    np.testing.assert_allclose(Steps(*table.rows().T).c0, table.c0, rtol=1e-6)
 
 
-@pytest.mark.parametrize("solver", [ddim, ddpm])
-def test_a_padded_table_is_the_same_table(solver: ModuleType) -> None:
-    table = solver.table(PROCESS, 7)
-    padded = table.padded(1000)
-    assert [np.shape(column) for column in padded] == [(1000,)] * len(table)
-    assert [column.dtype for column in padded] == [np.int32] + [np.float32] * 8
-    for name, column, longer in zip(Steps._fields, table, padded, strict=True):
-        np.testing.assert_array_equal(longer[:7], column.astype(longer.dtype), err_msg=name)
-        assert not longer[7:].any(), name
-    for k in range(7):
-        for ours, expected in zip(padded.row(k), table, strict=True):
-            assert np.shape(ours) == ()
-            np.testing.assert_allclose(ours, expected[k], rtol=1e-7)
+def test_the_right_x0_is_read_off_the_output() -> None:
+    for process, output in ((GAUSSIAN, lambda x0, z: z), (FLOW, lambda x0, z: z - x0)):
+        table = make_table("ddim" if process is GAUSSIAN else "heun", process, 7)
+        x0, z = START, START[::-1]
+        for row in rows(table):
+            alpha, sigma = levels(process.chain(7))[row.t]
+            carry = step(row, begin(alpha * x0 + sigma * z), Prediction(output(x0, z), None), 0 * z)
+            np.testing.assert_allclose(carry.x0_prev, x0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("solver", "process", "message"),
+    [
+        ("ddpm", FLOW, "solver 'ddpm' does not suit the flow process; these do: euler, heun"),
+        ("euler", GAUSSIAN, "solver 'euler' does not suit the gaussian process; these do: ddim, ddpm, dpmpp_2m, sa_"),
+        ("huen", FLOW, "no 'huen' in solvers/; did you mean 'heun'?"),
+        ({"name": "sa_solver", "tua": 1.0}, GAUSSIAN, "unknown config key 'solver.tua'; did you mean 'tau'?"),
+        ({"name": "sa_solver", "tau": -1.0}, GAUSSIAN, "solver.tau must be at least 0, got -1.0"),
+        ({"name": "ddim", "steps": 3}, GAUSSIAN, "unknown config key 'solver.steps'"),
+        ({"tau": 1.0}, GAUSSIAN, "solver wants a name, such as"),
+    ],
+)
+def test_refusals(solver: Any, process: Any, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        make_table(solver, process, 4)
+    assert str(caught.value).startswith(message)
 
 
 def test_advance_uses_every_column() -> None:
-    row = Steps(t=0, x0_from_x=2.0, x0_from_output=3.0, cx=5.0, c0=7.0, c1=11.0, log_low=-2.0, log_high=4.0, noisy=1.0)
-    x, x0_prev, output, variance, noise = 0.1, 0.2, 0.3, 0.5, 0.7
-    x0 = 2 * x + 3 * output
-    logvar = 0.75 * 4.0 + 0.25 * -2.0
-    following, now = advance(row, x, x0_prev, Prediction(output, variance), noise)
-    np.testing.assert_allclose(now, x0, rtol=1e-6)
-    np.testing.assert_allclose(following, 5 * x + 7 * x0 + 11 * x0_prev + np.exp(logvar / 2) * noise, rtol=1e-6)
-    fixed, _ = advance(row, x, x0_prev, Prediction(output, None), noise)
-    np.testing.assert_allclose(fixed, 5 * x + 7 * x0 + 11 * x0_prev + np.exp(-1.0) * noise, rtol=1e-6)
-    quiet, _ = advance(row._replace(noisy=0.0), x, x0_prev, Prediction(output, variance), noise)
-    np.testing.assert_allclose(quiet, 5 * x + 7 * x0 + 11 * x0_prev, rtol=1e-6)
+    names = ("x0_from_x", "x0_from_output", "kx", "kl", "k0", "k1", "kz", "cx", "c0", "c1")
+    weights = dict(zip(names, (2.0, 3.0, 5.0, 7.0, 11.0, 13.0, 17.0, 19.0, 23.0, 29.0), strict=True))
+    row = Steps(step=0.0, t=0.0, **weights, log_low=-2.0, log_high=4.0, noisy=1.0)
+    carry = Carry(x=0.1, x_last=0.2, x0_prev=0.3, z_last=0.4)
+    output, variance, noise = 0.5, 0.5, 0.7
+    x0 = 2 * 0.1 + 3 * output
+    corrected = 5 * 0.1 + 7 * 0.2 + 11 * x0 + 13 * 0.3 + 17 * 0.4
+    x = 19 * corrected + 23 * x0 + 29 * 0.3
+    for raw, noisy, std in ((variance, 1.0, np.exp(1.25)), (None, 1.0, np.exp(-1.0)), (variance, 0.0, 0.0)):
+        after = advance(row._replace(noisy=noisy), carry, Prediction(output, raw), noise)
+        np.testing.assert_allclose(after, (x + std * noise, corrected, x0, noise), rtol=1e-12)

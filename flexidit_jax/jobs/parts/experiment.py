@@ -13,6 +13,8 @@ from flexidit_jax.common import build
 from flexidit_jax.common.config import plain
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.types import Patch
+from flexidit_jax.diffusion.process import NoiseProcess, suits
+from flexidit_jax.diffusion.solvers import make_table
 from flexidit_jax.jobs.parts.pictures import Files
 from flexidit_jax.jobs.parts.points import Report
 from flexidit_jax.models.dit import DiT, build_dit
@@ -94,7 +96,7 @@ class Experiment:
     seed: int
     init_from: str | None
     model: DiT
-    process: Any
+    process: NoiseProcess
     codec: Any
     dataset: Any
     train: Training
@@ -153,7 +155,15 @@ def build_experiment(config: ConfigDict) -> Experiment:
         latent = tuple(built.codec.latent_shape(built.dataset.shape))
         if latent != network.latent:
             raise UserError(f"model.latent is {network.latent}, but dataset and codec make latents of {latent}")
+        kind = process["name"]
+        if network.learn_variance and not built.process.learns_variance:
+            raise UserError(f"model.learn_variance must be False: the {kind} process has no variance to learn")
+        for used in filter(None, (sample, report)):
+            make_table(used.get("solver", "ddpm"), built.process, used.get("steps", 1))
         for stage in built.train.stages:
+            if not suits(type(stage.loss).__call__, built.process):
+                loss = type(stage.loss).__module__.rsplit(".", 1)[-1]
+                raise UserError(f"train.loss {loss!r} is not one for the {kind} process")
             for patch in stage.patches:
                 grid(network.latent, patch)
         for row in built.report.guidance if built.report else ():

@@ -28,6 +28,7 @@ class Report:
       batch: samples a call; divides `samples` at least twice, since the first batch only warms up.
       weak_first, weak_last: numbers of weak steps; weak_first begins with 0, the full run.
       fewer_steps: numbers of steps, all powerful.
+      solver: of all rows; see `FlexiDiT.sample`.
       guidance: dicts of `guide` and `guidance`, the conditional prediction being powerful.
     """
 
@@ -38,6 +39,7 @@ class Report:
     weak_last: Sequence[int] = ()
     fewer_steps: Sequence[int] = ()
     guidance: Sequence[Mapping[str, Any]] = ()
+    solver: str | Mapping[str, Any] = "ddpm"
 
     def __post_init__(self) -> None:
         if self.batch < 1 or self.samples % self.batch or self.samples // self.batch < 2:
@@ -57,7 +59,8 @@ class Report:
 
         def row(order: str, schedule: Schedule, **guidance: Any) -> Point:
             steps = sum(count for _, count in schedule)
-            return Point(order, {"steps": steps, "schedule": text_of(schedule), "guidance": 1.0, **guidance})
+            words = {"steps": steps, "schedule": text_of(schedule), "guidance": 1.0, "solver": self.solver}
+            return Point(order, {**words, **guidance})
 
         rows = [row("weak_first", weak_first(weak, powerful, n, self.steps)) for n in self.weak_first]
         rows += [row("weak_last", weak_last(weak, powerful, n, self.steps)) for n in self.weak_last]

@@ -56,7 +56,7 @@ class Loss:
           The mean loss, and the mean of each term.
         """
         time_key, noise_key = jax.random.split(key)
-        t = jax.random.randint(time_key, (x0.shape[0],), 0, process.steps)
+        t = process.draw_times(time_key, x0.shape[0])
         parts = terms(process, predict, x0, jax.random.normal(noise_key, x0.shape), t, cond)
         means = {name: term.mean() for name, term in parts.items()}
         return means["mse"] + self.vlb_weight * means.get("vlb", 0.0), means

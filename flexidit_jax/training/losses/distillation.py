@@ -9,13 +9,15 @@ import jax
 import jax.numpy as jnp
 
 from flexidit_jax.common.types import Array
-from flexidit_jax.diffusion.gaussian import Process
+from flexidit_jax.diffusion.process import NoiseProcess
 from flexidit_jax.training.losses.diffusion import Predict
 
 
 @dataclass(frozen=True)
 class Loss:
-    """`|eps(x_t; powerful) - eps(x_t; weak)|^2`, the teacher running in the same step without gradient.
+    """`|output(x_t; powerful) - output(x_t; weak)|^2`, the teacher running in the same step without gradient.
+
+    The output is eps, or a flow's velocity.
 
     Decision: the paper writes the loss for eps alone; where the variance is learned its raw v is
     matched too, else a weak step would add noise of an untrained size.
@@ -27,7 +29,7 @@ class Loss:
     variance_weight: float = 1.0
 
     def __call__(
-        self, process: Process, predict: Predict, teacher: Predict, x0: Array, cond: Any, key: Array
+        self, process: NoiseProcess, predict: Predict, teacher: Predict, x0: Array, cond: Any, key: Array
     ) -> tuple[Array, dict[str, Array]]:
         """Draws t and noise from `key`; arguments as in `losses.diffusion`.
 
@@ -35,7 +37,7 @@ class Loss:
           The loss, and the mean of each term.
         """
         time_key, noise_key = jax.random.split(key)
-        t = jax.random.randint(time_key, (x0.shape[0],), 0, process.steps)
+        t = process.draw_times(time_key, x0.shape[0])
         xt = process.add_noise(x0, jax.random.normal(noise_key, x0.shape), t)
         wanted, got = jax.lax.stop_gradient(teacher(xt, t, cond)), predict(xt, t, cond)
         terms = {"gap": jnp.mean(jnp.square(got.output - wanted.output))}
