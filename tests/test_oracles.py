@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -13,11 +12,7 @@ import pytest
 
 from flexidit_jax.api import load
 from flexidit_jax.common.errors import UserError
-from flexidit_jax.common.types import Prediction
 from flexidit_jax.convert.dit_layout import read_dit
-from flexidit_jax.diffusion.gaussian import Process
-from flexidit_jax.diffusion.solvers import ddim, ddpm
-from flexidit_jax.diffusion.steps import Steps, advance
 from flexidit_jax.training.optimizer import AdamW
 
 pytestmark = pytest.mark.oracle
@@ -104,45 +99,6 @@ def test_dit_at_other_sizes(width: int, heads: int, patch: int, side: int) -> No
     ours = model.apply({"params": params}, latents, t.numpy(), y.numpy())
     both = np.concatenate([ours.output, ours.variance], axis=-1)[:, 0]
     assert np.abs(both - reference).max() <= 5e-6 * np.abs(reference).max()
-
-
-def trajectory(table: Steps, steps: int, learned: bool) -> Iterator[tuple[int, np.ndarray, ...]]:
-    """(t, x, eps, v, noise, our next x) along a chain driven by random predictions."""
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(2, 1, 4, 4, 3)).astype(np.float32)
-    for k in range(steps):
-        eps, noise, v = (rng.normal(size=x.shape).astype(np.float32) for _ in range(3))
-        v = np.tanh(v)
-        following, _ = advance(table.row(k), x, np.zeros_like(x), Prediction(eps, v if learned else None), noise)
-        yield int(table.t[k]), x, eps, v, noise, np.array(following)
-        x = np.array(following)
-
-
-def assert_same_step(ours: np.ndarray, theirs: torch.Tensor) -> None:
-    assert np.abs(ours - theirs.numpy()).max() <= 1e-5 * np.abs(ours).max()
-
-
-BETAS = {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear", "clip_sample": False}
-
-
-def test_ddpm_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = pytest.importorskip("diffusers.schedulers.scheduling_ddpm")
-    process, steps = Process(), 20
-    theirs = module.DDPMScheduler(**BETAS, variance_type="learned_range")
-    theirs.set_timesteps(timesteps=process.timesteps(steps)[::-1].tolist())
-    for t, x, eps, v, noise, ours in trajectory(ddpm.table(process, steps).padded(1000), steps, learned=True):
-        monkeypatch.setattr(module, "randn_tensor", lambda *_, given=noise, **__: torch.from_numpy(given))
-        both = torch.from_numpy(np.concatenate([eps, v], axis=1))
-        assert_same_step(ours, theirs.step(both, t, torch.from_numpy(x)).prev_sample)
-
-
-def test_ddim_steps() -> None:
-    diffusers = pytest.importorskip("diffusers")
-    process, steps = Process(), 28  # a stride of exactly 37: diffusers knows no other
-    theirs = diffusers.DDIMScheduler(**BETAS, set_alpha_to_one=True)
-    theirs.set_timesteps(27)
-    for t, x, eps, _, _, ours in trajectory(ddim.table(process, steps).padded(1000), steps, learned=False):
-        assert_same_step(ours, theirs.step(torch.from_numpy(eps), t, torch.from_numpy(x)).prev_sample)
 
 
 def test_adamw_against_torch() -> None:

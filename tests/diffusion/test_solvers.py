@@ -148,17 +148,17 @@ def test_order_of_convergence(error: Any, over: Any, order: int, scale: float) -
     errors = np.array([error(over, n, scale) for n in (64, 128, 256)])
     slopes = np.log2(errors[:-1] / errors[1:])
     np.testing.assert_allclose(slopes, order, atol=0.2)
-    np.testing.assert_allclose(slopes[-1], order, atol=0.08)
+    np.testing.assert_allclose(slopes[-1], order, atol=0.1)
     assert errors[-1] < (0.01 if order == 1 else 6e-5)
 
 
-def test_a_first_order_start_and_end_cost_no_order() -> None:
-    """The first and the last row of the multistep solvers are DDIM's, and only those."""
+def test_which_rows_are_of_first_order() -> None:
+    """The first and the last rows of the multistep solvers are DDIM's, and only those."""
     chain = GAUSSIAN.chain(12)
     plain = ddim.over(chain)
-    for table in (dpmpp_2m.over(chain), silent(chain)):
+    for table, last in ((dpmpp_2m.over(chain), 1), (silent(chain), 2)):
         same = np.isclose(table.cx, plain.cx) & np.isclose(table.c0, plain.c0) & (table.c1 == 0)
-        assert same.tolist() == [True] + [False] * 10 + [True]
+        assert same.tolist() == [True] + [False] * (11 - last) + [True] * last
 
 
 # ---------------------------------------------------------------- Marginals of the stochastic ones
@@ -223,11 +223,10 @@ def sa_variance_error(n: int, tau: float) -> float:
 
 @pytest.mark.parametrize("tau", [0.0, 0.5, 1.0, 1.5])
 def test_sa_solver_keeps_the_marginal_variance_whatever_the_noise(tau: float) -> None:
-    """tau sets how stochastic the path is, not where it leads: the error vanishes with the step."""
+    """tau sets how stochastic the path is, not where it leads: the error vanishes with the step's square."""
     errors = np.array([sa_variance_error(n, tau) for n in (32, 64, 128)])
-    print(errors, np.log2(errors[:-1] / errors[1:]))
-    assert errors[-1] < 5e-3
-    assert (errors[:-1] / errors[1:] > 1.8).all()
+    np.testing.assert_allclose(np.log2(errors[:-1] / errors[1:]), 2, atol=0.3)
+    assert errors[-1] < 3e-3
 
 
 def test_sa_solver_is_stochastic_in_the_middle_only() -> None:

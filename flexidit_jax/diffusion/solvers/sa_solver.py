@@ -12,8 +12,9 @@ of them asks for, to leading order in h:
     corrector   x0 at the predicted x': g alpha' h / 2,  x0 before it: the rest of w
 
 The corrector redoes the step just made, noise included, once the network has seen where it led; so it
-costs no evaluation. The first step has no history and the last no finite h: their predictor is of order
-one. (These leading-order weights are those of the authors' released code, not of the paper's integrals.)
+costs no evaluation. These leading-order weights are those of the released code, not the paper's integrals;
+where h is large they are poor, so the step to the lowest level, by far the longest in lambda, has a
+predictor of order one, as have the first, without a history, and the last, without a finite h.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def over(chain: Chain, tau: np.ndarray) -> Steps:
     step = h[1:]
     cx[1:] = np.exp(-tau * step) * (chain.sigma_prev / chain.sigma)[1:]
     whole = chain.signal_prev[1:] * -np.expm1(-g * step)
-    c1[1:-1] = -(g * chain.signal_prev[1:] * step**2)[:-1] / (2 * step[1:])
+    c1[2:-1] = -(g * chain.signal_prev[1:] * step**2)[1:-1] / (2 * step[2:])
     c0[1:] = whole - c1[1:]
     c0[0] = 1  # the last step lands on x0
     variance[1:] = np.square(chain.sigma_prev[1:]) * -np.expm1(-2 * tau * step)
