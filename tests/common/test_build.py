@@ -93,5 +93,5 @@ def test_nearest() -> None:
 
 
 def test_a_name_a_module_merely_imports_is_not_found_in_it() -> None:
-    with pytest.raises(UserError, match="no 'likelihood' in diffusion/; known: gaussian"):
+    with pytest.raises(UserError, match="no 'likelihood' in diffusion/; known: flow, gaussian"):
         build.find("flexidit_jax.diffusion", "likelihood", "Process")

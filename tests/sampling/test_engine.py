@@ -23,6 +23,7 @@ P2, P4 = (1, 2, 2), (1, 4, 4)
 #: three of them: a batch shape that no other module samples at
 LABELS = [1, 2, 3]
 SHAPE = (1, 8, 8, 4)
+SOLVERS = ("ddpm", "ddim", "dpmpp_2m", "sa_solver")
 #: the same sample in another batch, of the largest latent (XLA may sum in another order)
 TOLERANCE = 1e-5
 
@@ -78,7 +79,7 @@ def test_one_program_per_pair(counts: Counts) -> None:
 def test_budgets_steps_scales_and_solvers_compile_nothing(flex: FlexiDiT, compilations: Callable[[], int]) -> None:
     programs, everything = compiled_programs(), compilations()
     words = ("budget", "steps", "guidance", "solver")
-    for values in itertools.product((0.3, 0.64, 1.0), (3, 5, 10), (1.0, 1.5, 4.0), ("ddpm", "ddim")):
+    for values in itertools.product((0.3, 0.64, 1.0), (3, 5, 10), (1.0, 1.5, 4.0), SOLVERS):
         latents(flex, seed=values[1], first=3, **dict(zip(words, values)))
     latents(flex, schedule="4/1", steps=9, guidance=2.5)
     latents(flex, schedule="2:1,4:6", guide="4:7", steps=7, guidance=2.5)
@@ -218,7 +219,7 @@ def test_captured_noise_belongs_to_its_sample_and_step(flex: FlexiDiT) -> None:
 def test_denoise_yields_once_a_step(flex: FlexiDiT) -> None:
     def chain(stop: int) -> list[Array]:
         runs = segments(parse("4:2,2:2", 4, flex.patches), None, 1.0)
-        table = ddpm.table(flex.process, 4).padded(flex.process.steps)
+        table = ddpm.table(flex.process, 4)
         engine = Engine(flex.model, flex.params, flex.patches)
         x = starting_noise(0, np.arange(3), SHAPE)
         steps = engine.denoise(runs, table, x, np.array(LABELS, np.int32))
