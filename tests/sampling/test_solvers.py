@@ -152,7 +152,9 @@ def test_noise_is_drawn_for_the_steps_that_use_it(flex: FlexiDiT) -> None:
         same = np.array_equal(sample(flex, step_noise=other, **words), sample(flex, step_noise=z, **words))
         assert same != used[k]
     assert not np.array_equal(sample(flex, seed=0, **words), sample(flex, seed=1, **words))
-    np.testing.assert_array_equal(sample(flex, solver="dpmpp_2m", noise=x), sample(flex, solver="dpmpp_2m", noise=x, seed=1))
+    np.testing.assert_array_equal(
+        sample(flex, solver="dpmpp_2m", noise=x), sample(flex, solver="dpmpp_2m", noise=x, seed=1)
+    )
 
 
 # ---------------------------------------------------------------- Programs and costs
