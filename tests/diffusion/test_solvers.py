@@ -108,8 +108,12 @@ def covariances(table: Steps, chain: Any, variance: float) -> list[np.ndarray]:
 
 
 def log_snr_chain(n: int) -> gaussian.Chain:
-    """n + 1 levels between the same two ends, whatever n; the last row of a table over it is left out."""
-    half_log_snr = np.linspace(2.0, -2.0, n + 1)  # ascending noise
+    """n + 1 levels between the same two ends, whatever n; the last row of a table over it is left out.
+
+    Short and long steps alternate: a multistep solver that takes them for equal loses an order.
+    """
+    lengths = np.resize([1.0, 2.0], n)
+    half_log_snr = 2.0 - 4.0 * np.append(0.0, np.cumsum(lengths)) / lengths.sum()  # ascending noise
     return gaussian.Chain(np.arange(n + 1), 1 / (1 + np.exp(-2 * half_log_snr)))
 
 
@@ -224,9 +228,9 @@ def sa_variance_error(n: int, tau: float) -> float:
 @pytest.mark.parametrize("tau", [0.0, 0.5, 1.0, 1.5])
 def test_sa_solver_keeps_the_marginal_variance_whatever_the_noise(tau: float) -> None:
     """tau sets how stochastic the path is, not where it leads: the error vanishes with the step's square."""
-    errors = np.array([sa_variance_error(n, tau) for n in (32, 64, 128)])
+    errors = np.array([sa_variance_error(n, tau) for n in (64, 128, 256)])
     np.testing.assert_allclose(np.log2(errors[:-1] / errors[1:]), 2, atol=0.3)
-    assert errors[-1] < 3e-3
+    assert errors[-1] < 1e-3
 
 
 def test_sa_solver_is_stochastic_in_the_middle_only() -> None:
