@@ -39,5 +39,5 @@ class NoiseProcess(Protocol):
 
 
 def suits(function: Callable[..., Any], process: NoiseProcess) -> bool:
-    """Whether `function` is written for a process like this one."""
-    return isinstance(process, get_type_hints(function)["process"])
+    """Whether `function` is written for a process like this one; without a type it is for all."""
+    return isinstance(process, get_type_hints(function).get("process", object))
