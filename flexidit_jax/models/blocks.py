@@ -3,15 +3,32 @@
 Some leaves are *optional*: a mode's norm gain and shift and its LoRA live in the parameter tree only
 where `models.flexify.at` put them, and a layer uses them if they are there. Linen never complains
 about a leaf that nobody reads, so a test asserts that every leaf of `at` receives a gradient.
+
+Without a layout a row of x is one sequence. With one (`Layout`), a row may hold several sequences, of
+several modes: the modulation is computed per sequence and spread over its tokens, and attention stays
+inside segments.
 """
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from flexidit_jax.common.types import Array
+
+
+class Layout(Protocol):
+    """Where sequences lie in rows; hashable, every shape static."""
+
+    def spread(self, per_sequence: Array) -> Array:
+        """[..., d], a vector per sequence -> [R, L, d], that vector at each of its tokens."""
+
+    def segments(self) -> np.ndarray:
+        """int32 [R, L]: two tokens of a row see each other where the numbers are equal."""
 
 
 def project(x: Array, kernel: Array, dtype: jnp.dtype) -> Array:
@@ -50,6 +67,11 @@ def layer_norm(x: Array) -> Array:
     return (x - mean) * jax.lax.rsqrt(variance + 1e-6)
 
 
+def spread(per_sequence: Array, layout: Layout | None) -> Array:
+    """A vector per sequence as something that broadcasts against the tokens [R, L, d]."""
+    return per_sequence[:, None] if layout is None else layout.spread(per_sequence)
+
+
 class ModulatedNorm(nn.Module):
     """`norm(x) (1 + scale) + shift`, with a mode's own gain g and shift b where the tree has them.
 
@@ -57,28 +79,36 @@ class ModulatedNorm(nn.Module):
     instead of O(B N d) and is exact at g = b = 0.
     """
 
+    layout: Layout | None = None
+
     @nn.compact
     def __call__(self, x: Array, shift: Array, scale: Array) -> Array:
         if self.has_variable("params", "gain"):
             gain, bias = self.get_variable("params", "gain"), self.get_variable("params", "shift")
             shift = shift + bias * (1 + scale)
             scale = scale + gain * (1 + scale)
-        return layer_norm(x) * (1 + scale[:, None]) + shift[:, None]  # [B, N, d]
+        return layer_norm(x) * (1 + spread(scale, self.layout)) + spread(shift, self.layout)  # [B, N, d]
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention over one image's tokens."""
+    """Multi-head self-attention over one image's tokens: a row, or a segment of one."""
 
     num_heads: int
     dtype: jnp.dtype
     implementation: str
+    layout: Layout | None = None
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         b, n, d = x.shape
         qkv = Dense(3 * d, self.dtype, name="qkv")(x)  # [B, N, 3d]
         q, k, v = jnp.moveaxis(qkv.reshape(b, n, 3, self.num_heads, d // self.num_heads), 2, 0)
-        x = jax.nn.dot_product_attention(q, k, v, implementation=self.implementation)  # [B, N, h, d/h]
+        mask = None
+        if self.layout is not None:
+            segments = self.layout.segments()
+            # compared inside the program: as a constant it would be [B, N, N]
+            mask = jnp.asarray(segments)[:, None, :, None] == jnp.asarray(segments)[:, None, None, :]
+        x = jax.nn.dot_product_attention(q, k, v, mask=mask, implementation=self.implementation)  # [B, N, h, d/h]
         return Dense(d, self.dtype, name="proj")(x.reshape(b, n, d))  # [B, N, d]
 
 
@@ -95,7 +125,7 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """One adaLN-Zero block; c [B, d] is the condition after SiLU.
+    """One adaLN-Zero block; c [B, d] (with a layout [..., d], one per sequence) is the condition after SiLU.
 
     The signature is that of a scan body: (carry, constant) -> (carry, None).
     """
@@ -104,18 +134,19 @@ class Block(nn.Module):
     mlp_ratio: int
     dtype: jnp.dtype
     attention: str
+    layout: Layout | None = None
 
     @nn.compact
     def __call__(self, x: Array, c: Array) -> tuple[Array, None]:
         d = x.shape[-1]
         modulation = Dense(6 * d, self.dtype, nn.initializers.zeros, name="modulation")(c)  # [B, 6d]
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = jnp.split(modulation.astype(jnp.float32), 6, axis=-1)
-        h = ModulatedNorm(name="norm1")(x, shift_a, scale_a)
-        h = Attention(self.num_heads, self.dtype, self.attention, name="attention")(h)
-        x = x + gate_a[:, None] * h  # [B, N, d]
-        h = ModulatedNorm(name="norm2")(x, shift_m, scale_m)
+        h = ModulatedNorm(self.layout, name="norm1")(x, shift_a, scale_a)
+        h = Attention(self.num_heads, self.dtype, self.attention, self.layout, name="attention")(h)
+        x = x + spread(gate_a, self.layout) * h  # [B, N, d]
+        h = ModulatedNorm(self.layout, name="norm2")(x, shift_m, scale_m)
         h = Mlp(self.mlp_ratio * d, self.dtype, name="mlp")(h)
-        return x + gate_m[:, None] * h, None  # [B, N, d]
+        return x + spread(gate_m, self.layout) * h, None  # [B, N, d]
 
 
 class Final(nn.Module):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import flax.linen as nn
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 from flexidit_jax.common import build
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.types import Array, Params, Patch, Prediction, as_patch
-from flexidit_jax.models.blocks import Block, Dense, Final, project
+from flexidit_jax.models.blocks import Block, Dense, Final, Layout, project
 from flexidit_jax.models.patch import grid, patchify, unpatchify
 from flexidit_jax.models.position import position_embedding, timestep_features
 
@@ -98,7 +99,13 @@ class DiT(nn.Module):
     remat: str = "none"
     unroll: int = 1
 
-    @nn.compact
+    def setup(self) -> None:
+        dtype, channels = jnp.dtype(self.dtype), self.latent[-1]
+        self.embed = Embed(self.patch, self.width, dtype)
+        self.timestep = TimestepEmbedding(self.width)
+        self.final = Final(dtype)
+        self.deembed = DeEmbed(self.patch, channels * (2 if self.learn_variance else 1), dtype)
+
     def __call__(self, x: Array, t: Array, cond: Any) -> Prediction:
         """Predicts from x_t.
 
@@ -110,33 +117,62 @@ class DiT(nn.Module):
         Returns:
           output [B, F, H, W, C] float32 and, when learned, variance of the same shape.
         """
-        dtype = jnp.dtype(self.dtype)
-        with jax.default_matmul_precision("highest" if dtype == jnp.float32 else "default"):
-            shape, channels = x.shape[1:], x.shape[-1]
-            positions = position_embedding(shape, self.patch, self.base_patch, self.width)
-            x = Embed(self.patch, self.width, dtype, name="embed")(x) + positions  # [B, N, d]
+        c = self.condition(t, cond)  # [B, d]
+        return self.read(self.trunk(self.tokens(x), c), c)
+
+    def tokens(self, x: Array) -> Array:
+        """The first part: patches, positions and the mode's embedding, [B, F, H, W, C] -> [B, N, d]."""
+        with self._precision():
+            positions = position_embedding(x.shape[1:], self.patch, self.base_patch, self.width)
+            x = self.embed(x) + positions  # [B, N, d]
             if self.has_variable("params", "patch_embedding"):  # optional: see models.flexify
                 x = x + self.get_variable("params", "patch_embedding")
-            c = TimestepEmbedding(self.width, name="timestep")(t) + self.conditioner(cond)  # [B, d]
-            c = nn.silu(c)  # every modulation begins with it
-            block = Block
-            if self.remat != "none":
-                block = nn.remat(Block, prevent_cse=False, policy=REMAT[self.remat])
-            blocks = nn.scan(
-                block,
-                variable_axes={"params": 0},
-                split_rngs={"params": True},
-                in_axes=nn.broadcast,
-                length=self.depth,
-                unroll=self.unroll,
-            )
-            x, _ = blocks(self.num_heads, self.mlp_ratio, dtype, self.attention, name="blocks")(x, c)  # [B, N, d]
-            x = Final(dtype, name="final")(x, c)  # [B, N, d]
-            out_channels = channels * (2 if self.learn_variance else 1)
-            x = DeEmbed(self.patch, out_channels, dtype, name="deembed")(x, shape)  # [B, F, H, W, C or 2C]
+            return x
+
+    def condition(self, t: Array, cond: Any) -> Array:
+        """What every modulation begins with, [B, d]."""
+        with self._precision():
+            return nn.silu(self.timestep(t) + self.conditioner(cond))  # [B, d]
+
+    @nn.compact
+    def trunk(self, x: Array, c: Array, layout: Layout | None = None) -> Array:
+        """The blocks.
+
+        Args:
+          x: [B, N, d]; with a layout its rows [R, L, d].
+          c: from `condition`, [B, d]; with a layout one vector per sequence, [..., d], and norm gains and
+            shifts in the tree that broadcast against [..., d].
+          layout: None where a row is one sequence.
+
+        Returns:
+          Shaped like x.
+        """
+        block = Block
+        if self.remat != "none":
+            block = nn.remat(Block, prevent_cse=False, policy=REMAT[self.remat])
+        blocks = nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=nn.broadcast,
+            length=self.depth,
+            unroll=self.unroll,
+        )
+        with self._precision():
+            fields = (self.num_heads, self.mlp_ratio, jnp.dtype(self.dtype), self.attention, layout)
+            x, _ = blocks(*fields, name="blocks")(x, c)
+            return x
+
+    def read(self, x: Array, c: Array) -> Prediction:
+        """The last part: the trunk's [B, N, d] and c [B, d] -> the prediction, [B, F, H, W, C] each."""
+        with self._precision():
+            x = self.deembed(self.final(x, c), self.latent)  # [B, F, H, W, C or 2C]
         if self.learn_variance:
-            return Prediction(x[..., :channels], x[..., channels:])
+            return Prediction(*jnp.split(x, 2, axis=-1))
         return Prediction(x, None)
+
+    def _precision(self) -> AbstractContextManager[None]:
+        return jax.default_matmul_precision("highest" if self.dtype == "float32" else "default")
 
     def at(self, patch: Patch) -> DiT:
         """The same network reading another patch size."""

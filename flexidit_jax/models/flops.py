@@ -17,6 +17,11 @@ from flexidit_jax.models.dit import DiT
 from flexidit_jax.models.patch import tokens
 
 
+def row_macs(width: int, length: int, mlp_ratio: int = 4) -> int:
+    """MACs of one row of `length` tokens in one block, without adaLN: every token meets every other."""
+    return (4 + 2 * mlp_ratio) * length * width**2 + 2 * length**2 * width
+
+
 def transformer_macs(
     width: int,
     depth: int,
@@ -38,7 +43,7 @@ def transformer_macs(
       lora_rank: r of adapters kept unmerged on qkv, proj, fc1 and fc2; 0 when merged or absent.
     """
     d, n, m = width, tokens, text_tokens
-    block = (4 + 2 * mlp_ratio) * n * d**2 + 2 * n**2 * d + 6 * d**2
+    block = row_macs(d, n, mlp_ratio) + 6 * d**2
     if m:
         block += 2 * n * d**2 + 2 * m * d**2 + 2 * n * m * d
     block += n * lora_rank * d * (4 + 2 + 2 * (1 + mlp_ratio))
@@ -64,3 +69,21 @@ def forward_flops(model: DiT, patch: Patch, lora_rank: int = 0) -> int:
         lora_rank=lora_rank,
     )
     return 2 * macs
+
+
+def pair_flops(model: DiT, cond: Patch, guide: Patch, batch: int, rows: int, length: int) -> int:
+    """FLOPs executed for two modes whose sequences share the blocks in [rows, length] tokens.
+
+    Only the blocks' work on tokens differs from two calls: embeds, de-embeds and modulations are per
+    sequence. Padding and masked scores count, since they are computed.
+
+    Args:
+      model, cond, guide: the network and its two modes, without adapters.
+      batch: images; the result is for all of them.
+      rows, length: of the layout (see `sampling.packing`).
+    """
+    modes = (cond, guide)
+    in_rows = rows * row_macs(model.width, length, model.mlp_ratio)
+    apart = sum(row_macs(model.width, tokens(model.latent, patch), model.mlp_ratio) for patch in modes)
+    calls = sum(forward_flops(model, patch) for patch in modes)
+    return batch * calls + 2 * model.depth * (in_rows - batch * apart)

@@ -1,4 +1,4 @@
-"""The sampling engine: one XLA program per (conditional patch, guiding patch) pair.
+"""The sampling engine: one XLA program per (conditional patch, guiding patch) pair and its packing.
 
     noise x_T ──▶ step 0 ──▶ step 1 ──▶ ... ──▶ step n-1 ──▶ x_0
                   │ weak program │   ...   │ powerful program │
@@ -23,12 +23,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flexidit_jax.common.types import Array, Params, Patch
+from flexidit_jax.common.types import Array, Params, Patch, Prediction
 from flexidit_jax.diffusion.steps import Carry, Steps, advance, begin
 from flexidit_jax.models.adapters import merged
 from flexidit_jax.models.dit import DiT
 from flexidit_jax.models.flexify import at
 from flexidit_jax.sampling.guidance import guided
+from flexidit_jax.sampling.packing import predict_pair
 from flexidit_jax.sampling.schedule import Segment
 
 
@@ -53,10 +54,37 @@ def step_noise(seed: int, indices: Array, k: int, shape: tuple[int, ...]) -> Arr
     return _normal(np.uint32(seed), np.asarray(indices, np.uint32), np.uint32(k + 1), shape)
 
 
-@partial(jax.jit, static_argnames=("cond_model", "guide_model", "channels"))
+def _predicted(
+    cond_model: DiT,
+    guide_model: DiT | None,
+    packing: str,
+    channels: int | None,
+    cond_params: Params,
+    guide_params: Params | None,
+    scale: Array,
+    x: Array,
+    t: Array,
+    cond: Any,
+) -> Prediction:
+    """The guided prediction at x; t is [1]."""
+    if guide_model is None:
+        return cond_model.apply({"params": cond_params}, x, t, cond)
+    if guide_model != cond_model:
+        pair = predict_pair(packing, cond_model, guide_model, cond_params, guide_params, x, t, cond)
+        return guided(*pair, scale, channels)
+    batch = x.shape[0]  # one call on [conditional, unconditional]
+    null = cond_model.conditioner.null(cond)
+    both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), cond, null)
+    out = cond_model.apply({"params": cond_params}, jnp.concatenate([x, x]), t, both)
+    first, second = (jax.tree.map(lambda a, i=i: a[i * batch : (i + 1) * batch], out) for i in (0, 1))
+    return guided(first, second, scale, channels)
+
+
+@partial(jax.jit, static_argnames=("cond_model", "guide_model", "packing", "channels"))
 def _step(
     cond_model: DiT,
     guide_model: DiT | None,
+    packing: str,
     channels: int | None,
     cond_params: Params,
     guide_params: Params | None,
@@ -67,21 +95,10 @@ def _step(
     noise: Array,
 ) -> Carry:
     """One row of the solver's table, [columns]; noise is shaped like x."""
-    row, x = Steps(*numbers), carry.x
-    batch = x.shape[0]
-    t = row.t[None]
-    if guide_model is None:
-        prediction = cond_model.apply({"params": cond_params}, x, t, cond)
-    elif guide_model == cond_model:  # one call on [conditional, unconditional]
-        null = cond_model.conditioner.null(cond)
-        both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), cond, null)
-        out = cond_model.apply({"params": cond_params}, jnp.concatenate([x, x]), t, both)
-        first, second = (jax.tree.map(lambda a, i=i: a[i * batch : (i + 1) * batch], out) for i in (0, 1))
-        prediction = guided(first, second, scale, channels)
-    else:
-        strong = cond_model.apply({"params": cond_params}, x, t, cond)
-        weak = guide_model.apply({"params": guide_params}, x, t, cond)
-        prediction = guided(strong, weak, scale, channels)
+    row = Steps(*numbers)
+    prediction = _predicted(
+        cond_model, guide_model, packing, channels, cond_params, guide_params, scale, carry.x, row.t[None], cond
+    )
     return advance(row, carry, prediction, noise)
 
 
@@ -154,6 +171,7 @@ class Engine:
                 carry = _step(
                     cond_model,
                     guide_model,
+                    segment.packing,
                     guidance_channels if guide_model is not None else None,
                     cond_params,
                     guide_params if guide_model != cond_model else None,

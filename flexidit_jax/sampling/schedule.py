@@ -28,6 +28,7 @@ class Segment(NamedTuple):
       cond_patch: patch size of the conditional prediction.
       guide_patch: patch size of the guide, None when nothing guides.
       scale: guidance scale, 1 when nothing guides.
+      packing: how two predictions of two lengths share a step (see `sampling.packing`).
     """
 
     start: int
@@ -35,6 +36,12 @@ class Segment(NamedTuple):
     cond_patch: Patch
     guide_patch: Patch | None
     scale: float
+    packing: str = "separate"
+
+    @property
+    def two_lengths(self) -> bool:
+        """Whether a weaker mode guides, so that the packing matters."""
+        return self.guide_patch not in (None, self.cond_patch)
 
 
 def parse(text: str, steps: int, patches: Sequence[Patch]) -> Schedule:

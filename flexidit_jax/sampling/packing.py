@@ -1,0 +1,197 @@
+"""Two predictions of two lengths in one step: four ways to lay the tokens out (FlexiDiT App. B.2, Fig. 12).
+
+A powerful conditional prediction reads N tokens an image, its weak guide n. With B images:
+
+    separate   [B, N] and [B, n]        one call a mode: the fewest FLOPs
+    padded     [2B, N]                  every short sequence padded to the long length
+    joined     [B, N + n]               an image's long and short sequence in one row
+    packed     [B + ceil(B / k), N]     k = N // n short sequences a row
+
+All four compute the same prediction. Modes that share their blocks still differ in patch embedding,
+embed, de-embed and norms: the ends run mode by mode, and in the blocks the modulation is computed per
+sequence with its mode's norms and then spread over the tokens of that sequence. Attention stays inside
+*segments*, numbers that a layout gives every token of a row: a mask here, and what a kernel that reads
+segment ids wants. Padding is a segment of its own, so no softmax is ever empty.
+
+Adapters give every mode other kernels: such modes run "separate" only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from flexidit_jax.common.errors import UserError, nearest
+from flexidit_jax.common.types import Array, Params, Patch, Prediction
+from flexidit_jax.models.dit import DiT
+from flexidit_jax.models.flops import forward_flops, pair_flops
+from flexidit_jax.models.patch import tokens
+
+#: fewest FLOPs first
+LAYOUTS = ("separate", "packed", "joined", "padded")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """B long and B short sequences, laid out in R rows of L tokens: a `models.blocks.Layout`.
+
+    Attributes:
+      batch, long, short: B, N and n.
+    """
+
+    batch: int
+    long: int
+    short: int
+
+    def join(self, long: Array, short: Array) -> Array:
+        """[B, N, d] and [B, n, d] -> [R, L, d]."""
+        raise NotImplementedError
+
+    def spread(self, per_sequence: Array) -> Array:
+        """[2, B, d] (long, short) -> [R, L, d]: copies and no gather, so the compiler fuses it into its reader."""
+
+        def repeated(vectors: Array, length: int) -> Array:
+            return jnp.broadcast_to(vectors[:, None], (self.batch, length, vectors.shape[-1]))
+
+        long, short = per_sequence
+        return self.join(repeated(long, self.long), repeated(short, self.short))
+
+
+@dataclass(frozen=True)
+class Rows(Pair):
+    """B long rows, then rows that hold `share` short sequences each: 1 pads, N // n packs."""
+
+    share: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(R, L)."""
+        return self.batch - (-self.batch // self.share), self.long
+
+    def join(self, long: Array, short: Array) -> Array:
+        """[B, N, d] and [B, n, d] -> [R, L, d]."""
+        rows, width = self.shape[0] - self.batch, short.shape[-1]
+        short = jnp.pad(short, ((0, rows * self.share - self.batch), (0, 0), (0, 0)))  # fill the last row
+        short = short.reshape(rows, self.share * self.short, width)
+        short = jnp.pad(short, ((0, 0), (0, self.long - self.share * self.short), (0, 0)))  # fill every row
+        return jnp.concatenate([long, short])
+
+    def split(self, rows: Array) -> tuple[Array, Array]:
+        """The inverse of `join`."""
+        short = rows[self.batch :, : self.share * self.short]
+        return rows[: self.batch], short.reshape(-1, self.short, rows.shape[-1])[: self.batch]
+
+    def segments(self) -> np.ndarray:
+        """See `models.blocks.Layout`."""
+        rows = self.shape[0] - self.batch
+        packed = np.minimum(np.arange(self.long) // self.short, self.share)
+        return np.concatenate([np.zeros((self.batch, self.long)), np.tile(packed, (rows, 1))]).astype(np.int32)
+
+
+@dataclass(frozen=True)
+class Joined(Pair):
+    """B rows, each an image's long sequence followed by its short one."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(R, L)."""
+        return self.batch, self.long + self.short
+
+    def join(self, long: Array, short: Array) -> Array:
+        """[B, N, d] and [B, n, d] -> [R, L, d]."""
+        return jnp.concatenate([long, short], axis=1)
+
+    def split(self, rows: Array) -> tuple[Array, Array]:
+        """The inverse of `join`."""
+        return rows[:, : self.long], rows[:, self.long :]
+
+    def segments(self) -> np.ndarray:
+        """See `models.blocks.Layout`."""
+        return np.tile(np.arange(self.long + self.short) >= self.long, (self.batch, 1)).astype(np.int32)
+
+
+def layout_of(packing: str, batch: int, long: int, short: int) -> Rows | Joined | None:
+    """The rows of a layout; None for "separate", which has none."""
+    if packing == "padded":
+        return Rows(batch, long, short, share=1)
+    if packing == "packed":
+        return Rows(batch, long, short, share=long // short)
+    return Joined(batch, long, short) if packing == "joined" else None
+
+
+def check_packing(packing: str, adapters: bool) -> None:
+    """Refuses a name that is no layout, and rows of two modes that have other kernels.
+
+    Raises:
+      UserError: either.
+    """
+    if packing not in ("auto", *LAYOUTS):
+        raise UserError(f"no packing {packing!r}{nearest(str(packing), ('auto', *LAYOUTS))}")
+    if adapters and packing not in ("auto", "separate"):
+        raise UserError(
+            f"packing={packing!r} runs two modes through the same kernels, but adapters give each its own;"
+            ' use packing="separate"'
+        )
+
+
+def layouts_for(adapters: bool) -> Sequence[str]:
+    """What "auto" may choose from."""
+    return LAYOUTS[:1] if adapters else LAYOUTS
+
+
+def layout_flops(packing: str, model: DiT, cond: Patch, guide: Patch, batch: int) -> int:
+    """FLOPs that a layout executes for both predictions of a batch, padding included."""
+    layout = layout_of(packing, batch, tokens(model.latent, cond), tokens(model.latent, guide))
+    if layout is None:
+        return batch * (forward_flops(model, cond) + forward_flops(model, guide))
+    return pair_flops(model, cond, guide, batch, *layout.shape)
+
+
+def predict_pair(
+    packing: str,
+    cond_model: DiT,
+    guide_model: DiT,
+    cond_params: Params,
+    guide_params: Params,
+    x: Array,
+    t: Array,
+    cond: Any,
+) -> tuple[Prediction, Prediction]:
+    """The conditional prediction and that of its weaker guide, both with the condition.
+
+    Args:
+      packing: a name of `LAYOUTS`.
+      cond_model, guide_model: the modes, the first with at least as many tokens.
+      cond_params, guide_params: their plain parameters; except for "separate" with the same blocks but
+        for the norms.
+      x, t, cond: see `DiT`.
+    """
+    cond_in, guide_in = {"params": cond_params}, {"params": guide_params}
+    if packing == "separate":
+        return cond_model.apply(cond_in, x, t, cond), guide_model.apply(guide_in, x, t, cond)
+    long, short = cond_model.apply(cond_in, x, method="tokens"), guide_model.apply(guide_in, x, method="tokens")
+    c = cond_model.apply(cond_in, t, cond, method="condition")  # [B, d], the same in every mode
+    layout = layout_of(packing, *long.shape[:2], short.shape[1])
+    rows = cond_model.apply(
+        {"params": {"blocks": _both_norms(cond_params["blocks"], guide_params["blocks"])}},
+        layout.join(long, short),  # [R, L, d]
+        jnp.stack([c, c]),  # [2, B, d]
+        layout,
+        method="trunk",
+    )
+    long, short = layout.split(rows)
+    return cond_model.apply(cond_in, long, c, method="read"), guide_model.apply(guide_in, short, c, method="read")
+
+
+def _both_norms(cond: Params, guide: Params) -> Params:
+    """The shared blocks with the norms of both modes, [L, 2, 1, d]: they broadcast against [2, B, d]."""
+
+    def both(a: Params, b: Params) -> Params:
+        return {key: jnp.stack([a[key], b[key]], axis=1)[:, :, None] for key in a}
+
+    norms = {key: both(cond[key], guide[key]) for key in ("norm1", "norm2") if key in cond}
+    return {**cond, **norms}
