@@ -28,10 +28,12 @@ from flexidit_jax.diffusion.solvers import make_table
 from flexidit_jax.diffusion.steps import Steps
 from flexidit_jax.models import adapters as lora
 from flexidit_jax.models.dit import DiT, build_dit, describe
-from flexidit_jax.models.flexify import at, flexify, patches_of
+from flexidit_jax.models.flexify import adapter_rank, at, flexify, patches_of
 from flexidit_jax.models.flops import forward_flops
 from flexidit_jax.models.patch import grid
+from flexidit_jax.sampling.calibration import fastest, key_of, milliseconds, one_step
 from flexidit_jax.sampling.engine import Engine, starting_noise
+from flexidit_jax.sampling.packing import choices
 from flexidit_jax.sampling.schedule import Schedule, plan, relative_cost, segments, total_cost
 
 
@@ -169,6 +171,7 @@ class FlexiDiT:
         seed: int = 0,
         weak: int | str | tuple[int, ...] | None = None,
         batch: int | None = None,
+        packing: str = "separate",
         first: int = 0,
         noise: Array | None = None,
         step_noise: Array | None = None,
@@ -193,6 +196,13 @@ class FlexiDiT:
           seed: sample i of a seed has the same noise, to the bit, in any batch.
           weak: with three or more modes, the one a budget mixes in; the weakest by default.
           batch: samples per call of the network; all at once by default.
+          packing: how a step runs two predictions of two lengths, where a weaker mode guides: "separate",
+            "padded", "joined" or "packed" (see `sampling.packing`); the same prediction to about 1e-6.
+            "auto" takes the one measured fastest on this device at this batch size. The first such call
+            measures: it compiles all four (four times the usual wait) and runs seven steps of each, says
+            so, and keeps the times in `packing.json` under $FLEXIDIT_JAX_CACHE or ~/.cache/flexidit_jax.
+            That pays for many samples at one batch size, not for a few, and the choice may change the
+            last bits; hence "separate", the fewest FLOPs, by default. It changes nothing elsewhere.
           first: number of the first sample, to continue a seed's sequence.
           noise: x_T instead of drawn noise, [B, H, W, C] or [B, F, H, W, C].
           step_noise: noise of each executed step instead of drawn noise, [steps, *noise.shape].
@@ -203,8 +213,10 @@ class FlexiDiT:
           uint8 [B, H, W, channels] ([B, F, H, W, channels] for video), or float32 latents.
 
         Raises:
-          UserError: labels, schedules, budgets, solvers or shapes that do not fit.
+          UserError: labels, schedules, budgets, solvers or shapes that do not fit; rows shared by two modes
+            of a model with adapters, whose kernels are not shared.
         """
+        layouts = choices(packing, adapters=adapter_rank(self.params) is not None)
         cond = self.model.conditioner.parse(labels)
         conditional, guiding = self.plan(steps, schedule, guide, budget, guidance, weak, solver)
         runs = segments(conditional, guiding, guidance)
@@ -232,6 +244,8 @@ class FlexiDiT:
                     f" {np.shape(step_noise)}"
                 )
             step_noise = jnp.asarray(step_noise).reshape(steps, n, *self.model.latent)
+        trial = one_step(self._engine, table, np.zeros((batch, *self.model.latent), "f"), cond[:batch], guidance_channels)
+        runs = fastest(runs, layouts, lambda cases: milliseconds(cases, self._timing_key(batch), trial))
         done: list[np.ndarray] = []
         with Progress(steps * -(-n // batch), "sampling", enabled=progress) as bar:
             for begin in range(0, n, batch):
@@ -311,6 +325,11 @@ class FlexiDiT:
     def _cost(self, patch: Patch) -> int:
         rank = lora.rank_of(self.params["modes"][patch_name(patch)]) or 0
         return forward_flops(self.model, patch, 0 if self.merge_adapters else rank)
+
+    def _timing_key(self, batch: int) -> str:
+        rank = adapter_rank(self.params)
+        adapters = "shared" if rank is None else "merged" if self.merge_adapters else f"rank {rank}"
+        return key_of(self.model, adapters, batch)
 
     def _as_video(self, x: Array) -> Array:
         latent = self.model.latent

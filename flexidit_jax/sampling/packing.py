@@ -123,24 +123,22 @@ def layout_of(packing: str, batch: int, long: int, short: int) -> Rows | Joined 
     return Joined(batch, long, short) if packing == "joined" else None
 
 
-def check_packing(packing: str, adapters: bool) -> None:
-    """Refuses a name that is no layout, and rows of two modes that have other kernels.
+def choices(packing: str, adapters: bool) -> Sequence[str]:
+    """The layouts that a user's word leaves to choose from; "auto" leaves all that the model can run.
 
     Raises:
-      UserError: either.
+      UserError: no such word, or rows shared by two modes whose kernels are not.
     """
     if packing not in ("auto", *LAYOUTS):
         raise UserError(f"no packing {packing!r}{nearest(str(packing), ('auto', *LAYOUTS))}")
-    if adapters and packing not in ("auto", "separate"):
+    if packing == "auto":
+        return LAYOUTS[:1] if adapters else LAYOUTS
+    if adapters and packing != "separate":
         raise UserError(
             f"packing={packing!r} runs two modes through the same kernels, but adapters give each its own;"
-            ' use packing="separate"'
+            ' use packing="separate" (or "auto")'
         )
-
-
-def layouts_for(adapters: bool) -> Sequence[str]:
-    """What "auto" may choose from."""
-    return LAYOUTS[:1] if adapters else LAYOUTS
+    return (packing,)
 
 
 def layout_flops(packing: str, model: DiT, cond: Patch, guide: Patch, batch: int) -> int:

@@ -1,0 +1,187 @@
+"""Milliseconds of a step on this machine, measured once and kept in a file.
+
+Which layout of `sampling.packing` is fastest depends on the device, the batch and the model, and FLOPs
+do not tell: so it is measured. A step is timed by running the very program that sampling runs, which
+is then compiled already. The file holds, per machine, model and batch,
+
+    {"<machine>; <model>; batch 16": {"2+4 packed": 12.3, "2+4 separate": 14.1, "2 alone": 9.9}}
+
+Steps that are to be compared are measured together, in turn, so that a change of the machine's pace
+meets all of them; the median counts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from flexidit_jax.common.types import Array, Patch, short_patch_name
+from flexidit_jax.diffusion.steps import Steps
+from flexidit_jax.models.dit import DiT
+from flexidit_jax.sampling.engine import Engine
+from flexidit_jax.sampling.schedule import Segment
+
+#: timed steps per program, after one that compiles and one that warms up
+REPEATS = 5
+
+Figures = dict[str, float]
+
+
+class Case(NamedTuple):
+    """One step program; the fields are those of `Segment`."""
+
+    cond_patch: Patch
+    guide_patch: Patch | None
+    packing: str
+
+    @property
+    def name(self) -> str:
+        """`"2+4 packed"`, `"2+2"`, `"2 alone"`."""
+        cond = short_patch_name(self.cond_patch)
+        if self.guide_patch is None:
+            return f"{cond} alone"
+        both = f"{cond}+{short_patch_name(self.guide_patch)}"
+        return both if self.guide_patch == self.cond_patch else f"{both} {self.packing}"
+
+
+def cache_file() -> Path:
+    """`packing.json` in the folder $FLEXIDIT_JAX_CACHE, else in `flexidit_jax` of the user's cache folder."""
+    own = os.environ.get("FLEXIDIT_JAX_CACHE")
+    shared = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return (Path(own) if own else Path(shared) / "flexidit_jax") / "packing.json"
+
+
+def machine() -> str:
+    """What sampling runs on. A CPU goes by its architecture and the cores this process may use."""
+    device = jax.devices()[0]
+    kind, number = device.device_kind, jax.local_device_count()
+    if device.platform == "cpu":
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        kind = f"{platform.machine()} cpu of {cores} cores"
+    return f"{number} x {kind}, jax {jax.__version__}"
+
+
+def key_of(model: DiT, adapters: str, batch: int) -> str:
+    """The entry of a model at a batch size: whatever changes the time of a step, patches apart.
+
+    Args:
+      adapters: "shared" weights, or how adapters run.
+    """
+    shape = f"latent {'x'.join(map(str, model.latent))}, width {model.width}, depth {model.depth}"
+    more = f"heads {model.num_heads}, mlp {model.mlp_ratio}, variance {model.learn_variance}, unroll {model.unroll}"
+    return f"{machine()}; {shape}, {more}, {model.dtype}, {model.attention}, {adapters}; batch {batch}"
+
+
+def measure(runs: Mapping[str, Callable[[], object]], clock: Callable[[], float] = time.perf_counter) -> Figures:
+    """Median milliseconds of each function, run in turn."""
+    for run in runs.values():
+        run()  # compiles
+        run()  # warms up
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(REPEATS):
+        for name, run in runs.items():
+            began = clock()
+            run()
+            seconds[name].append(clock() - began)
+    return {name: round(1e3 * float(np.median(times)), 4) for name, times in seconds.items()}
+
+
+def milliseconds(
+    cases: Sequence[Case],
+    key: str,
+    run: Callable[[Case], object],
+    path: Path | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[Case, float]:
+    """The time of a step in each case: from the file, or measured now and written there.
+
+    Args:
+      cases: to be compared; unless the file has all of them all are measured.
+      key: from `key_of`.
+      run: runs one step to its end.
+      path: `cache_file()` by default.
+      clock: seconds.
+    """
+    path = cache_file() if path is None else path
+    known = _read(path).get(key, {})
+    if any(case.name not in known for case in cases):
+        names = ", ".join(case.name for case in cases)
+        _say(f"measuring {len(cases)} kinds of step ({names}), compilation included; kept in {path}")
+        known = measure({case.name: lambda case=case: run(case) for case in cases}, clock)
+        _write(path, key, known)
+    return {case: known[case.name] for case in cases}
+
+
+def fastest(
+    runs: Iterable[Segment], layouts: Sequence[str], times: Callable[[Sequence[Case]], Mapping[Case, float]]
+) -> list[Segment]:
+    """The segments with the fastest of `layouts` wherever two lengths meet.
+
+    Nothing is measured where none do, or where there is nothing to choose.
+
+    Args:
+      runs: the plan.
+      layouts: to choose from, see `sampling.packing`.
+      times: `milliseconds` for this model, batch and machine.
+    """
+    runs = list(runs)
+    pairs = {(run.cond_patch, run.guide_patch) for run in runs if run.two_lengths}
+    chosen = dict.fromkeys(pairs, layouts[0])
+    for pair in sorted(pairs) if len(layouts) > 1 else ():
+        found = times([Case(*pair, layout) for layout in layouts])
+        chosen[pair] = min(found, key=found.__getitem__).packing
+    return [run._replace(packing=chosen.get((run.cond_patch, run.guide_patch), run.packing)) for run in runs]
+
+
+def one_step(engine: Engine, table: Steps, x: Array, cond: Any, channels: int | None) -> Callable[[Case], None]:
+    """A function that runs one step of a case to its end, x being anything of the right shape.
+
+    The other arguments are what sampling hands to `Engine.denoise`, so that the program is the same.
+    """
+
+    def run(case: Case) -> None:
+        segment = Segment(0, 1, case.cond_patch, case.guide_patch, 1.0, case.packing)
+        jax.block_until_ready(list(engine.denoise([segment], table, x, cond, guidance_channels=channels)))
+
+    return run
+
+
+def _read(path: Path) -> dict[str, Figures]:
+    """The file's entries; none where it is missing or damaged."""
+    try:
+        entries = json.loads(path.read_text())
+        sound = all(float(time) > 0 for figures in entries.values() for time in figures.values())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError, AttributeError):
+        sound = False
+    if sound:
+        return entries
+    _say(f"{path} is damaged and will be written anew")
+    return {}
+
+
+def _write(path: Path, key: str, figures: Figures) -> None:
+    """Adds to an entry; written aside and renamed, so that a reader never sees half a file."""
+    aside = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        entries = _read(path) if path.exists() else {}
+        entries[key] = {**entries.get(key, {}), **figures}
+        aside.write_text(json.dumps(entries, indent=1, sort_keys=True) + "\n")
+        aside.replace(path)
+    except OSError as error:
+        _say(f"cannot keep the measurement in {path} ({error.strerror}); it holds for this call only")
+
+
+def _say(text: str) -> None:
+    print(f"calibration: {text}", file=sys.stderr, flush=True)
