@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,7 +31,7 @@ from flexidit_jax.models.dit import DiT, build_dit, describe
 from flexidit_jax.models.flexify import adapter_rank, at, flexify, patches_of
 from flexidit_jax.models.flops import forward_flops
 from flexidit_jax.models.patch import grid
-from flexidit_jax.sampling.calibration import fastest, key_of, milliseconds, one_step
+from flexidit_jax.sampling.calibration import Case, fastest, key_of, milliseconds, one_step
 from flexidit_jax.sampling.engine import Engine, starting_noise
 from flexidit_jax.sampling.packing import choices
 from flexidit_jax.sampling.schedule import Schedule, plan, relative_cost, segments, total_cost
@@ -244,8 +244,7 @@ class FlexiDiT:
                     f" {np.shape(step_noise)}"
                 )
             step_noise = jnp.asarray(step_noise).reshape(steps, n, *self.model.latent)
-        trial = one_step(self._engine, table, np.zeros((batch, *self.model.latent), "f"), cond[:batch], guidance_channels)
-        runs = fastest(runs, layouts, lambda cases: milliseconds(cases, self._timing_key(batch), trial))
+        runs = fastest(runs, layouts, self._step_times(table, cond[:batch], guidance_channels))
         done: list[np.ndarray] = []
         with Progress(steps * -(-n // batch), "sampling", enabled=progress) as bar:
             for begin in range(0, n, batch):
@@ -326,10 +325,14 @@ class FlexiDiT:
         rank = lora.rank_of(self.params["modes"][patch_name(patch)]) or 0
         return forward_flops(self.model, patch, 0 if self.merge_adapters else rank)
 
-    def _timing_key(self, batch: int) -> str:
+    def _step_times(
+        self, table: Steps, cond: Any, channels: int | None
+    ) -> Callable[[Sequence[Case]], dict[Case, float]]:
+        """Milliseconds of a step for a batch like `cond`; see `sampling.calibration`."""
         rank = adapter_rank(self.params)
         adapters = "shared" if rank is None else "merged" if self.merge_adapters else f"rank {rank}"
-        return key_of(self.model, adapters, batch)
+        key = key_of(self.model, adapters, len(cond))
+        return lambda cases: milliseconds(cases, key, one_step(self._engine, self.model.latent, table, cond, channels))
 
     def _as_video(self, x: Array) -> Array:
         latent = self.model.latent

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from flexidit_jax.common.types import Array, Patch, short_patch_name
+from flexidit_jax.common.types import Patch, short_patch_name
 from flexidit_jax.diffusion.steps import Steps
 from flexidit_jax.models.dit import DiT
 from flexidit_jax.sampling.engine import Engine
@@ -81,13 +81,17 @@ def key_of(model: DiT, adapters: str, batch: int) -> str:
     return f"{machine()}; {shape}, {more}, {model.dtype}, {model.attention}, {adapters}; batch {batch}"
 
 
-def measure(runs: Mapping[str, Callable[[], object]], clock: Callable[[], float] = time.perf_counter) -> Figures:
+def measure(
+    runs: Mapping[str, Callable[[], object]],
+    repeats: int = REPEATS,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Figures:
     """Median milliseconds of each function, run in turn."""
     for run in runs.values():
         run()  # compiles
         run()  # warms up
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(REPEATS):
+    for _ in range(repeats):
         for name, run in runs.items():
             began = clock()
             run()
@@ -116,7 +120,7 @@ def milliseconds(
     if any(case.name not in known for case in cases):
         names = ", ".join(case.name for case in cases)
         _say(f"measuring {len(cases)} kinds of step ({names}), compilation included; kept in {path}")
-        known = measure({case.name: lambda case=case: run(case) for case in cases}, clock)
+        known = measure({case.name: lambda case=case: run(case) for case in cases}, clock=clock)
         _write(path, key, known)
     return {case: known[case.name] for case in cases}
 
@@ -142,14 +146,17 @@ def fastest(
     return [run._replace(packing=chosen.get((run.cond_patch, run.guide_patch), run.packing)) for run in runs]
 
 
-def one_step(engine: Engine, table: Steps, x: Array, cond: Any, channels: int | None) -> Callable[[Case], None]:
-    """A function that runs one step of a case to its end, x being anything of the right shape.
+def one_step(
+    engine: Engine, latent: tuple[int, ...], table: Steps, cond: Any, channels: int | None
+) -> Callable[[Case], None]:
+    """A function that runs one step of a case to its end, on a batch like `cond` of latents all zero.
 
     The other arguments are what sampling hands to `Engine.denoise`, so that the program is the same.
     """
 
     def run(case: Case) -> None:
         segment = Segment(0, 1, case.cond_patch, case.guide_patch, 1.0, case.packing)
+        x = np.zeros((len(cond), *latent), np.float32)
         jax.block_until_ready(list(engine.denoise([segment], table, x, cond, guidance_channels=channels)))
 
     return run
