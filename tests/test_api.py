@@ -66,6 +66,7 @@ def test_keywords_of_sample_and_flops_and_their_defaults() -> None:
         "solver": "ddpm",
         "seed": 0,
         "weak": None,
+        "packing": "separate",
         "noise": None,
         "step_noise": None,
         "decode": True,

@@ -116,7 +116,10 @@ def milliseconds(
       clock: seconds.
     """
     path = cache_file() if path is None else path
-    known = _read(path).get(key, {})
+    entries = _read(path)
+    if entries is None:
+        _say(f"{path} is damaged and will be written anew")
+    known = (entries or {}).get(key, {})
     if any(case.name not in known for case in cases):
         names = ", ".join(case.name for case in cases)
         _say(f"measuring {len(cases)} kinds of step ({names}), compilation included; kept in {path}")
@@ -162,19 +165,16 @@ def one_step(
     return run
 
 
-def _read(path: Path) -> dict[str, Figures]:
-    """The file's entries; none where it is missing or damaged."""
+def _read(path: Path) -> dict[str, Figures] | None:
+    """The file's entries, {} where there is no file; None where it is damaged."""
     try:
         entries = json.loads(path.read_text())
         sound = all(float(time) > 0 for figures in entries.values() for time in figures.values())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError, TypeError, AttributeError):
-        sound = False
-    if sound:
-        return entries
-    _say(f"{path} is damaged and will be written anew")
-    return {}
+        return None
+    return entries if sound else None
 
 
 def _write(path: Path, key: str, figures: Figures) -> None:
@@ -182,7 +182,7 @@ def _write(path: Path, key: str, figures: Figures) -> None:
     aside = path.with_name(f"{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        entries = _read(path) if path.exists() else {}
+        entries = _read(path) or {}  # again: another process may have written
         entries[key] = {**entries.get(key, {}), **figures}
         aside.write_text(json.dumps(entries, indent=1, sort_keys=True) + "\n")
         aside.replace(path)

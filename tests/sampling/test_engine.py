@@ -76,6 +76,20 @@ def test_one_program_per_pair(counts: Counts) -> None:
     assert counts.guided == counts.unguided + 3
 
 
+def test_one_program_per_packing(flex: FlexiDiT, compilations: Callable[[], int]) -> None:
+    """Only where two lengths meet."""
+    programs = compiled_programs()
+    words = {"guide": "4:3,2:1", "packing": "packed"}
+    latents(flex, schedule="4:2,2:2", guidance=1.5, **words)  # (2, 4) packed; the others are there
+    assert compiled_programs() == programs + 1
+    everything = compilations()
+    latents(flex, schedule="2/0", steps=9, guidance=2.5, packing="packed")
+    latents(flex, schedule="2/0", steps=9, guidance=2.5, packing="separate")
+    latents(flex, schedule="4:2,2:2", guidance=1.0, packing="joined")
+    assert compiled_programs() == programs + 1
+    assert compilations() == everything
+
+
 def test_budgets_steps_scales_and_solvers_compile_nothing(flex: FlexiDiT, compilations: Callable[[], int]) -> None:
     programs, everything = compiled_programs(), compilations()
     words = ("budget", "steps", "guidance", "solver")
