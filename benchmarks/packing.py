@@ -53,7 +53,7 @@ def build(size: str, latent: int, depth: int | None, patches: Sequence[str], dty
 def layouts(model: DiT, engine: Engine, patches: Sequence[str], images: int, repeats: int) -> dict[str, Any]:
     """Milliseconds and FLOPs of a step in every layout, absolute and relative to "separate"."""
     cond, guide = map(as_patch, patches)
-    table = ddpm.table(Process(), 250).padded(1000)
+    table = ddpm.table(Process(), 250)
     step = one_step(engine, model.latent, table, np.arange(images, dtype=np.int32) % 1000, None)
     cases = {name: Case(cond, guide, name) for name in LAYOUTS}
     times = measure({name: lambda case=case: step(case) for name, case in cases.items()}, repeats)
