@@ -25,7 +25,7 @@ from flexidit_jax.diffusion.gaussian import Process
 from flexidit_jax.diffusion.solvers import ddpm
 from flexidit_jax.models.dit import SIZES, DiT, build_dit, init
 from flexidit_jax.models.flexify import flexify, patches_of
-from flexidit_jax.sampling.calibration import Case, machine, measure, one_step
+from flexidit_jax.sampling.calibration import Case, evaluation, machine, measure
 from flexidit_jax.sampling.engine import Engine
 from flexidit_jax.sampling.packing import LAYOUTS, layout_flops
 
@@ -54,7 +54,7 @@ def layouts(model: DiT, engine: Engine, patches: Sequence[str], images: int, rep
     """Milliseconds and FLOPs of a step in every layout, absolute and relative to "separate"."""
     cond, guide = map(as_patch, patches)
     table = ddpm.table(Process(), 250)
-    step = one_step(engine, model.latent, table, np.arange(images, dtype=np.int32) % 1000, None)
+    step = evaluation(engine, table, np.arange(images, dtype=np.int32) % 1000)
     cases = {name: Case(cond, guide, name) for name in LAYOUTS}
     times = measure({name: lambda case=case: step(case) for name, case in cases.items()}, repeats)
     flops = {name: layout_flops(name, model, cond, guide, images) for name in LAYOUTS}

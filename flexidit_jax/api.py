@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,24 +29,13 @@ from flexidit_jax.diffusion.steps import Steps
 from flexidit_jax.models import adapters as lora
 from flexidit_jax.models.dit import DiT, build_dit, describe
 from flexidit_jax.models.flexify import adapter_rank, at, flexify, patches_of
-from flexidit_jax.models.flops import forward_flops
+from flexidit_jax.models.flops import FlopCount, forward_flops
 from flexidit_jax.models.patch import grid
-from flexidit_jax.sampling.calibration import Case, fastest, key_of, milliseconds, one_step
+from flexidit_jax.sampling.calibration import fastest, times_of
 from flexidit_jax.sampling.engine import Engine, starting_noise
+from flexidit_jax.sampling.latency import within_latency
 from flexidit_jax.sampling.packing import choices
-from flexidit_jax.sampling.schedule import Schedule, plan, relative_cost, segments, total_cost
-
-
-class FlopCount(NamedTuple):
-    """FLOPs of the denoiser for one sample.
-
-    Attributes:
-      total: over all steps, guide included.
-      relative: over the same number of calls all run powerful; 0.64 means 64 %.
-    """
-
-    total: float
-    relative: float
+from flexidit_jax.sampling.schedule import Plan, plan, relative_cost, segments, total_cost
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,11 +123,26 @@ class FlexiDiT:
         guidance: float = 1.5,
         weak: int | str | tuple[int, ...] | None = None,
         solver: str | Mapping[str, Any] = "ddpm",
-    ) -> tuple[Schedule, Schedule | None]:
-        """The conditional and the guiding schedule a `sample` call with the same words runs."""
+        latency_ms: float | None = None,
+        batch: int | None = None,
+        packing: str = "separate",
+    ) -> Plan:
+        """The conditional and the guiding schedule a `sample` call with the same words runs.
+
+        `batch` and `packing` matter with `latency_ms` alone; there `batch` must be given.
+        """
+        layouts = choices(packing, adapters=adapter_rank(self.params) is not None)
         mode = None if weak is None else as_patch(weak)
-        evaluations = self._table(solver, steps).evaluations
-        return plan(self.patches, self._cost, steps, schedule, budget, guide, guidance, mode, evaluations)
+        table = self._table(solver, steps)
+        if latency_ms is not None and not (isinstance(batch, int) and batch > 0):
+            raise UserError(f"latency_ms wants batch=, the samples per call of the network, got {batch!r}")
+
+        def choose(plans: list[Plan]) -> Plan:
+            times = times_of(self._engine, table, self.model.conditioner.parse([None] * batch))
+            return within_latency(latency_ms, plans, table.evaluations, layouts, times)
+
+        words = (steps, schedule, budget, guide, guidance, mode, table.evaluations)
+        return plan(self.patches, self._cost, *words, None if latency_ms is None else choose)
 
     def flops(
         self,
@@ -149,9 +153,12 @@ class FlexiDiT:
         guidance: float = 1.5,
         weak: int | str | tuple[int, ...] | None = None,
         solver: str | Mapping[str, Any] = "ddpm",
+        latency_ms: float | None = None,
+        batch: int | None = None,
+        packing: str = "separate",
     ) -> FlopCount:
-        """FLOPs per sample of a `sample` call with the same words; every evaluation of the network counts."""
-        schedules = self.plan(steps, schedule, guide, budget, guidance, weak, solver)
+        """FLOPs per sample of a `sample` call with the same words; every evaluation counts, no packing's padding."""
+        schedules = self.plan(steps, schedule, guide, budget, guidance, weak, solver, latency_ms, batch, packing)
         evaluations = self._table(solver, steps).evaluations
         return FlopCount(
             total_cost(*schedules, self._cost, evaluations),
@@ -171,6 +178,7 @@ class FlexiDiT:
         seed: int = 0,
         weak: int | str | tuple[int, ...] | None = None,
         batch: int | None = None,
+        latency_ms: float | None = None,
         packing: str = "separate",
         first: int = 0,
         noise: Array | None = None,
@@ -196,13 +204,15 @@ class FlexiDiT:
           seed: sample i of a seed has the same noise, to the bit, in any batch.
           weak: with three or more modes, the one a budget mixes in; the weakest by default.
           batch: samples per call of the network; all at once by default.
+          latency_ms: instead of a budget, milliseconds for all steps of one batch (decoding apart): the
+            weak-first schedule predicted to take that long or less on this device, from evaluations that
+            are timed on the first such call and kept (see `packing`).
           packing: how a step runs two predictions of two lengths, where a weaker mode guides: "separate",
             "padded", "joined" or "packed" (see `sampling.packing`); the same prediction to about 1e-6.
             "auto" takes the one measured fastest on this device at this batch size. The first such call
-            measures: it compiles all four (four times the usual wait) and runs seven steps of each, says
-            so, and keeps the times in `packing.json` under $FLEXIDIT_JAX_CACHE or ~/.cache/flexidit_jax.
-            That pays for many samples at one batch size, not for a few, and the choice may change the
-            last bits; hence "separate", the fewest FLOPs, by default. It changes nothing elsewhere.
+            compiles and times all four, says so, and keeps the times in `packing.json` under
+            $FLEXIDIT_JAX_CACHE or ~/.cache/flexidit_jax. That pays for many samples at one batch size, not
+            for a few, and it may change the last bits; hence "separate", the fewest FLOPs, by default.
           first: number of the first sample, to continue a seed's sequence.
           noise: x_T instead of drawn noise, [B, H, W, C] or [B, F, H, W, C].
           step_noise: noise of each executed step instead of drawn noise, [steps, *noise.shape].
@@ -218,8 +228,6 @@ class FlexiDiT:
         """
         layouts = choices(packing, adapters=adapter_rank(self.params) is not None)
         cond = self.model.conditioner.parse(labels)
-        conditional, guiding = self.plan(steps, schedule, guide, budget, guidance, weak, solver)
-        runs = segments(conditional, guiding, guidance)
         table = self._table(solver, steps)
         if decode and self.codec is None:
             raise UserError("this model has no codec to decode its latents with; pass decode=False for latents")
@@ -244,7 +252,9 @@ class FlexiDiT:
                     f" {np.shape(step_noise)}"
                 )
             step_noise = jnp.asarray(step_noise).reshape(steps, n, *self.model.latent)
-        runs = fastest(runs, layouts, self._step_times(table, cond[:batch], guidance_channels))
+        plan = self.plan(steps, schedule, guide, budget, guidance, weak, solver, latency_ms, batch, packing)
+        runs = segments(*plan, guidance)
+        runs = fastest(runs, layouts, times_of(self._engine, table, cond[:batch], guidance_channels))
         done: list[np.ndarray] = []
         with Progress(steps * -(-n // batch), "sampling", enabled=progress) as bar:
             for begin in range(0, n, batch):
@@ -324,15 +334,6 @@ class FlexiDiT:
     def _cost(self, patch: Patch) -> int:
         rank = lora.rank_of(self.params["modes"][patch_name(patch)]) or 0
         return forward_flops(self.model, patch, 0 if self.merge_adapters else rank)
-
-    def _step_times(
-        self, table: Steps, cond: Any, channels: int | None
-    ) -> Callable[[Sequence[Case]], dict[Case, float]]:
-        """Milliseconds of a step for a batch like `cond`; see `sampling.calibration`."""
-        rank = adapter_rank(self.params)
-        adapters = "shared" if rank is None else "merged" if self.merge_adapters else f"rank {rank}"
-        key = key_of(self.model, adapters, len(cond))
-        return lambda cases: milliseconds(cases, key, one_step(self._engine, self.model.latent, table, cond, channels))
 
     def _as_video(self, x: Array) -> Array:
         latent = self.model.latent

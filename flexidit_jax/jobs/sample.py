@@ -15,7 +15,7 @@ from flexidit_jax.jobs.parts.model import trained_model
 from flexidit_jax.jobs.parts.workdir import check_writable
 from flexidit_jax.sampling.schedule import text_of
 
-PLAN_WORDS = ("steps", "schedule", "guide", "budget", "guidance", "weak", "solver")
+PLAN_WORDS = ("steps", "schedule", "guide", "budget", "guidance", "weak", "solver", "latency_ms", "packing")
 
 
 def run(config: ConfigDict, workdir: Path) -> int:
@@ -23,6 +23,8 @@ def run(config: ConfigDict, workdir: Path) -> int:
     experiment = build_experiment(config)
     flex = trained_model(experiment, workdir)
     words = {key: value for key, value in experiment.sample.items() if key in PLAN_WORDS}
+    n = len(experiment.sample["labels"])
+    words["batch"] = min(experiment.sample.get("batch") or n, n)
     schedule, guide = flex.plan(**words)
     asked = json.dumps(experiment.sample, indent=2, sort_keys=True)
     name = text_of(schedule).replace(":", "x").replace(",", "_")

@@ -12,9 +12,23 @@ the lowering of an unrolled model.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from flexidit_jax.common.types import Patch
 from flexidit_jax.models.dit import DiT
 from flexidit_jax.models.patch import tokens
+
+
+class FlopCount(NamedTuple):
+    """FLOPs of the denoiser for one sample.
+
+    Attributes:
+      total: over all steps, guide included.
+      relative: over the same number of calls all run powerful; 0.64 means 64 %.
+    """
+
+    total: float
+    relative: float
 
 
 def row_macs(width: int, length: int, mlp_ratio: int = 4) -> int:

@@ -70,15 +70,15 @@ def machine() -> str:
     return f"{number} x {kind}, jax {jax.__version__}"
 
 
-def key_of(model: DiT, adapters: str, batch: int) -> str:
+def key_of(model: DiT, kind: str, batch: int) -> str:
     """The entry of a model at a batch size: whatever changes the time of a step, patches apart.
 
     Args:
-      adapters: "shared" weights, or how adapters run.
+      kind: see `Engine`.
     """
     shape = f"latent {'x'.join(map(str, model.latent))}, width {model.width}, depth {model.depth}"
     more = f"heads {model.num_heads}, mlp {model.mlp_ratio}, variance {model.learn_variance}, unroll {model.unroll}"
-    return f"{machine()}; {shape}, {more}, {model.dtype}, {model.attention}, {adapters}; batch {batch}"
+    return f"{machine()}; {shape}, {more}, {model.dtype}, {model.attention}, {kind}; batch {batch}"
 
 
 def measure(
@@ -149,9 +149,7 @@ def fastest(
     return [run._replace(packing=chosen.get((run.cond_patch, run.guide_patch), run.packing)) for run in runs]
 
 
-def one_step(
-    engine: Engine, latent: tuple[int, ...], table: Steps, cond: Any, channels: int | None
-) -> Callable[[Case], None]:
+def evaluation(engine: Engine, table: Steps, cond: Any, channels: int | None = None) -> Callable[[Case], None]:
     """A function that evaluates the network once in a case, to the end, on a batch like `cond` of zero latents.
 
     The other arguments are what sampling hands to `Engine.denoise`, so that the program is the same.
@@ -160,10 +158,18 @@ def one_step(
 
     def run(case: Case) -> None:
         segment = Segment(0, 1, case.cond_patch, case.guide_patch, 1.0, case.packing)
-        x = np.zeros((len(cond), *latent), np.float32)
+        x = np.zeros((len(cond), *engine.model.latent), np.float32)
         jax.block_until_ready(list(engine.denoise([segment], first, x, cond, guidance_channels=channels)))
 
     return run
+
+
+def times_of(
+    engine: Engine, table: Steps, cond: Any, channels: int | None = None
+) -> Callable[[Sequence[Case]], dict[Case, float]]:
+    """`milliseconds` of an engine's evaluations on a batch like `cond`; arguments as in `evaluation`."""
+    key = key_of(engine.model, engine.kind, len(cond))
+    return lambda cases: milliseconds(cases, key, evaluation(engine, table, cond, channels))
 
 
 def _read(path: Path) -> dict[str, Figures] | None:

@@ -27,7 +27,7 @@ from flexidit_jax.common.types import Array, Params, Patch, Prediction
 from flexidit_jax.diffusion.steps import Carry, Steps, advance, begin
 from flexidit_jax.models.adapters import merged
 from flexidit_jax.models.dit import DiT
-from flexidit_jax.models.flexify import at
+from flexidit_jax.models.flexify import adapter_rank, at
 from flexidit_jax.sampling.guidance import guided
 from flexidit_jax.sampling.packing import predict_pair
 from flexidit_jax.sampling.schedule import Segment
@@ -115,9 +115,15 @@ class Engine:
       params: a stored tree (see `models.flexify`).
       patches: its modes.
       merge: add adapters into their kernels: no cost per step, a copy of the adapted layers per mode.
+
+    Attributes:
+      kind: what else than the model decides how long a step takes: "shared" weights or how adapters run.
     """
 
     def __init__(self, model: DiT, params: Params, patches: Sequence[Patch], merge: bool = True) -> None:
+        rank = adapter_rank(params)
+        self.model, self.kind = model, "shared" if rank is None else "merged" if merge else f"rank {rank}"
+
         def plain(params: Params, patch: Patch) -> Params:
             return merged(at(params, patch)) if merge else at(params, patch)
 

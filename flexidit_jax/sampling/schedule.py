@@ -18,6 +18,8 @@ from flexidit_jax.common.types import Patch, as_patch, short_patch_name
 from flexidit_jax.sampling.guidance import segment_scale
 
 Schedule: TypeAlias = tuple[tuple[Patch, int], ...]
+#: conditional and guiding; None when nothing guides
+Plan: TypeAlias = tuple[Schedule, Schedule | None]
 
 
 class Segment(NamedTuple):
@@ -203,7 +205,8 @@ def plan(
     guidance: float = 1.0,
     weak: Patch | None = None,
     evaluations: Sequence[int] | None = None,
-) -> tuple[Schedule, Schedule | None]:
+    choose: Callable[[list[Plan]], Plan] | None = None,
+) -> Plan:
     """What a user asked for, as two schedules.
 
     Args:
@@ -218,14 +221,17 @@ def plan(
       guidance: 1 runs no guide at all.
       weak: the mode that a budget or `"x/y"` mixes in.
       evaluations: calls of every step, which a budget counts; one each by default.
+      choose: instead of a schedule or a budget, picks one of the weak-first plans with 0, 1, ... weak steps.
 
     Raises:
-      UserError: budget together with schedule, or what the parts refuse.
+      UserError: more than one of schedule, budget and choose, or what the parts refuse.
     """
     if steps < 1:
         raise UserError(f"steps must be at least 1, got {steps}")
     if schedule is not None and budget is not None:
         raise UserError(f"give a schedule or a budget, not both (schedule={schedule!r}, budget={budget!r})")
+    if choose is not None and (schedule is not None or budget is not None):
+        raise UserError(f"latency_ms goes without a schedule or a budget (schedule={schedule!r}, budget={budget!r})")
     if weak is not None and weak not in patches:
         known = ", ".join(map(short_patch_name, patches))
         raise UserError(f"weak={short_patch_name(weak)} is not a mode of this model; it has {known}")
@@ -237,12 +243,16 @@ def plan(
             raise UserError(f"schedule {schedule!r} speaks for the guide too; leave out guide={guide!r}")
         conditional, guiding = powerful_last(weakest, patches[0], int(counts[1]), int(counts[2]), steps)
         return conditional, None if guidance == 1 else guiding
+
+    def whole(conditional: Schedule) -> Plan:
+        if guidance == 1:
+            return conditional, None
+        return conditional, conditional if guide is None else parse(guide, steps, patches)
+
     if schedule is not None:
-        conditional = parse(schedule, steps, patches)
-    elif budget is not None:
-        conditional = within_budget(budget, steps, weakest, patches[0], cost, evaluations)
-    else:
-        conditional = constant(patches[0], steps)
-    if guidance == 1:
-        return conditional, None
-    return conditional, conditional if guide is None else parse(guide, steps, patches)
+        return whole(parse(schedule, steps, patches))
+    if budget is not None:
+        return whole(within_budget(budget, steps, weakest, patches[0], cost, evaluations))
+    if choose is not None:
+        return choose([whole(weak_first(weakest, patches[0], n, steps)) for n in range(steps + 1)])
+    return whole(constant(patches[0], steps))

@@ -1,0 +1,65 @@
+"""A budget in milliseconds: the most powerful weak-first plan that is fast enough here.
+
+FLOPs do not tell how long a step takes on a device at a batch size, so the steps are timed
+(`sampling.calibration`) and a plan's time is predicted as the sum over its evaluations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeAlias
+
+import numpy as np
+
+from flexidit_jax.common.errors import UserError
+from flexidit_jax.sampling.calibration import Case
+from flexidit_jax.sampling.schedule import Plan, Segment, segments
+
+Times: TypeAlias = Callable[[Sequence[Case]], Mapping[Case, float]]
+
+
+def within_latency(
+    latency_ms: float, plans: Iterable[Plan], evaluations: Sequence[int], layouts: Sequence[str], times: Times
+) -> Plan:
+    """The first plan whose predicted time is at or below `latency_ms`.
+
+    Args:
+      latency_ms: milliseconds for all steps of one batch, decoding apart.
+      plans: from most to least powerful; from the first one that guidance forbids on (a guide more
+        powerful than what it guides) they are left out.
+      evaluations: calls of every step.
+      layouts: that two lengths may take (see `sampling.packing`); the fastest counts.
+      times: milliseconds of one evaluation in each case, all measured together.
+
+    Raises:
+      UserError: not a positive number, or less than the fastest plan takes.
+    """
+    if isinstance(latency_ms, bool) or not isinstance(latency_ms, (int, float)) or not latency_ms > 0:
+        raise UserError(f"latency_ms must be a positive number of milliseconds, got {latency_ms!r}")
+    allowed: list[tuple[Plan, list[Segment]]] = []
+    for plan in plans:
+        try:
+            allowed.append((plan, segments(*plan, guidance=1.0)))
+        except UserError:
+            if not allowed:
+                raise
+            break
+    ways = {
+        run[2:4]: [
+            Case(run.cond_patch, run.guide_patch, name) for name in (layouts if run.two_lengths else layouts[:1])
+        ]
+        for _, runs in allowed
+        for run in runs
+    }
+    found = times([case for cases in ways.values() for case in cases])
+    fastest = {pair: min(found[case] for case in cases) for pair, cases in ways.items()}
+    least = np.inf
+    for plan, runs in allowed:
+        predicted = sum(fastest[run[2:4]] * sum(evaluations[run.start : run.stop]) for run in runs)
+        if predicted <= latency_ms:
+            return plan
+        least = min(least, predicted)
+    raise UserError(
+        f"latency_ms={latency_ms:g} is less than this device takes for a batch of this size and so many steps;"
+        f" the least it can do is {np.ceil(10 * least) / 10:g}"
+    )
