@@ -33,7 +33,7 @@ from flexidit_jax.models.flops import FlopCount, forward_flops
 from flexidit_jax.models.patch import grid
 from flexidit_jax.sampling.calibration import fastest, times_of
 from flexidit_jax.sampling.engine import Engine, starting_noise
-from flexidit_jax.sampling.latency import within_latency
+from flexidit_jax.sampling.latency import chooser
 from flexidit_jax.sampling.packing import choices
 from flexidit_jax.sampling.schedule import Plan, plan, relative_cost, segments, total_cost
 
@@ -134,15 +134,9 @@ class FlexiDiT:
         layouts = choices(packing, adapters=adapter_rank(self.params) is not None)
         mode = None if weak is None else as_patch(weak)
         table = self._table(solver, steps)
-        if latency_ms is not None and not (isinstance(batch, int) and batch > 0):
-            raise UserError(f"latency_ms wants batch=, the samples per call of the network, got {batch!r}")
-
-        def choose(plans: list[Plan]) -> Plan:
-            times = times_of(self._engine, table, self.model.conditioner.parse([None] * batch))
-            return within_latency(latency_ms, plans, table.evaluations, layouts, times)
-
-        words = (steps, schedule, budget, guide, guidance, mode, table.evaluations)
-        return plan(self.patches, self._cost, *words, None if latency_ms is None else choose)
+        choose = None if latency_ms is None else chooser(latency_ms, self._engine, table, batch, layouts)
+        words = (steps, schedule, budget, guide, guidance, mode, table.evaluations, choose)
+        return plan(self.patches, self._cost, *words)
 
     def flops(
         self,

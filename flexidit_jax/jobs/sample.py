@@ -23,7 +23,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
     experiment = build_experiment(config)
     flex = trained_model(experiment, workdir)
     words = {key: value for key, value in experiment.sample.items() if key in PLAN_WORDS}
-    n = len(experiment.sample["labels"])
+    n = len(flex.model.conditioner.parse(experiment.sample["labels"]))
     words["batch"] = min(experiment.sample.get("batch") or n, n)
     schedule, guide = flex.plan(**words)
     asked = json.dumps(experiment.sample, indent=2, sort_keys=True)

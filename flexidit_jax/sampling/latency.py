@@ -12,10 +12,35 @@ from typing import TypeAlias
 import numpy as np
 
 from flexidit_jax.common.errors import UserError
-from flexidit_jax.sampling.calibration import Case
+from flexidit_jax.diffusion.steps import Steps
+from flexidit_jax.sampling.calibration import Case, times_of
+from flexidit_jax.sampling.engine import Engine
 from flexidit_jax.sampling.schedule import Plan, Segment, segments
 
 Times: TypeAlias = Callable[[Sequence[Case]], Mapping[Case, float]]
+
+
+def chooser(
+    latency_ms: float, engine: Engine, table: Steps, batch: int | None, layouts: Sequence[str]
+) -> Callable[[list[Plan]], Plan]:
+    """`within_latency` for an engine's batches; the function times evaluations when it is called.
+
+    Args:
+      table: the solver's.
+      batch: samples per call of the network.
+      latency_ms, layouts: see `within_latency`.
+
+    Raises:
+      UserError: no batch, without which no time is known.
+    """
+    if not isinstance(batch, int) or batch < 1:
+        raise UserError(f"latency_ms wants batch=, the samples per call of the network, got {batch!r}")
+
+    def choose(plans: list[Plan]) -> Plan:
+        times = times_of(engine, table, engine.model.conditioner.parse([None] * batch))
+        return within_latency(latency_ms, plans, table.evaluations, layouts, times)
+
+    return choose
 
 
 def within_latency(
