@@ -181,6 +181,9 @@ def test_a_typo_in_a_config_file(refuse: Refuse, tmp_path: Path, section: str, t
             ["schedule=4:4", "guide=2:4", "guidance=1.5"],
             "at step 0 the guide (patch 2) is more powerful than the conditional prediction (patch 4); make it equal",
         ),
+        (["packing=pack"], "no packing 'pack'; did you mean 'packed'?"),
+        (["latency_ms=-1"], "latency_ms must be a positive number of milliseconds, got -1"),
+        (["latency_ms=9", "budget=0.5"], "latency_ms goes without a schedule or a budget (schedule=None, budget=0.5)"),
         (["guide=4:3", "guidance=1.5"], "schedule '4:3' adds up to 3 steps, but steps=4"),
     ],
 )

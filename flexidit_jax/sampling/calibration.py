@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from flexidit_jax.common.files import written_aside
 from flexidit_jax.common.types import Patch, short_patch_name
 from flexidit_jax.diffusion.steps import Steps
 from flexidit_jax.models.dit import DiT
@@ -141,12 +142,12 @@ def fastest(
       times: `milliseconds` for this model, batch and machine.
     """
     runs = list(runs)
-    pairs = {(run.cond_patch, run.guide_patch) for run in runs if run.two_lengths}
+    pairs = {run.pair for run in runs if run.two_lengths}
     chosen = dict.fromkeys(pairs, layouts[0])
     for pair in sorted(pairs) if len(layouts) > 1 else ():
         found = times([Case(*pair, layout) for layout in layouts])
         chosen[pair] = min(found, key=found.__getitem__).packing
-    return [run._replace(packing=chosen.get((run.cond_patch, run.guide_patch), run.packing)) for run in runs]
+    return [run._replace(packing=chosen.get(run.pair, run.packing)) for run in runs]
 
 
 def evaluation(engine: Engine, table: Steps, cond: Any, channels: int | None = None) -> Callable[[Case], None]:
@@ -185,14 +186,13 @@ def _read(path: Path) -> dict[str, Figures] | None:
 
 
 def _write(path: Path, key: str, figures: Figures) -> None:
-    """Adds to an entry; written aside and renamed, so that a reader never sees half a file."""
-    aside = path.with_name(f"{path.name}.{os.getpid()}")
+    """Adds to an entry; a file that cannot be written costs a line and the next call a measurement."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         entries = _read(path) or {}  # again: another process may have written
         entries[key] = {**entries.get(key, {}), **figures}
-        aside.write_text(json.dumps(entries, indent=1, sort_keys=True) + "\n")
-        aside.replace(path)
+        with written_aside(path) as file:
+            file.write_text(json.dumps(entries, indent=1, sort_keys=True) + "\n")
     except OSError as error:
         _say(f"cannot keep the measurement in {path} ({error.strerror}); it holds for this call only")
 

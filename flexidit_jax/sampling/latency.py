@@ -70,7 +70,7 @@ def within_latency(
                 raise
             break
     ways = {
-        run[2:4]: [
+        run.pair: [
             Case(run.cond_patch, run.guide_patch, name) for name in (layouts if run.two_lengths else layouts[:1])
         ]
         for _, runs in allowed
@@ -80,7 +80,7 @@ def within_latency(
     fastest = {pair: min(found[case] for case in cases) for pair, cases in ways.items()}
     least = np.inf
     for plan, runs in allowed:
-        predicted = sum(fastest[run[2:4]] * sum(evaluations[run.start : run.stop]) for run in runs)
+        predicted = sum(fastest[run.pair] * sum(evaluations[run.start : run.stop]) for run in runs)
         if predicted <= latency_ms:
             return plan
         least = min(least, predicted)

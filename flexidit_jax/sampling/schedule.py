@@ -41,6 +41,11 @@ class Segment(NamedTuple):
     packing: str = "separate"
 
     @property
+    def pair(self) -> tuple[Patch, Patch | None]:
+        """The conditional and the guiding patch."""
+        return self.cond_patch, self.guide_patch
+
+    @property
     def two_lengths(self) -> bool:
         """Whether a weaker mode guides, so that the packing matters."""
         return self.guide_patch not in (None, self.cond_patch)
