@@ -70,9 +70,7 @@ def within_latency(
                 raise
             break
     ways = {
-        run.pair: [
-            Case(run.cond_patch, run.guide_patch, name) for name in (layouts if run.two_lengths else layouts[:1])
-        ]
+        run.pair: [Case(*run.pair, layout) for layout in (layouts if run.two_lengths else (run.packing,))]
         for _, runs in allowed
         for run in runs
     }

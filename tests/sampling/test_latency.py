@@ -65,6 +65,11 @@ def test_a_weak_guide_and_the_fastest_layout() -> None:
     assert within_latency(60, plans, ONCE, LAYOUTS, times_from(MS, asked)) == plans[0]
     assert sorted(asked) == ["2+4 joined", "2+4 packed", "2+4 padded", "2+4 separate", "4+4"]
     assert within_latency(60, plans, ONCE, ("separate",), TIMES) == plans[2]  # 70, 64, 58
+    cases: list[Case] = []
+    with pytest.raises(KeyError):
+        within_latency(60, plans, ONCE, ("padded",), lambda asked: cases.extend(asked) or {})
+    # where one length runs, the program is the one that sampling runs whatever the packing
+    assert sorted(cases) == [Case(P2, P4, "padded"), Case(P4, P4, "separate")]
 
 
 def test_plans_that_guidance_forbids_are_left_out() -> None:
