@@ -63,6 +63,8 @@ def get_config(variant: str = "") -> ConfigDict:
         "schedule": None,
         "guide": None,
         "guidance": 1.0,
+        "weak_guidance": None,
+        "guidance_interval": None,
         "packing": "separate",
         "solver": "ddpm",
         "seed": 0,

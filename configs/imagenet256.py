@@ -61,6 +61,8 @@ def get_config(variant: str = "") -> ConfigDict:
         "schedule": None,
         "guide": None,
         "guidance": 1.5,
+        "weak_guidance": None,
+        "guidance_interval": None,
         "guidance_channels": 3,
         "packing": "separate",
         "solver": "ddpm",

@@ -25,7 +25,6 @@ from flexidit_jax.convert.files import WEIGHT_SUFFIXES, read_state_dict, write_t
 from flexidit_jax.convert.saved import WEIGHTS, read_saved, write_saved
 from flexidit_jax.diffusion.process import NoiseProcess
 from flexidit_jax.diffusion.solvers import make_table
-from flexidit_jax.diffusion.steps import Steps
 from flexidit_jax.models import adapters as lora
 from flexidit_jax.models.dit import DiT, build_dit, describe
 from flexidit_jax.models.flexify import adapter_rank, at, flexify, patches_of
@@ -35,7 +34,7 @@ from flexidit_jax.sampling.calibration import fastest, times_of
 from flexidit_jax.sampling.engine import Engine, starting_noise
 from flexidit_jax.sampling.latency import chooser
 from flexidit_jax.sampling.packing import choices
-from flexidit_jax.sampling.schedule import Plan, plan, relative_cost, segments, total_cost
+from flexidit_jax.sampling.plan import Plan, plan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,44 +119,40 @@ class FlexiDiT:
         schedule: str | None = None,
         guide: str | None = None,
         budget: float | None = None,
-        guidance: float = 1.5,
+        guidance: float | str = 1.5,
+        weak_guidance: float | str | None = None,
+        guidance_interval: tuple[float, float] | None = None,
         weak: int | str | tuple[int, ...] | None = None,
         solver: str | Mapping[str, Any] = "ddpm",
         latency_ms: float | None = None,
         batch: int | None = None,
         packing: str = "separate",
     ) -> Plan:
-        """The conditional and the guiding schedule a `sample` call with the same words runs.
+        """What every step of a `sample` call with the same words runs.
 
         `batch` and `packing` matter with `latency_ms` alone; there `batch` must be given.
         """
         layouts = choices(packing, adapters=adapter_rank(self.params) is not None)
-        mode = None if weak is None else as_patch(weak)
-        table = self._table(solver, steps)
-        choose = None if latency_ms is None else chooser(latency_ms, self._engine, table, batch, layouts)
-        words = (steps, schedule, budget, guide, guidance, mode, table.evaluations, choose)
-        return plan(self.patches, self._cost, *words)
-
-    def flops(
-        self,
-        steps: int = 250,
-        schedule: str | None = None,
-        guide: str | None = None,
-        budget: float | None = None,
-        guidance: float = 1.5,
-        weak: int | str | tuple[int, ...] | None = None,
-        solver: str | Mapping[str, Any] = "ddpm",
-        latency_ms: float | None = None,
-        batch: int | None = None,
-        packing: str = "separate",
-    ) -> FlopCount:
-        """FLOPs per sample of a `sample` call with the same words; every evaluation counts, no packing's padding."""
-        schedules = self.plan(steps, schedule, guide, budget, guidance, weak, solver, latency_ms, batch, packing)
-        evaluations = self._table(solver, steps).evaluations
-        return FlopCount(
-            total_cost(*schedules, self._cost, evaluations),
-            relative_cost(*schedules, self.patches[0], self._cost, evaluations),
+        table = make_table(solver, self.process, steps)
+        return plan(
+            self.patches,
+            self._cost,
+            times=table.times,
+            schedule=schedule,
+            budget=budget,
+            guide=guide,
+            guidance=guidance,
+            weak_guidance=weak_guidance,
+            guidance_interval=guidance_interval,
+            weak=None if weak is None else as_patch(weak),
+            evaluations=table.evaluations,
+            choose=None if latency_ms is None else chooser(latency_ms, self._engine, table, batch, layouts),
         )
+
+    def flops(self, steps: int = 250, schedule: str | None = None, guide: str | None = None, **words: Any) -> FlopCount:
+        """FLOPs per sample of a `sample` call with the words of `plan`; every evaluation counts, padding does not."""
+        chosen = self.plan(steps, schedule, guide, **words)
+        return FlopCount(chosen.total_cost(self._cost), chosen.relative_cost(self.patches[0], self._cost))
 
     def sample(
         self,
@@ -166,7 +161,9 @@ class FlexiDiT:
         budget: float | None = None,
         schedule: str | None = None,
         guide: str | None = None,
-        guidance: float = 1.5,
+        guidance: float | str = 1.5,
+        weak_guidance: float | str | None = None,
+        guidance_interval: tuple[float, float] | None = None,
         guidance_channels: int | None = None,
         solver: str | Mapping[str, Any] = "ddpm",
         seed: int = 0,
@@ -189,8 +186,11 @@ class FlexiDiT:
             or below it is used.
           schedule: instead of a budget, `"4:120,2:130"`: patch:steps in the order executed; or the
             paper's `"x/y"`: the last x conditional and the last y guiding steps powerful.
-          guide: schedule of the guide, None meaning the same; never more powerful than `schedule`.
-          guidance: s1 of FlexiDiT section 3.4; 1 runs no guide.
+          guide: schedule of the guide, None meaning the same; never more powerful than `schedule`. `none`
+            stands for steps without a guide: `"none:50,4:200"`.
+          guidance: s1 of FlexiDiT section 3.4, for all steps or by stretches: `"1:50,1.5:200"`; 1 runs no guide.
+          weak_guidance: s2, the scale where a weaker mode guides; None ties it to s1 as the paper does.
+          guidance_interval: (lowest, highest) time, 0..T, at which a guide runs (arXiv 2404.07724).
           guidance_channels: guide only the first few channels (3 for the released DiT's FID).
           solver: a module of `diffusion/solvers`: `"ddpm"`, `"ddim"`, `"dpmpp_2m"` or `"sa_solver"` for a
             Gaussian process, `"euler"` or `"heun"` (twice the evaluations) for flow matching; or its name
@@ -222,7 +222,7 @@ class FlexiDiT:
         """
         layouts = choices(packing, adapters=adapter_rank(self.params) is not None)
         cond = self.model.conditioner.parse(labels)
-        table = self._table(solver, steps)
+        table = make_table(solver, self.process, steps)
         if decode and self.codec is None:
             raise UserError("this model has no codec to decode its latents with; pass decode=False for latents")
         if decode:
@@ -246,9 +246,9 @@ class FlexiDiT:
                     f" {np.shape(step_noise)}"
                 )
             step_noise = jnp.asarray(step_noise).reshape(steps, n, *self.model.latent)
-        plan = self.plan(steps, schedule, guide, budget, guidance, weak, solver, latency_ms, batch, packing)
-        runs = segments(*plan, guidance)
-        runs = fastest(runs, layouts, times_of(self._engine, table, cond[:batch], guidance_channels))
+        words = (steps, schedule, guide, budget, guidance, weak_guidance, guidance_interval, weak, solver)
+        chosen = self.plan(*words, latency_ms, batch, packing)
+        runs = fastest(chosen.segments, layouts, times_of(self._engine, table, cond[:batch], guidance_channels))
         done: list[np.ndarray] = []
         with Progress(steps * -(-n // batch), "sampling", enabled=progress) as bar:
             for begin in range(0, n, batch):
@@ -321,9 +321,6 @@ class FlexiDiT:
             "codec": None if self.codec is None else _describe_part(self.codec),
         }
         write_saved(Path(path), config, self.params, adapters_only)
-
-    def _table(self, solver: str | Mapping[str, Any], steps: int) -> Steps:
-        return make_table(solver, self.process, steps)
 
     def _cost(self, patch: Patch) -> int:
         rank = lora.rank_of(self.params["modes"][patch_name(patch)]) or 0

@@ -73,11 +73,15 @@ def test_keywords_of_sample_and_flops_and_their_defaults() -> None:
     }
     assert list(sample)[1] == "labels"
     assert {name: sample[name].default for name in wanted} == wanted
-    for face in (fd.FlexiDiT.flops, fd.FlexiDiT.plan):
-        words = inspect.signature(face).parameters
-        same = {name: parameter.default for name, parameter in words.items() if name != "self"}
-        assert same == {name: sample[name].default for name in same}
-        assert {"steps", "schedule", "guide", "budget", "guidance"} <= set(same)
+    plan = inspect.signature(fd.FlexiDiT.plan).parameters
+    same = {name: parameter.default for name, parameter in plan.items() if name != "self"}
+    assert same == {name: sample[name].default for name in same}
+    assert {"steps", "schedule", "guide", "budget", "guidance"} <= set(same)
+    flops = inspect.signature(fd.FlexiDiT.flops).parameters
+    assert [name for name in flops if flops[name].kind is not inspect.Parameter.VAR_KEYWORD] == [
+        "self",
+        *list(same)[:3],
+    ]
 
 
 def test_patches_are_triples_powerful_first(dit: fd.FlexiDiT, flex: fd.FlexiDiT) -> None:
@@ -151,7 +155,7 @@ def test_latents_are_shaped_like_the_noise(trained: fd.FlexiDiT) -> None:
 
 
 def test_budget_and_its_schedule_are_the_same_call(trained: fd.FlexiDiT) -> None:
-    (weak, n), (powerful, m) = trained.plan(steps=4, budget=0.7, guidance=1)[0]
+    (weak, n), (powerful, m) = trained.plan(steps=4, budget=0.7, guidance=1).schedule
     assert (weak, powerful, n + m) == (P4, P2, 4)
     by_budget = trained.sample(LABELS, budget=0.7, **QUICK)
     np.testing.assert_array_equal(by_budget, trained.sample(LABELS, schedule=f"4:{n},2:{m}", **QUICK))

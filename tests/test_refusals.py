@@ -174,7 +174,7 @@ def test_a_typo_in_a_config_file(refuse: Refuse, tmp_path: Path, section: str, t
         (["steps=1001"], "steps must lie in 1..1000 (the process has 1000), got 1001"),
         (["schedule=4"], "config key 'sample.schedule' must be str or None, got 4"),
         (["steps=None"], "config key 'sample.steps' must be int, got None"),
-        (["guidance=None"], "config key 'sample.guidance' must be float, got None"),
+        (["guidance=None"], "config key 'sample.guidance' must be float or str, got None"),
         (["batch=0"], "batch must be at least 1, got 0"),
         (["solver=dpdm"], "no 'dpdm' in solvers/; did you mean 'ddpm'?"),
         (

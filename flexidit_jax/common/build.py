@@ -83,8 +83,8 @@ def _suits(value: Any, annotation: str) -> bool:
     """Whether a value may be given for an annotation made of plain types; others are not judged, but for None."""
     plain = {"int": int, "float": (int, float), "str": str, "bool": bool, "None": type(None)}
     parts = annotation.split(" | ")
-    if value is None or not all(part in plain for part in parts):
-        return value is not None or "None" in parts or not annotation.isidentifier() or annotation in ("Any", "object")
+    if not all(part in plain for part in parts):
+        return value is not None or "None" in parts or annotation in ("Any", "object", str(Parameter.empty))
     return any(isinstance(value, plain[part]) and (part == "bool") == isinstance(value, bool) for part in parts)
 
 

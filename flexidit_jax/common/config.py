@@ -89,6 +89,8 @@ def _as_type_of(current: Any, text: str, path: str) -> Any:
         return value
     if isinstance(current, float) and type(value) is int:
         return float(value)
+    if isinstance(current, float) and isinstance(value, str) and ":" in value:  # a number by stretches of steps
+        return value
     if isinstance(current, (list, tuple)) and isinstance(value, str):  # words, such as labels by name
         return tuple(_literal(word.strip()) for word in text.split(","))
     if isinstance(current, (list, tuple)) and not isinstance(value, Mapping):

@@ -64,6 +64,11 @@ class Steps(NamedTuple):
         return cls(*(np.asarray(columns.get(name, np.zeros(n)), np.float64)[::-1] for name in cls._fields))
 
     @property
+    def times(self) -> np.ndarray:
+        """The time at which each step begins, [steps]."""
+        return self.t[np.searchsorted(self.step, np.arange(len(self.evaluations)))]
+
+    @property
     def evaluations(self) -> np.ndarray:
         """How often each step runs the network, int [steps]."""
         return np.bincount(self.step.astype(int))

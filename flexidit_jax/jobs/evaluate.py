@@ -25,7 +25,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
     samples = experiment.evaluate.samples
     flex = trained_model(experiment, workdir)
     words = {key: value for key, value in experiment.sample.items() if key in PLAN_WORDS}
-    schedule, guide = flex.plan(**words)
+    plan = flex.plan(**words)
     labels = balanced_labels(samples, experiment.dataset.classes)
     images = flex.sample(**{**experiment.sample, "labels": labels})
     judge = Judge(experiment.dataset, experiment.codec, experiment.evaluate.features)
@@ -34,8 +34,8 @@ def run(config: ConfigDict, workdir: Path) -> int:
         **asdict(score),
         "samples": samples,
         "floor_fd": judge.floor(samples),
-        "schedule": text_of(schedule),
-        "guide": text_of(guide) if guide else None,
+        "schedule": text_of(plan.schedule),
+        "guide": text_of(plan.guide) if plan.guide else None,
         "flops_percent": 100 * flex.flops(**words).relative,
         "sample": dict(experiment.sample),
     }

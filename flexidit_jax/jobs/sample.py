@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import time
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from flexidit_jax.api import FlexiDiT
 from flexidit_jax.common.files import written_aside
 from flexidit_jax.jobs.parts.experiment import build_experiment
 from flexidit_jax.jobs.parts.model import trained_model
 from flexidit_jax.jobs.parts.workdir import check_writable
 from flexidit_jax.sampling.schedule import text_of
 
-PLAN_WORDS = ("steps", "schedule", "guide", "budget", "guidance", "weak", "solver", "latency_ms", "packing")
+PLAN_WORDS = set(inspect.signature(FlexiDiT.plan).parameters) - {"self", "batch"}
 
 
 def run(config: ConfigDict, workdir: Path) -> int:
@@ -25,9 +27,9 @@ def run(config: ConfigDict, workdir: Path) -> int:
     words = {key: value for key, value in experiment.sample.items() if key in PLAN_WORDS}
     n = len(flex.model.conditioner.parse(experiment.sample["labels"]))
     words["batch"] = min(experiment.sample.get("batch") or n, n)
-    schedule, guide = flex.plan(**words)
+    plan = flex.plan(**words)
     asked = json.dumps(experiment.sample, indent=2, sort_keys=True)
-    name = text_of(schedule).replace(":", "x").replace(",", "_")
+    name = text_of(plan.schedule).replace(":", "x").replace(",", "_")
     digest = hashlib.sha256(asked.encode()).hexdigest()[:6]  # other labels or scales, another folder
     folder = workdir / "samples" / f"{name}_seed{experiment.sample.get('seed', 0)}_{digest}"
     check_writable(folder)
@@ -40,7 +42,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
     with written_aside(folder / "sample.json") as file:
         file.write_text(asked + "\n")
     flops = flex.flops(**words)
-    print(f"schedule: {text_of(schedule)}; guide: {text_of(guide) if guide else 'none'}")
+    print(f"schedule: {plan}")
     print(f"FLOPs: {flops.total / 1e9:.3f} G per sample, {100 * flops.relative:.1f} % of every step powerful")
     print(f"seconds: {seconds:.1f} for {len(images)} samples, compilation included")
     print(f"written: {folder}/{', '.join([*written, 'sample.json'])}")

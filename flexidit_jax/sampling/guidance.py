@@ -13,22 +13,15 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from flexidit_jax.common.types import Patch, Prediction
+from flexidit_jax.common.types import Array, Prediction
 
 #: (1 - s1) / (1 - s2)
 SCALE_RATIO = 2.5
 
 
-def weak_guide_scale(s1: float) -> float:
-    """s2 for a given s1."""
+def weak_guide_scale(s1: Array | float) -> Array | float:
+    """s2 for a given s1, number by number."""
     return 1 + (s1 - 1) / SCALE_RATIO
-
-
-def segment_scale(s1: float, cond_patch: Patch, guide_patch: Patch | None) -> float:
-    """The scale of one stretch of steps: s1, s2, or 1 when nothing guides."""
-    if guide_patch is None:
-        return 1.0
-    return s1 if guide_patch == cond_patch else weak_guide_scale(s1)
 
 
 def guided(cond: Prediction, guide: Prediction, scale: float, channels: int | None) -> Prediction:

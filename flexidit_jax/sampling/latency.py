@@ -6,7 +6,7 @@ FLOPs do not tell how long a step takes on a device at a batch size, so the step
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -15,14 +15,14 @@ from flexidit_jax.common.errors import UserError
 from flexidit_jax.diffusion.steps import Steps
 from flexidit_jax.sampling.calibration import Case, times_of
 from flexidit_jax.sampling.engine import Engine
-from flexidit_jax.sampling.schedule import Plan, Segment, segments
+from flexidit_jax.sampling.plan import Plan
 
 Times: TypeAlias = Callable[[Sequence[Case]], Mapping[Case, float]]
 
 
 def chooser(
     latency_ms: float, engine: Engine, table: Steps, batch: int | None, layouts: Sequence[str]
-) -> Callable[[list[Plan]], Plan]:
+) -> Callable[[Callable[[int], Plan]], Plan]:
     """`within_latency` for an engine's batches; the function times evaluations when it is called.
 
     Args:
@@ -36,23 +36,23 @@ def chooser(
     if not isinstance(batch, int) or batch < 1:
         raise UserError(f"latency_ms wants batch=, the samples per call of the network, got {batch!r}")
 
-    def choose(plans: list[Plan]) -> Plan:
+    def choose(make: Callable[[int], Plan]) -> Plan:
         times = times_of(engine, table, engine.model.conditioner.parse([None] * batch))
-        return within_latency(latency_ms, plans, table.evaluations, layouts, times)
+        return within_latency(latency_ms, make, len(table.evaluations), layouts, times)
 
     return choose
 
 
 def within_latency(
-    latency_ms: float, plans: Iterable[Plan], evaluations: Sequence[int], layouts: Sequence[str], times: Times
+    latency_ms: float, make: Callable[[int], Plan], steps: int, layouts: Sequence[str], times: Times
 ) -> Plan:
-    """The first plan whose predicted time is at or below `latency_ms`.
+    """The first weak-first plan whose predicted time is at or below `latency_ms`.
 
     Args:
       latency_ms: milliseconds for all steps of one batch, decoding apart.
-      plans: from most to least powerful; from the first one that guidance forbids on (a guide more
+      make: number of weak steps -> plan. From the first number that guidance forbids on (a guide more
         powerful than what it guides) they are left out.
-      evaluations: calls of every step.
+      steps: the most there can be.
       layouts: that two lengths may take (see `sampling.packing`); the fastest counts.
       times: milliseconds of one evaluation in each case, all measured together.
 
@@ -61,24 +61,25 @@ def within_latency(
     """
     if isinstance(latency_ms, bool) or not isinstance(latency_ms, (int, float)) or not latency_ms > 0:
         raise UserError(f"latency_ms must be a positive number of milliseconds, got {latency_ms!r}")
-    allowed: list[tuple[Plan, list[Segment]]] = []
-    for plan in plans:
+    allowed: list[Plan] = []
+    for n in range(steps + 1):
         try:
-            allowed.append((plan, segments(*plan, guidance=1.0)))
+            allowed.append(make(n))
         except UserError:
             if not allowed:
                 raise
             break
     ways = {
         run.pair: [Case(*run.pair, layout) for layout in (layouts if run.two_lengths else (run.packing,))]
-        for _, runs in allowed
-        for run in runs
+        for plan in allowed
+        for run in plan.segments
     }
     found = times([case for cases in ways.values() for case in cases])
     fastest = {pair: min(found[case] for case in cases) for pair, cases in ways.items()}
     least = np.inf
-    for plan, runs in allowed:
-        predicted = sum(fastest[run.pair] * sum(evaluations[run.start : run.stop]) for run in runs)
+    for plan in allowed:
+        calls = [sum(plan.evaluations[run.start : run.stop]) for run in plan.segments]
+        predicted = sum(fastest[run.pair] * n for run, n in zip(plan.segments, calls, strict=True))
         if predicted <= latency_ms:
             return plan
         least = min(least, predicted)

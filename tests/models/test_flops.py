@@ -12,7 +12,7 @@ from flexidit_jax.common.types import Patch
 from flexidit_jax.models.dit import DiT, build_dit
 from flexidit_jax.models.flops import forward_flops, transformer_macs
 from flexidit_jax.models.patch import tokens
-from flexidit_jax.sampling.schedule import powerful_last, relative_cost, weak_first
+from flexidit_jax.sampling.plan import plan
 
 P2, P4 = (1, 2, 2), (1, 4, 4)
 #: points, for rows printed with a decimal and for rows printed as integers
@@ -32,7 +32,8 @@ def xl2_cost(xl2: DiT) -> Cost:
 
 
 def weak_percent(cost: Cost, weak_steps: int, steps: int) -> float:
-    return 100 * relative_cost(weak_first(P4, P2, weak_steps, steps), None, P2, cost)
+    schedule = f"4:{weak_steps},2:{steps - weak_steps}"
+    return 100 * plan([P2, P4], cost, range(steps), schedule=schedule).relative_cost(P2, cost)
 
 
 def test_dit_xl2(xl2_cost: Cost) -> None:
@@ -45,8 +46,8 @@ def test_dit_xl2(xl2_cost: Cost) -> None:
     ("x", "y", "percent"), [(250, 250, 100), (130, 130, 64), (70, 70, 46), (90, 50, 46), (30, 0, 29)]
 )
 def test_dit_xl2_with_guidance(xl2_cost: Cost, x: int, y: int, percent: float) -> None:
-    conditional, guide = powerful_last(P4, P2, x, y, 250)
-    assert abs(100 * relative_cost(conditional, guide, P2, xl2_cost) - percent) <= INTEGER
+    chosen = plan([P2, P4], xl2_cost, range(250), schedule=f"{x}/{y}", guidance=1.5)
+    assert abs(100 * chosen.relative_cost(P2, xl2_cost) - percent) <= INTEGER
 
 
 @pytest.mark.parametrize(("weak", "percent"), [(50, 84.9), (100, 69.7), (150, 54.6)])

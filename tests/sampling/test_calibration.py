@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 
 import flexidit_jax as fd
+from flexidit_jax.common.types import Patch
 from flexidit_jax.sampling import calibration
 from flexidit_jax.sampling.calibration import REPEATS, Case, cache_file, fastest, key_of, measure, milliseconds
 from flexidit_jax.sampling.engine import compiled_programs
 from flexidit_jax.sampling.packing import LAYOUTS
-from flexidit_jax.sampling.schedule import parse, segments
+from flexidit_jax.sampling.plan import plan
+from flexidit_jax.sampling.schedule import Segment
 
 P2, P4, P8 = (1, 2, 2), (1, 4, 4), (1, 8, 8)
 CASES = [Case(P2, P4, packing) for packing in LAYOUTS]
@@ -141,10 +143,15 @@ def test_the_key_tells_apart_what_changes_the_time(flex: fd.FlexiDiT) -> None:
 # ---------------------------------------------------------------- Choosing
 
 
+def planned(patches: Sequence[Patch], steps: int = 4, **words: str) -> list[Segment]:
+    chosen = plan(patches, lambda patch: 1 / np.prod(patch), range(steps), guidance=1.5, **words)
+    return list(chosen.segments)
+
+
 def test_a_choice_for_every_pair_of_lengths() -> None:
     """Pairs may differ in what is fastest; steps of one length are left alone."""
     patches = (P2, P4, P8)
-    runs = segments(parse("4:3,2:4", 7, patches), parse("8:4,4:1,2:2", 7, patches), 1.5)
+    runs = planned(patches, schedule="4:3,2:4", guide="8:4,4:1,2:2", steps=7)
     asked = []
 
     def times(cases: Sequence[Case]) -> dict[Case, float]:
@@ -167,9 +174,9 @@ def test_nothing_is_measured_without_a_choice() -> None:
     def times(cases: Sequence[Case]) -> dict[Case, float]:
         raise AssertionError("measured")
 
-    same = segments(parse("4:2,2:2", 4, (P2, P4)), parse("4:2,2:2", 4, (P2, P4)), 1.5)
+    same = planned((P2, P4), schedule="4:2,2:2")
     assert fastest(same, LAYOUTS, times) == same
-    mixed = segments(parse("2:4", 4, (P2, P4)), parse("4:2,2:2", 4, (P2, P4)), 1.5)
+    mixed = planned((P2, P4), schedule="2:4", guide="4:2,2:2")
     assert [run.packing for run in fastest(mixed, ("padded",), times)] == ["padded", "separate"]
 
 

@@ -17,7 +17,6 @@ from flexidit_jax.codecs.identity import Codec
 from flexidit_jax.common.types import Array, Patch
 from flexidit_jax.diffusion.solvers import ddpm
 from flexidit_jax.sampling.engine import Engine, compiled_programs, starting_noise
-from flexidit_jax.sampling.schedule import parse, segments
 
 P2, P4 = (1, 2, 2), (1, 4, 4)
 #: three of them: a batch shape that no other module samples at
@@ -205,7 +204,7 @@ def test_a_budgeted_ddpm_chain_written_out(flex: FlexiDiT) -> None:
     rng = np.random.default_rng(0)
     noise = rng.normal(size=(3, 8, 8, 4)).astype(np.float32)
     z = rng.normal(size=(4, 3, 8, 8, 4)).astype(np.float32)
-    conditional, _ = flex.plan(steps=4, budget=0.7, guidance=1.0)
+    conditional = flex.plan(steps=4, budget=0.7, guidance=1.0).schedule
     assert len(conditional) == 2  # both modes take part
     plan = [(patch, None) for patch, count in conditional for _ in range(count)]
     ours = latents(flex, budget=0.7, noise=noise, step_noise=z)
@@ -232,7 +231,7 @@ def test_captured_noise_belongs_to_its_sample_and_step(flex: FlexiDiT) -> None:
 
 def test_denoise_yields_once_a_step(flex: FlexiDiT) -> None:
     def chain(stop: int) -> list[Array]:
-        runs = segments(parse("4:2,2:2", 4, flex.patches), None, 1.0)
+        runs = flex.plan(steps=4, schedule="4:2,2:2", guidance=1.0).segments
         table = ddpm.table(flex.process, 4)
         engine = Engine(flex.model, flex.params, flex.patches)
         x = starting_noise(0, np.arange(3), SHAPE)

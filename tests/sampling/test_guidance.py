@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from flexidit_jax.common.types import Prediction
-from flexidit_jax.sampling.guidance import guided, segment_scale, weak_guide_scale
+from flexidit_jax.sampling.guidance import guided, weak_guide_scale
 
-P2, P4 = (1, 2, 2), (1, 4, 4)
 RNG = np.random.default_rng(0)
 COND, GUIDE = (Prediction(*RNG.normal(size=(2, 3, 1, 4, 4, 4)).astype(np.float32)) for _ in range(2))
 
@@ -21,9 +20,6 @@ def test_tied_scales(s1: float) -> None:
 
 def test_the_published_pair() -> None:
     assert weak_guide_scale(1.5) == pytest.approx(1.2)
-    assert segment_scale(1.5, P2, P2) == segment_scale(1.5, P4, P4) == 1.5
-    assert segment_scale(1.5, P2, P4) == pytest.approx(1.2)
-    assert segment_scale(1.5, P2, None) == 1.0
 
 
 @pytest.mark.parametrize("scale", [1.5, 1.2, 1.0, 0.0])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +14,25 @@ from flexidit_jax.sampling import calibration
 from flexidit_jax.sampling.calibration import Case, cache_file
 from flexidit_jax.sampling.latency import Times, within_latency
 from flexidit_jax.sampling.packing import LAYOUTS
-from flexidit_jax.sampling.schedule import Plan, constant, parse, weak_first
+from flexidit_jax.sampling.plan import Plan, plan
 
 P2, P4 = (1, 2, 2), (1, 4, 4)
 STEPS = 5
-ONCE = [1] * STEPS
-UNGUIDED: list[Plan] = [(weak_first(P4, P2, n, STEPS), None) for n in range(STEPS + 1)]
+
+
+def weak_first(
+    guide: str | None = None, evaluations: Sequence[int] | None = None, guidance: float = 1.0
+) -> Callable[[int], Plan]:
+    """Number of weak steps -> plan."""
+
+    def make(n: int) -> Plan:
+        words = {"schedule": f"4:{n},2:{STEPS - n}", "guide": guide, "guidance": guidance, "evaluations": evaluations}
+        return plan((P2, P4), lambda patch: 1 / np.prod(patch), range(STEPS), **words)
+
+    return make
+
+
+UNGUIDED = weak_first()
 #: milliseconds by case name
 MS = {
     "2 alone": 10.0,
@@ -48,37 +61,36 @@ TIMES = times_from(MS)
 @pytest.mark.parametrize(("limit", "weak"), [(50, 0), (1e9, 0), (49.9, 1), (44, 1), (43.9, 2), (20, 5)])
 def test_the_most_powerful_plan_that_is_fast_enough(limit: float, weak: int) -> None:
     """Weak steps cost 4 and powerful ones 10: 50, 44, 38, 32, 26, 20."""
-    assert within_latency(limit, UNGUIDED, ONCE, ("separate",), TIMES) == UNGUIDED[weak]
+    assert within_latency(limit, UNGUIDED, STEPS, ("separate",), TIMES) == UNGUIDED(weak)
 
 
 def test_every_evaluation_counts() -> None:
     """The last step evaluates once, the others twice: 90, 78, 66, 54, 42, 36."""
-    twice = [2, 2, 2, 2, 1]
-    assert within_latency(78, UNGUIDED, twice, ("separate",), TIMES) == UNGUIDED[1]
-    assert within_latency(41, UNGUIDED, twice, ("separate",), TIMES) == UNGUIDED[5]
+    twice = weak_first(evaluations=[2, 2, 2, 2, 1])
+    assert within_latency(78, twice, STEPS, ("separate",), TIMES) == twice(1)
+    assert within_latency(41, twice, STEPS, ("separate",), TIMES) == twice(5)
 
 
 def test_a_weak_guide_and_the_fastest_layout() -> None:
     """Every step guided by patch 4: powerful ones cost 14 apart, 12 packed; weak ones 8."""
-    plans = [(weak_first(P4, P2, n, STEPS), constant(P4, STEPS)) for n in range(STEPS + 1)]
+    plans = weak_first(guide=f"4:{STEPS}", guidance=1.5)
     asked: list[str] = []
-    assert within_latency(60, plans, ONCE, LAYOUTS, times_from(MS, asked)) == plans[0]
+    assert within_latency(60, plans, STEPS, LAYOUTS, times_from(MS, asked)) == plans(0)
     assert sorted(asked) == ["2+4 joined", "2+4 packed", "2+4 padded", "2+4 separate", "4+4"]
-    assert within_latency(60, plans, ONCE, ("separate",), TIMES) == plans[2]  # 70, 64, 58
+    assert within_latency(60, plans, STEPS, ("separate",), TIMES) == plans(2)  # 70, 64, 58
     cases: list[Case] = []
     with pytest.raises(KeyError):
-        within_latency(60, plans, ONCE, ("padded",), lambda asked: cases.extend(asked) or {})
+        within_latency(60, plans, STEPS, ("padded",), lambda asked: cases.extend(asked) or {})
     # where one length runs, the program is the one that sampling runs whatever the packing
     assert sorted(cases) == [Case(P2, P4, "padded"), Case(P4, P4, "separate")]
 
 
 def test_plans_that_guidance_forbids_are_left_out() -> None:
     """The guide is powerful from step 2 on, so that no more than two steps may be weak."""
-    guide = parse("4:2,2:3", STEPS, (P2, P4))
-    plans = [(weak_first(P4, P2, n, STEPS), guide) for n in range(STEPS + 1)]
-    assert within_latency(76, plans, ONCE, ("separate",), TIMES) == plans[2]  # 88, 82, 76
+    plans = weak_first(guide="4:2,2:3", guidance=1.5)
+    assert within_latency(76, plans, STEPS, ("separate",), TIMES) == plans(2)  # 88, 82, 76
     with pytest.raises(fd.UserError, match=r"the least it can do is 76$"):
-        within_latency(75, plans, ONCE, ("separate",), TIMES)
+        within_latency(75, plans, STEPS, ("separate",), TIMES)
 
 
 def test_refusals(flex: fd.FlexiDiT) -> None:
@@ -87,10 +99,10 @@ def test_refusals(flex: fd.FlexiDiT) -> None:
         match=r"^latency_ms=19\.9 is less than this device takes for a batch of this size and so many steps;"
         r" the least it can do is 20$",
     ):
-        within_latency(19.9, UNGUIDED, ONCE, ("separate",), TIMES)
+        within_latency(19.9, UNGUIDED, STEPS, ("separate",), TIMES)
     for bad in (0, -1.0, float("nan"), True, "10"):
         with pytest.raises(fd.UserError, match=r"^latency_ms must be a positive number of milliseconds, got "):
-            within_latency(bad, UNGUIDED, ONCE, ("separate",), TIMES)
+            within_latency(bad, UNGUIDED, STEPS, ("separate",), TIMES)
     for words in ({"budget": 0.5}, {"schedule": "2:4"}):
         with pytest.raises(fd.UserError, match=r"^latency_ms goes without a schedule or a budget \(schedule="):
             flex.plan(steps=4, latency_ms=10, batch=2, **words)
@@ -104,8 +116,8 @@ def test_sampling_plan_and_flops_agree(
     monkeypatch.setenv("FLEXIDIT_JAX_CACHE", str(tmp_path))
     monkeypatch.setattr(calibration, "measure", lambda runs, **more: {name: MS[name] for name in runs})
     words = {"steps": 5, "guidance": 1.0, "latency_ms": 38.0}
-    plan = flex.plan(**words, batch=3)
-    assert plan == ((((1, 4, 4), 2), ((1, 2, 2), 3)), None)
+    chosen = flex.plan(**words, batch=3)
+    assert (chosen.schedule, chosen.guide) == ((((1, 4, 4), 2), ((1, 2, 2), 3)), None)
     same = {"steps": 5, "guidance": 1.0, "schedule": "4:2,2:3"}
     assert flex.flops(**words, batch=3) == flex.flops(**same)
     quiet = {"decode": False, "progress": False}

@@ -187,7 +187,7 @@ def test_a_budget_counts_every_evaluation(flowing: FlexiDiT, steps: int) -> None
     least = flowing.flops(steps=1, schedule="4:1", solver="heun", guidance=1).relative
     for budget in np.linspace(least, 1, 23):
         words = {"steps": steps, "solver": "heun", "guidance": 1.0}
-        schedule, _ = flowing.plan(budget=budget, **words)
+        schedule = flowing.plan(budget=budget, **words).schedule
         weak_steps = sum(count for patch, count in schedule if patch == P4)
         assert flowing.flops(budget=budget, **words).relative <= budget + 1e-9
         if weak_steps:

@@ -19,7 +19,7 @@ from flexidit_jax.jobs.parts.pictures import Files
 from flexidit_jax.jobs.parts.points import Report
 from flexidit_jax.models.dit import DiT, build_dit
 from flexidit_jax.models.patch import grid
-from flexidit_jax.sampling.schedule import parse
+from flexidit_jax.sampling.schedule import parse_guide
 from flexidit_jax.training.optimizer import AdamW, Ema
 from flexidit_jax.training.sharding import make_mesh
 from flexidit_jax.training.stages import Stage, build_stages
@@ -167,7 +167,7 @@ def build_experiment(config: ConfigDict) -> Experiment:
             for patch in stage.patches:
                 grid(network.latent, patch)
         for row in built.report.guidance if built.report else ():
-            parse(row["guide"], built.report.steps, built.train.stages[-1].patches)
+            parse_guide(row["guide"], built.report.steps, built.train.stages[-1].patches)
         return built
 
     return build.call(experiment, raw, "config")
