@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flexidit_jax.common.types import Array
+from flexidit_jax.models.attention import attention
 
 
 class Layout(Protocol):
@@ -108,7 +109,7 @@ class Attention(nn.Module):
             segments = self.layout.segments()
             # compared inside the program: as a constant it would be [B, N, N]
             mask = jnp.asarray(segments)[:, None, :, None] == jnp.asarray(segments)[:, None, None, :]
-        x = jax.nn.dot_product_attention(q, k, v, mask=mask, implementation=self.implementation)  # [B, N, h, d/h]
+        x = attention(q, k, v, mask, self.implementation)  # [B, N, h, d/h]
         return Dense(d, self.dtype, name="proj")(x.reshape(b, n, d))  # [B, N, d]
 
 
