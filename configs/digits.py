@@ -81,9 +81,18 @@ def get_config(variant: str = "") -> ConfigDict:
         "weak_first": (0, 20, 30, 40, 50),
         "weak_last": (20, 30, 40),
         "fewer_steps": (35, 28, 20, 13),
+        "solvers": (
+            {"solver": "ddim", "steps": 20, "weak": 0},
+            {"solver": "ddim", "steps": 20, "weak": 12},
+            {"solver": "dpmpp_2m", "steps": 20, "weak": 0},
+            {"solver": "dpmpp_2m", "steps": 20, "weak": 12},
+            {"solver": "sa_solver", "steps": 20, "weak": 0},
+            {"solver": "sa_solver", "steps": 20, "weak": 12},
+        ),
         "guidance": (
             {"guide": "2:50", "guidance": 1.5},
             {"guide": "4:50", "guidance": 1.5},
+            {"guide": "4:50", "guidance": 1.5, "packing": "packed"},
         ),
     }
     if variant == "smoke":
@@ -96,5 +105,6 @@ def get_config(variant: str = "") -> ConfigDict:
         config.sample.labels, config.sample.steps = (0, 1, 2, 3), 4
         config.evaluate.samples = 100
         config.report.update(steps=4, batch=50, weak_first=(0, 2, 4), weak_last=(2,), fewer_steps=(2,))
+        config.report.solvers = ({"solver": "dpmpp_2m", "steps": 4, "weak": 2},)
         config.report.guidance = ({"guide": "4:4", "guidance": 1.5},)
     return config

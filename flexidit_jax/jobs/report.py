@@ -102,6 +102,8 @@ def _measure(flex: FlexiDiT, section: Report, judge: Judge) -> tuple[list[dict[s
                 "schedule": point.words["schedule"],
                 "guide": point.words.get("guide"),
                 "order": point.order,
+                "solver": point.words["solver"],
+                "packing": point.words.get("packing"),
                 "flops_percent": 100 * flex.flops(**point.words).total / full,
                 "seconds": taken,
                 "seconds_percent": 100 * taken / warm[0],

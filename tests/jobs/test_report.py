@@ -21,8 +21,9 @@ P2, P4, P8 = (1, 2, 2), (1, 4, 4), (1, 8, 8)
 
 
 def test_points() -> None:
-    guided = [{"guide": "2:50", "guidance": 1.5}, {"guide": "4:50", "guidance": 1.5}]
-    rows = Report(1500, 50, 250, (0, 20, 50), (20,), (35, 13), guided).points((P2, P4))
+    guided = [{"guide": "2:50", "guidance": 1.5}, {"guide": "4:50", "guidance": 1.5, "packing": "packed"}]
+    solvers = [{"solver": "dpmpp_2m", "steps": 20, "weak": 8}]
+    rows = Report(1500, 50, 250, (0, 20, 50), (20,), (35, 13), guided, solvers=solvers).points((P2, P4))
     assert [(row.order, row.words["schedule"], row.words["steps"]) for row in rows] == [
         ("weak_first", "2:50", 50),
         ("weak_first", "4:20,2:30", 50),
@@ -30,11 +31,14 @@ def test_points() -> None:
         ("weak_last", "2:30,4:20", 50),
         ("fewer_steps", "2:35", 35),
         ("fewer_steps", "2:13", 13),
-        ("weak_first", "2:50", 50),
-        ("weak_first", "2:50", 50),
+        ("solver", "4:8,2:12", 20),
+        ("guided", "2:50", 50),
+        ("guided", "2:50", 50),
     ]
-    assert [row.words["guidance"] for row in rows] == [1.0] * 6 + [1.5] * 2
-    assert [row.words.get("guide") for row in rows] == [None] * 6 + ["2:50", "4:50"]
+    assert [row.words["guidance"] for row in rows] == [1.0] * 7 + [1.5] * 2
+    assert [row.words.get("guide") for row in rows] == [None] * 7 + ["2:50", "4:50"]
+    assert [row.words["solver"] for row in rows] == ["ddpm"] * 6 + ["dpmpp_2m"] + ["ddpm"] * 2
+    assert rows[-1].words["packing"] == "packed"
 
 
 def test_points_of_three_modes_mix_the_ends() -> None:
@@ -48,6 +52,9 @@ def test_points_of_three_modes_mix_the_ends() -> None:
         ({"batch": 7}, r"report\.batch=7 must divide evaluate\.samples=20 at least twice"),
         ({"batch": 20}, r"at least twice"),
         ({"weak_first": (4, 0)}, r"report\.weak_first must begin with 0"),
+        ({"solvers": [{"solver": "ddim", "steps": 5}]}, r"a row of report\.solvers holds solver, steps and weak"),
+        ({"solvers": [{"solver": "ddim", "steps": 5, "weak": 6}]}, r"weak, at most steps, got"),
+        ({"guidance": [{"guide": "4:10"}]}, r"a row of report\.guidance holds guide, guidance and packing, got guide"),
         ({"weak_last": (11,)}, r"must lie in 0\.\.report\.steps=10"),
     ],
 )
@@ -70,6 +77,8 @@ def row(order: str, schedule: str, flops: float, score: float, **more: Any) -> d
         "fd": score,
         "accuracy": 0.95,
         "guidance": 1.0,
+        "solver": "ddpm",
+        "packing": None,
         "nearest": 2.5,
         **more,
     }

@@ -16,8 +16,8 @@ def markdown(report: Mapping[str, Any]) -> str:
     lines = [
         "# Quality against compute",
         "",
-        "| order | schedule | guide | guidance | FLOPs % | seconds % | seconds | FD | accuracy | nearest |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| order | solver | schedule | guide | guidance | FLOPs % | seconds % | seconds | FD | accuracy | nearest |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
         *map(_table_row, report["points"]),
         "",
         *findings(report),
@@ -71,9 +71,10 @@ def _at(share: float, rows: Sequence[Row]) -> float:
 
 
 def _table_row(row: Row) -> str:
-    order = row["order"].replace("_", " ") if row["guidance"] == 1 else "guided"
+    order = row["order"].replace("_", " ") + (f", {row['packing']}" if row["packing"] else "")
+    solver = row["solver"] if isinstance(row["solver"], str) else row["solver"]["name"]
     return (
-        f"| {order} | {row['schedule']} | {row['guide'] or ''} | {row['guidance']:g} | {row['flops_percent']:.1f}"
-        f" | {row['seconds_percent']:.1f} | {row['seconds']:.1f} | {row['fd']:.2f} | {row['accuracy']:.3f}"
+        f"| {order} | {solver} | {row['schedule']} | {row['guide'] or ''} | {row['guidance']:g}"
+        f" | {row['flops_percent']:.1f} | {row['seconds_percent']:.1f} | {row['seconds']:.1f} | {row['fd']:.2f} | {row['accuracy']:.3f}"
         f" | {row['nearest']:.2f} |"
     )
