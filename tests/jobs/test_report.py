@@ -31,9 +31,9 @@ def test_points() -> None:
         ("weak_last", "2:30,4:20", 50),
         ("fewer_steps", "2:35", 35),
         ("fewer_steps", "2:13", 13),
-        ("solver", "4:8,2:12", 20),
-        ("guided", "2:50", 50),
-        ("guided", "2:50", 50),
+        ("weak_first", "4:8,2:12", 20),
+        ("weak_first", "2:50", 50),
+        ("weak_first", "2:50", 50),
     ]
     assert [row.words["guidance"] for row in rows] == [1.0] * 7 + [1.5] * 2
     assert [row.words.get("guide") for row in rows] == [None] * 7 + ["2:50", "4:50"]
@@ -137,9 +137,9 @@ def test_markdown_shows_every_row_and_both_pictures(report: dict[str, Any]) -> N
     text = markdown(report)
     table = [line for line in text.splitlines() if line.startswith("| ")]
     assert len(table) == 1 + len(report["points"])
-    assert {line.count("|") for line in table} == {11}
-    assert "| weak first | 4:30,2:20 |  | 1 | 56.2 | 56.2 | 5.6 | 0.84 | 0.950 | 2.50 |" in table
-    assert "| guided | 2:50 | 4:50 | 1.5 | 127.0 |" in table[-1]
+    assert {line.count("|") for line in table} == {12}
+    assert "| weak first | ddpm | 4:30,2:20 |  | 1 | 56.2 | 56.2 | 5.6 | 0.84 | 0.950 | 2.50 |" in table
+    assert "| guided | ddpm | 2:50 | 4:50 | 1.5 | 127.0 |" in table[-1]
     assert "![" in text
     assert "(quality_vs_compute.png)" in text
     assert "(samples.png)" in text

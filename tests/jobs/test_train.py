@@ -131,7 +131,8 @@ def test_report_json(smoke_run: Path) -> None:
         assert row["order"] in ("weak_first", "weak_last", "fewer_steps")
         assert 0 <= row["accuracy"] <= 1
         assert min(row["fd"], row["seconds"], row["nearest"]) > 0
-    unguided = [row for row in points if row["guidance"] == 1]
+    assert [row["solver"] for row in points if row["solver"] != "ddpm"] == ["dpmpp_2m"]
+    unguided = [row for row in points if row["guidance"] == 1 and row["solver"] == "ddpm"]
     assert [(row["order"], row["schedule"]) for row in unguided] == [
         ("weak_first", "2:4"),
         ("weak_first", "4:2,2:2"),

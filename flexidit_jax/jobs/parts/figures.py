@@ -15,11 +15,16 @@ LINES = {
 }
 
 
+def comparable(points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The rows that differ from the first, the full run, in their schedule alone."""
+    return [row for row in points if row["guidance"] == 1 and row["solver"] == points[0]["solver"]]
+
+
 def quality_vs_compute(report: Mapping[str, Any]) -> Figure:
     """Frechet distance and accuracy over FLOPs, one line an order, with the floor drawn."""
     figure = Figure(figsize=(10, 4.6), layout="constrained")
     panels = figure.subplots(1, 2)
-    plain = [row for row in report["points"] if row["guidance"] == 1]
+    plain = comparable(report["points"])
     full = [row for row in plain if row["order"] == "weak_first" and row["flops_percent"] > 99.9]
     for order, (label, colour, marker) in LINES.items():
         rows = [row for row in plain if row["order"] == order]

@@ -72,7 +72,6 @@ class Report:
         rows += [row("weak_last", weak_last(weak, powerful, n, self.steps)) for n in self.weak_last]
         rows += [row("fewer_steps", constant(powerful, n)) for n in self.fewer_steps]
         for words in self.solvers:
-            rows.append(
-                row("solver", weak_first(weak, powerful, words["weak"], words["steps"]), solver=words["solver"])
-            )
-        return rows + [row("guided", constant(powerful, self.steps), **words) for words in self.guidance]
+            schedule = weak_first(weak, powerful, words["weak"], words["steps"])
+            rows.append(row("weak_first", schedule, solver=words["solver"]))
+        return rows + [row("weak_first", constant(powerful, self.steps), **words) for words in self.guidance]

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from flexidit_jax.jobs.parts.figures import comparable
+
 Row = Mapping[str, Any]
 
 
@@ -45,7 +47,7 @@ def markdown(report: Mapping[str, Any]) -> str:
 
 def findings(report: Mapping[str, Any]) -> list[str]:
     """What the numbers say, for and against."""
-    plain = [row for row in report["points"] if row["guidance"] == 1]
+    plain = comparable(report["points"])
     full = plain[0]
     first = [row for row in plain if row["order"] == "weak_first"][1:]
     last = {round(row["flops_percent"]): row for row in plain if row["order"] == "weak_last"}
@@ -71,10 +73,11 @@ def _at(share: float, rows: Sequence[Row]) -> float:
 
 
 def _table_row(row: Row) -> str:
-    order = row["order"].replace("_", " ") + (f", {row['packing']}" if row["packing"] else "")
+    order = row["order"].replace("_", " ") if row["guidance"] == 1 else "guided"
+    order += f", {row['packing']}" if row["packing"] else ""
     solver = row["solver"] if isinstance(row["solver"], str) else row["solver"]["name"]
     return (
         f"| {order} | {solver} | {row['schedule']} | {row['guide'] or ''} | {row['guidance']:g}"
-        f" | {row['flops_percent']:.1f} | {row['seconds_percent']:.1f} | {row['seconds']:.1f} | {row['fd']:.2f} | {row['accuracy']:.3f}"
-        f" | {row['nearest']:.2f} |"
+        f" | {row['flops_percent']:.1f} | {row['seconds_percent']:.1f} | {row['seconds']:.1f} | {row['fd']:.2f}"
+        f" | {row['accuracy']:.3f} | {row['nearest']:.2f} |"
     )
