@@ -140,7 +140,7 @@ def test_report_json(smoke_run: Path) -> None:
         ("weak_last", "2:2,4:2"),
         ("fewer_steps", "2:2"),
     ]
-    assert [(row["schedule"], row["guide"], row["guidance"]) for row in points[5:]] == [("2:4", "4:4", 1.5)]
+    assert [(row["schedule"], row["guide"], row["guidance"]) for row in points[6:]] == [("2:4", "4:4", 1.5)]
     assert points[0]["flops_percent"] == points[0]["seconds_percent"] == 100
 
 
