@@ -63,9 +63,8 @@ def run(config: ConfigDict, workdir: Path) -> int:
     size = section.shard or recorded(folder).get("shard") or batch
     frames, *image = experiment.dataset.shape
     image = image if flex.model.latent[0] == 1 else [frames, *image]
-    shards = Shards(
-        folder, {"num": section.num, "shard": size, "image": image, **_manifest(flex, section, words, plan)}
-    )
+    counts = {"num": section.num, "shard": size, "image": image}
+    shards = Shards(folder, counts | _manifest(flex, section.labels, words, plan))
     missing = shards.missing()
     shards.check_space(missing)
     seed = words.get("seed", 0)
