@@ -71,6 +71,7 @@ def get_config(variant: str = "") -> ConfigDict:
         "batch": 500,
         "files": {"grid": True, "images": False, "npz": False},
     }
+    config.generate = {"num": 50_000, "out": None, "labels": "uniform", "shard": None}
     config.evaluate = {
         "features": {"name": "mlp_classifier", "hidden": (128, 64), "alpha": 1e-3, "seed": 0},
         "samples": 1500,

@@ -70,6 +70,7 @@ def get_config(variant: str = "") -> ConfigDict:
         "batch": 8,
         "files": {"grid": True, "images": True, "npz": False},
     }
+    config.generate = {"num": 50_000, "out": None, "labels": "uniform", "shard": None}
     if variant == "smoke":
         shrink(config)
     return config

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ class FlexiDiT:
       codec: turns latents into data; None when unknown, then only `decode=False` samples.
       merge_adapters: sample with adapters added into the kernels (no FLOPs, a copy of the adapted
         layers per mode); False runs them beside the kernels (`dataclasses.replace` makes either).
+      devices: how many of this process's devices `sample` splits every batch over (`sampling.spread`).
     """
 
     model: DiT
@@ -55,6 +56,7 @@ class FlexiDiT:
     process: NoiseProcess
     codec: Any
     merge_adapters: bool = True
+    devices: int = 1
 
     @property
     def patches(self) -> tuple[Patch, ...]:
@@ -63,7 +65,7 @@ class FlexiDiT:
 
     @cached_property
     def _engine(self) -> Engine:
-        return Engine(self.model, self.params, self.patches, self.merge_adapters)
+        return Engine(self.model, self.params, self.patches, self.merge_adapters, self.devices)
 
     def __repr__(self) -> str:
         names = ", ".join(map(short_patch_name, self.patches))
@@ -175,7 +177,7 @@ class FlexiDiT:
         noise: Array | None = None,
         step_noise: Array | None = None,
         decode: bool = True,
-        progress: bool = True,
+        progress: bool | Callable[[], object] = True,
     ) -> np.ndarray:
         """Samples one image (or clip) per label.
 
@@ -197,7 +199,7 @@ class FlexiDiT:
             and keywords, such as `{"name": "sa_solver", "tau": 0.5}`.
           seed: sample i of a seed has the same noise, to the bit, in any batch.
           weak: with three or more modes, the one a budget mixes in; the weakest by default.
-          batch: samples per call of the network; all at once by default.
+          batch: samples per call of the network, over all devices; all at once by default.
           latency_ms: instead of a budget, milliseconds for all steps of one batch (decoding apart): the
             weak-first schedule predicted to take that long or less on this device, from evaluations that
             are timed on the first such call and kept (see `packing`).
@@ -211,7 +213,7 @@ class FlexiDiT:
           noise: x_T instead of drawn noise, [B, H, W, C] or [B, F, H, W, C].
           step_noise: noise of each executed step instead of drawn noise, [steps, *noise.shape].
           decode: False returns latents.
-          progress: show a bar over steps.
+          progress: show a bar over steps, or what to call after each step of each batch.
 
         Returns:
           uint8 [B, H, W, channels] ([B, F, H, W, channels] for video), or float32 latents.
@@ -235,7 +237,7 @@ class FlexiDiT:
         batch = n if batch is None else batch
         if batch < 1:
             raise UserError(f"batch must be at least 1, got {batch}")
-        batch = min(batch, n)
+        batch = self._engine.even(min(batch, n))
         start = None if noise is None else self._as_video(noise)
         if start is not None and len(start) != n:
             raise UserError(f"noise is for {len(start)} samples, but there are {n} labels")
@@ -250,7 +252,8 @@ class FlexiDiT:
         chosen = self.plan(*words, latency_ms, batch, packing)
         runs = fastest(chosen.segments, layouts, times_of(self._engine, table, cond[:batch], guidance_channels))
         done: list[np.ndarray] = []
-        with Progress(steps * -(-n // batch), "sampling", enabled=progress) as bar:
+        with Progress(steps * -(-n // batch), "sampling", enabled=progress is True) as bar:
+            tick = progress if callable(progress) else bar.advance
             for begin in range(0, n, batch):
                 if batch < n:
                     bar.note(f"batch {begin // batch + 1} of {-(-n // batch)}")
@@ -266,7 +269,7 @@ class FlexiDiT:
                     guidance_channels=guidance_channels,
                 )
                 for latents in chain:  # noqa: B007 (the last one is x_0)
-                    bar.advance()
+                    tick()
                 x0 = self.codec.decode(latents) if decode else np.asarray(latents)
                 done.append(x0[: n - begin])
         out = np.concatenate(done)

@@ -46,6 +46,8 @@ def _run(argv: Sequence[str]) -> int:
     parser.add_argument("--config", metavar="FILE[:VARIANT]", help="such as configs/digits.py:smoke")
     parser.add_argument("--workdir", type=Path, help="the run's folder (default: runs/<config name>)")
     parser.add_argument("--mode", default="train", metavar="MODE", help=f"one of {kinds} (default: train)")
+    parser.add_argument("--num", type=int, help="generate: how many images; short for --config.generate.num")
+    parser.add_argument("--out", metavar="DIR", help="generate: their folder; short for --config.generate.out")
     parser.add_argument("--help", action="store_true", help="show this and exit")
     flags = [word for word in argv if not word.startswith("--config.")]
     known, rest = parser.parse_known_args(flags)
@@ -63,6 +65,11 @@ def _run(argv: Sequence[str]) -> int:
             if not equals:
                 raise UserError(f"{word} has no value; write --config.{key}=VALUE")
             override(config, key, value)
+    for key in ("num", "out"):
+        if (value := getattr(known, key)) is not None:
+            if known.mode != "generate":
+                raise UserError(f"--{key} is for --mode=generate, not for --mode={known.mode}")
+            override(config, f"generate.{key}", repr(value))
     if known.help:
         parser.print_help()
         print(f"\nkeys of {known.config}:")

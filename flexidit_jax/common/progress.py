@@ -18,29 +18,45 @@ class Progress:
       start: units done already (a resumed run).
       every: seconds between plain lines where there is no terminal.
       enabled: False shows nothing.
+      unit: what a unit is called behind the rate.
     """
 
-    def __init__(self, total: int, label: str, start: int = 0, every: float = 10.0, enabled: bool = True) -> None:
-        self._total, self._label, self._every = total, label, every
-        self._start = self._done = start
+    def __init__(
+        self, total: int, label: str, start: int = 0, every: float = 10.0, enabled: bool = True, unit: str = ""
+    ) -> None:
+        self._total, self._label, self._every, self._unit = total, label, every, unit and f" {unit}"
+        self._exact, self._done = float(start), start
         self._note = ""
         self._began = time.monotonic()
+        self._warm: tuple[float, float] | None = None  # units and time when the first advance was made
         self._shown, self._shown_at = start, self._began  # rates are those since the last line
         self._plain = enabled
         self._bar = None
         if enabled and sys.stderr.isatty():
-            self._bar = tqdm(total=total, initial=start, desc=label, dynamic_ncols=True)
+            named = {"unit": self._unit} if unit else {}
+            self._bar = tqdm(total=total, initial=start, desc=label, dynamic_ncols=True, **named)
 
-    def advance(self, units: int = 1) -> None:
-        """Counts `units` more."""
-        self._done += units
+    @property
+    def rate(self) -> float:
+        """Units a second since the first `advance`, which may have compiled; 0 before the second."""
+        if self._warm is None or self._exact == self._warm[0]:
+            return 0.0
+        return (self._exact - self._warm[0]) / max(time.monotonic() - self._warm[1], 1e-9)
+
+    def advance(self, units: float = 1) -> None:
+        """Counts `units` more; parts of a unit add up."""
+        self._exact += units
+        before, self._done = self._done, int(self._exact + 1e-6)
+        now = time.monotonic()
+        first = self._warm is None
+        if first:  # it compiles; it says nothing of the rate
+            self._warm = self._exact, now
         if self._bar is not None:
-            self._bar.update(units)
+            self._bar.update(self._done - before)
         elif self._plain:
-            now = time.monotonic()
-            if self._done == self._start + 1:  # the first unit compiles; it says nothing of the rate
+            if first:
                 self._shown, self._shown_at = self._done, now
-            elif now - self._shown_at > self._every or self._done == self._total:
+            elif now - self._shown_at > self._every or before < self._done == self._total:
                 self._line(now)
 
     def note(self, text: str) -> None:
@@ -68,8 +84,8 @@ class Progress:
         self._shown, self._shown_at = self._done, now
         left = _clock((self._total - self._done) / max(rate, 1e-9))
         time_left = f"{left} left" if self._done < self._total else f"took {_clock(now - self._began)}"
-        text = f"{self._label}: {self._done}/{self._total} ({100 * self._done / self._total:.0f} %), {rate:.1f}/s"
-        print(f"{text}, {time_left}  {self._note}".rstrip(), file=sys.stderr, flush=True)
+        text = f"{self._label}: {self._done}/{self._total} ({100 * self._done / self._total:.0f} %)"
+        print(f"{text}, {rate:.1f}{self._unit}/s, {time_left}  {self._note}".rstrip(), file=sys.stderr, flush=True)
 
 
 def _clock(seconds: float) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -26,6 +24,7 @@ from flexidit_jax.jobs.parts import workdir as folder
 from flexidit_jax.jobs.parts.experiment import Experiment, build_experiment
 from flexidit_jax.jobs.parts.log import Log
 from flexidit_jax.jobs.parts.model import load_source
+from flexidit_jax.jobs.parts.stop import Stop
 from flexidit_jax.models.dit import init
 from flexidit_jax.models.flexify import at
 from flexidit_jax.models.fold import folded
@@ -68,7 +67,7 @@ def _train(
 ) -> int | None:
     """Trains to the end: None; or to a signal: the exit status."""
     train, seed = experiment.train, experiment.seed
-    stop = closing.enter_context(_Stop())
+    stop = closing.enter_context(Stop("saving before stopping"))
     checkpoints = Checkpoints(workdir, train.keep)
     closing.callback(checkpoints.close)
 
@@ -131,33 +130,9 @@ def _train(
             bar.advance()
             if stopping:
                 bar.say(f"stopped after step {done} of {train.steps}; saved, the same command goes on from there")
-                return 0 if stop.signal == signal.SIGTERM else 130
+                return stop.status
         start = 0
     return None
-
-
-class _Stop:
-    """Turns SIGTERM and the first Ctrl-C into a request to save and stop; a second Ctrl-C interrupts."""
-
-    signal: int | None = None
-
-    @property
-    def asked(self) -> bool:
-        return self.signal is not None
-
-    def __enter__(self) -> _Stop:
-        self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGINT)}
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _ask(self, number: int, frame: object) -> None:
-        if self.asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.signal = number
-        print("\nsaving before stopping", file=sys.stderr, flush=True)
 
 
 def _plain_params(experiment: Experiment) -> Callable[[], Params]:

@@ -22,6 +22,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from flexidit_jax.common.types import Array, Params, Patch, Prediction
 from flexidit_jax.diffusion.steps import Carry, Steps, advance, begin
@@ -31,6 +32,7 @@ from flexidit_jax.models.flexify import adapter_rank, at
 from flexidit_jax.sampling.guidance import guided
 from flexidit_jax.sampling.packing import predict_pair
 from flexidit_jax.sampling.schedule import Segment
+from flexidit_jax.sampling.spread import copied, even, on_each, split, spread
 
 
 @partial(jax.jit, static_argnames="shape")
@@ -46,12 +48,12 @@ def _normal(seed: Array, indices: Array, draw: Array, shape: tuple[int, ...]) ->
 
 def starting_noise(seed: int, indices: Array, shape: tuple[int, ...]) -> Array:
     """x_T of the samples numbered `indices`, [B, *shape]."""
-    return _normal(np.uint32(seed), np.asarray(indices, np.uint32), np.uint32(0), shape)
+    return _normal(np.uint32(seed), indices.astype(np.uint32), np.uint32(0), shape)
 
 
 def step_noise(seed: int, indices: Array, k: int, shape: tuple[int, ...]) -> Array:
     """The noise of the k-th executed step of the samples numbered `indices`, [B, *shape]."""
-    return _normal(np.uint32(seed), np.asarray(indices, np.uint32), np.uint32(k + 1), shape)
+    return _normal(np.uint32(seed), indices.astype(np.uint32), np.uint32(k + 1), shape)
 
 
 def _predicted(
@@ -80,12 +82,13 @@ def _predicted(
     return guided(first, second, scale, channels)
 
 
-@partial(jax.jit, static_argnames=("cond_model", "guide_model", "packing", "channels"))
+@partial(jax.jit, static_argnames=("cond_model", "guide_model", "packing", "channels", "mesh"))
 def _step(
     cond_model: DiT,
     guide_model: DiT | None,
     packing: str,
     channels: int | None,
+    mesh: Mesh | None,
     cond_params: Params,
     guide_params: Params | None,
     numbers: Array,
@@ -95,11 +98,22 @@ def _step(
     noise: Array,
 ) -> Carry:
     """One row of the solver's table, [columns]; noise is shaped like x."""
-    row = Steps(*numbers)
-    prediction = _predicted(
-        cond_model, guide_model, packing, channels, cond_params, guide_params, scale, carry.x, row.t[None], cond
-    )
-    return advance(row, carry, prediction, noise)
+
+    def one(
+        cond_params: Params,
+        guide_params: Params | None,
+        row: Steps,
+        scale: Array,
+        carry: Carry,
+        cond: Any,
+        noise: Array,
+    ) -> Carry:
+        prediction = _predicted(
+            cond_model, guide_model, packing, channels, cond_params, guide_params, scale, carry.x, row.t[None], cond
+        )
+        return advance(row, carry, prediction, noise)
+
+    return on_each(one, mesh, 4)(cond_params, guide_params, Steps(*numbers), scale, carry, cond, noise)
 
 
 def compiled_programs() -> int:
@@ -115,20 +129,31 @@ class Engine:
       params: a stored tree (see `models.flexify`).
       patches: its modes.
       merge: add adapters into their kernels: no cost per step, a copy of the adapted layers per mode.
+      devices: how many of this process's a batch is split over (see `sampling.spread`).
 
     Attributes:
       kind: what else than the model decides how long a step takes: "shared" weights or how adapters run.
     """
 
-    def __init__(self, model: DiT, params: Params, patches: Sequence[Patch], merge: bool = True) -> None:
+    def __init__(
+        self, model: DiT, params: Params, patches: Sequence[Patch], merge: bool = True, devices: int = 1
+    ) -> None:
         rank = adapter_rank(params)
         self.model, self.kind = model, "shared" if rank is None else "merged" if merge else f"rank {rank}"
+        self._devices, self._mesh = devices, spread(devices)
+        if self._mesh is not None:
+            self.kind += f", over {devices} devices"
+            params = copied(params, self._mesh)
 
         def plain(params: Params, patch: Patch) -> Params:
             return merged(at(params, patch)) if merge else at(params, patch)
 
         # not jitted: a leaf that a mode does not change stays the array it is, shared by all modes
         self._modes = {patch: (model.at(patch), plain(params, patch)) for patch in patches}
+
+    def even(self, batch: int) -> int:
+        """The least batch, of `batch` samples or more, that `denoise` can split."""
+        return even(batch, self._devices)
 
     def weight_bytes(self) -> int:
         """Bytes of the distinct arrays of all modes."""
@@ -151,7 +176,7 @@ class Engine:
         Args:
           segments: from `sampling.schedule.segments`.
           table: the solver's rows (see `diffusion.steps`).
-          x: x_T, [B, F, H, W, C].
+          x: x_T, [B, F, H, W, C]; B is a multiple of the devices.
           cond: the condition, [B, ...].
           seed, indices: which noise to draw; `indices` [B] number the samples.
           captured: [steps, B, F, H, W, C] instead of drawn noise; [k] belongs to the k-th executed step.
@@ -162,7 +187,8 @@ class Engine:
         """
         where = {k: segment for segment in segments for k in range(segment.start, segment.stop)}
         indices = np.arange(x.shape[0]) if indices is None else indices
-        rows, carry = table.rows(), begin(jnp.asarray(x))
+        cond, indices = split((cond, np.asarray(indices, np.uint32)), self._mesh)
+        rows, carry = table.rows(), split(begin(jnp.asarray(x)), self._mesh)
         before, quiet = carry.x, carry.z_last
         for k, segment in where.items():
             cond_model, cond_params = self._modes[segment.cond_patch]
@@ -172,6 +198,7 @@ class Engine:
             here, noise = table.step == k, quiet
             if table.noisy[here].any():
                 noise = step_noise(seed, indices, k, x.shape[1:]) if captured is None else jnp.asarray(captured[k])
+                noise = split(noise, self._mesh)
             reached = carry.x
             for row in rows[here]:
                 carry = _step(
@@ -179,6 +206,7 @@ class Engine:
                     guide_model,
                     segment.packing,
                     guidance_channels if guide_model is not None else None,
+                    self._mesh,
                     cond_params,
                     guide_params if guide_model != cond_model else None,
                     row,

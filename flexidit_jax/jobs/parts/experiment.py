@@ -15,6 +15,7 @@ from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.types import Patch
 from flexidit_jax.diffusion.process import NoiseProcess, suits
 from flexidit_jax.diffusion.solvers import make_table
+from flexidit_jax.jobs.parts.labels import check_kind
 from flexidit_jax.jobs.parts.pictures import Files
 from flexidit_jax.jobs.parts.points import Report
 from flexidit_jax.models.dit import DiT, build_dit
@@ -80,6 +81,27 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Generation:
+    """The `generate` section; everything else an image depends on is `sample`.
+
+    Attributes:
+      num: images; also `--num`.
+      out: their folder, `<workdir>/generated` by default; also `--out`.
+      labels: "uniform" or "balanced" (see `labels.labels_of`).
+      shard: images a file, and what a kill may cost; a batch by default.
+    """
+
+    num: int = 50_000
+    out: str | None = None
+    labels: str = "uniform"
+    shard: int | None = None
+
+    def __post_init__(self) -> None:
+        build.positive("generate", num=self.num, **({} if self.shard is None else {"shard": self.shard}))
+        check_kind(self.labels)
+
+
+@dataclass(frozen=True)
 class Experiment:
     """Everything a config names, built.
 
@@ -90,6 +112,7 @@ class Experiment:
       files: the `sample.files` section.
       evaluate: None for no scores.
       report: the points of the report, None for no report.
+      generate: many images, None for none.
     """
 
     raw: dict[str, Any]
@@ -104,6 +127,7 @@ class Experiment:
     files: Files
     evaluate: Evaluation | None
     report: Report | None
+    generate: Generation | None
 
 
 def build_experiment(config: ConfigDict) -> Experiment:
@@ -125,6 +149,7 @@ def build_experiment(config: ConfigDict) -> Experiment:
         init_from: str | None = None,
         evaluate: Section | None = None,
         report: Section | None = None,
+        generate: Section | None = None,
     ) -> Experiment:
         network = build.call(build_dit, model, "model")
         words = {key: value for key, value in sample.items() if key != "files"}
@@ -145,6 +170,7 @@ def build_experiment(config: ConfigDict) -> Experiment:
             files=build.call(Files, sample.get("files", {}), "sample.files"),
             evaluate=evaluation,
             report=report and build.call(Report, {"samples": evaluation.samples, **report}, "report"),
+            generate=generate and build.call(Generation, generate, "generate"),
         )
         build.check(make_mesh, built.train.mesh, "train.mesh")
         if not 0 <= seed < 2**31:

@@ -13,7 +13,7 @@ from flexidit_jax.common.files import written_aside
 from flexidit_jax.training.checkpoint import CONFIG_FILE
 
 #: what may change between two starts of one run: nothing here changes what is computed
-FREE = {"init_from", "sample", "evaluate", "report"}
+FREE = {"init_from", "sample", "evaluate", "report", "generate"}
 FREE_WITHIN = {
     "train": {"log_every", "checkpoint_every", "keep", "mesh"},
     "model": {"attention", "remat", "unroll"},
@@ -41,7 +41,7 @@ def claim(workdir: Path, config: dict[str, Any]) -> None:
         ) from None
 
 
-def check_writable(folder: Path) -> None:
+def check_writable(folder: Path, flag: str = "--workdir") -> None:
     """Refuses, before long work and without writing, a folder that could not be made or written.
 
     Raises:
@@ -49,7 +49,7 @@ def check_writable(folder: Path) -> None:
     """
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise UserError(f"cannot write to {folder}; name another --workdir")
+        raise UserError(f"cannot write to {folder}; name another {flag}")
 
 
 def check_config(workdir: Path, config: dict[str, Any]) -> None:

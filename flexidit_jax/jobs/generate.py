@@ -1,0 +1,131 @@
+"""`--mode=generate --num=50000 --out=DIR`: many images over all devices, for FID; stopped at any moment, it goes on."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from flexidit_jax.api import FlexiDiT
+from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.progress import Progress
+from flexidit_jax.common.trees import fingerprint
+from flexidit_jax.jobs.parts.experiment import build_experiment
+from flexidit_jax.jobs.parts.labels import labels_of
+from flexidit_jax.jobs.parts.model import trained_model
+from flexidit_jax.jobs.parts.shards import Shards, recorded
+from flexidit_jax.jobs.parts.stop import Stop
+from flexidit_jax.jobs.parts.workdir import FREE_WITHIN, check_writable
+from flexidit_jax.jobs.sample import PLAN_WORDS
+from flexidit_jax.models.dit import describe
+from flexidit_jax.sampling.plan import Plan
+from flexidit_jax.sampling.spread import even
+
+#: words of `sample` that this job says itself
+OWN = {"labels", "batch", "first", "noise", "step_noise", "decode", "progress"}
+
+#: samples per call where `sample.batch` leaves it open
+BATCH = 64
+
+
+def run(config: ConfigDict, workdir: Path) -> int:
+    """Draws images 0 .. `generate.num` - 1 with the words of `config.sample` into `generate.out`.
+
+    Returns:
+      0 when all are there or stopped by SIGTERM, 130 when stopped by Ctrl-C.
+    """
+    # ---------------------------------------------------------------- Words
+    experiment = build_experiment(config)
+    section = experiment.generate
+    if section is None:
+        raise UserError("this config has no generate section; give it one, such as config.generate = {'num': 50_000}")
+    folder = Path(section.out) if section.out else workdir / "generated"
+    check_writable(folder, "--out")
+    flex = dataclasses.replace(trained_model(experiment, workdir), devices=jax.local_device_count())
+    flex.codec.check()
+    classes = getattr(flex.model.conditioner, "classes", None)
+    if classes is None:
+        raise UserError("generate draws classes, and this model is not conditioned on any")
+    words = {key: value for key, value in experiment.sample.items() if key not in OWN}
+    batch = even(min(experiment.sample.get("batch") or BATCH, section.num), flex.devices)
+    planned = {key: value for key, value in words.items() if key in PLAN_WORDS} | {"batch": batch}
+    plan, flops = flex.plan(**planned), flex.flops(**planned)
+
+    # ---------------------------------------------------------------- The folder: what is there, what is missing
+    size = section.shard or recorded(folder).get("shard") or batch
+    frames, *image = experiment.dataset.shape
+    image = image if flex.model.latent[0] == 1 else [frames, *image]
+    counts = {"num": section.num, "shard": size, "image": image}
+    shards = Shards(folder, counts | _manifest(flex, section.labels, words, plan))
+    missing = shards.missing()
+    shards.check_space(missing)
+    seed = words.get("seed", 0)
+    labels = labels_of(section.labels, seed, np.arange(even(section.num, size)), classes)
+    todo = shards.count(missing)
+    if missing and todo < section.num:
+        print(f"{folder}: resuming, {section.num - todo} of {section.num} images are there")
+    clock, made = time.perf_counter(), 0
+    with shards.claimed():
+        # ------------------------------------------------------------ Images: the next while the last are written
+        with (
+            Stop("finishing this shard before stopping") as stop,
+            Progress(section.num, "generating", start=section.num - todo, unit="images") as bar,
+            ThreadPoolExecutor(1) as writer,
+        ):
+            written: Future[None] | None = None
+            for shard in missing:
+                if stop.asked:
+                    break
+                numbers = shards.numbers(shard)
+                first, calls = numbers.start, -(-size // batch)
+
+                def tick(part: float = len(numbers) / calls / len(plan.evaluations)) -> None:
+                    bar.note(f"{bar.rate * flops.total / 1e12:.3g} TFLOP/s")
+                    bar.advance(part)
+
+                # a whole shard even where fewer are left, so that no batch has another shape
+                images = flex.sample(labels[first : first + size], batch=batch, first=first, progress=tick, **words)
+                if written is not None:
+                    written.result()
+                written = writer.submit(shards.write, shard, images[: len(numbers)])
+                made += len(numbers)
+            if written is not None:
+                written.result()
+        if made < todo:
+            there = section.num - todo + made
+            print(f"{folder}: stopped, {there} of {section.num} images are there; the same command goes on")
+            return stop.status
+        seconds = time.perf_counter() - clock
+
+        # ------------------------------------------------------------ One array
+        if missing or not shards.finished:
+            shards.join(labels[: section.num])
+    print(f"schedule: {plan}")
+    print(f"FLOPs: {flops.total / 1e9:.3f} G per sample, {100 * flops.relative:.1f} % of every step powerful")
+    print(f"seconds: {seconds:.1f} for {made} samples on {flex.devices} device(s), compilation included")
+    print(f"written: {folder}/samples.npz, {section.num} images and their classes")
+    return 0
+
+
+def _manifest(flex: FlexiDiT, labels: str, words: dict[str, Any], plan: Plan) -> dict[str, Any]:
+    """What the bits of an image depend on, but for rounding; JSON-ready."""
+    defaults = {key: word.default for key, word in inspect.signature(FlexiDiT.sample).parameters.items()}
+    free = FREE_WITHIN["model"]
+    manifest = {
+        "labels": labels,
+        "weights": fingerprint(flex.params)[:16],
+        "plan": str(plan),
+        "sample": {key: words.get(key, defaults[key]) for key in defaults if key not in OWN | {"self"}},
+        "model": {key: value for key, value in describe(flex.model).items() if key not in free},
+        "process": dataclasses.asdict(flex.process),
+        "codec": {key: value for key, value in dataclasses.asdict(flex.codec).items() if key != "slice"},
+    }
+    return json.loads(json.dumps(manifest))

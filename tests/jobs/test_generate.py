@@ -1,0 +1,418 @@
+"""`--mode=generate`: many images, the same whatever happens on the way."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import functools
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import flexidit_jax as fd
+from flexidit_jax.jobs.parts import shards as shards_module
+from flexidit_jax.jobs.parts.labels import labels_of
+from flexidit_jax.jobs.parts.shards import Shards
+from flexidit_jax.main import main
+
+ROOT = Path(__file__).parents[2]
+SMOKE = f"--config={ROOT / 'configs' / 'digits.py'}:smoke"
+#: both kinds of guided step: one length, whose batch is doubled, and two
+WORDS = {"steps": 4, "schedule": "4:2,2:2", "guide": "4:4", "guidance": 1.5, "seed": 3}
+BATCH, NUM = 8, 22  # shards of 8, 8 and 6
+
+
+def command(workdir: Path, out: Path, *more: str) -> list[str]:
+    words = {**WORDS, "budget": None, "batch": BATCH}
+    flags = [f"--config.sample.{key}={value}" for key, value in words.items()]
+    return [SMOKE, f"--workdir={workdir}", "--mode=generate", f"--num={NUM}", f"--out={out}", *flags, *more]
+
+
+Generate = Callable[..., int]
+
+
+@pytest.fixture(scope="module")
+def generate(smoke_run: Path) -> Generate:
+    return lambda out, *more: main(command(smoke_run, out, *more))
+
+
+@pytest.fixture(scope="module")
+def unbroken(generate: Generate, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished folder. Do not write into it."""
+    out = tmp_path_factory.mktemp("generated") / "unbroken"
+    assert generate(out) == 0
+    return out
+
+
+@pytest.fixture
+def broken(unbroken: Path, tmp_path: Path) -> Path:
+    """A copy to damage."""
+    return shutil.copytree(unbroken, tmp_path / "copy")
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def shard(folder: Path, number: int) -> Path:
+    return folder / "shards" / f"{number:06d}.npy"
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line of a refusal."""
+    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("generating:")]
+    assert len(lines) == 1, lines
+    return lines[0].removeprefix("error: ")
+
+
+# ---------------------------------------------------------------- What is left behind
+
+
+def test_images_are_those_of_sample(unbroken: Path, smoke_run: Path) -> None:
+    assert set(files(unbroken)) == {"manifest.json", "samples.npz", *(f"shards/00000{i}.npy" for i in range(3))}
+    arrays = np.load(unbroken / "samples.npz")
+    images, labels = arrays["arr_0"], arrays["arr_1"]
+    assert (images.dtype, images.shape, labels.shape) == (np.uint8, (NUM, 8, 8, 1), (NUM,))
+    np.testing.assert_array_equal(labels, labels_of("uniform", 3, np.arange(NUM), 10))
+    flex = fd.load(smoke_run)
+    for i in range(3):
+        of_shard = np.load(shard(unbroken, i))
+        np.testing.assert_array_equal(of_shard, images[8 * i : 8 * i + 8])
+        asked = labels_of("uniform", 3, np.arange(8 * i, 8 * i + 8), 10)
+        drawn = flex.sample(asked, first=8 * i, progress=False, **WORDS)
+        np.testing.assert_array_equal(of_shard, drawn[: len(of_shard)])
+    assert len(np.unique(images.reshape(NUM, -1), axis=0)) == NUM
+
+
+def test_the_manifest_holds_every_word(unbroken: Path) -> None:
+    manifest = json.loads((unbroken / "manifest.json").read_text())
+    assert (manifest["num"], manifest["shard"], manifest["image"]) == (NUM, BATCH, [8, 8, 1])
+    assert manifest["labels"] == "uniform"
+    assert manifest["plan"] == "4:2,2:2; guide: 4:4"
+    assert WORDS.items() <= manifest["sample"].items()
+    assert not {"labels", "batch", "self"} & set(manifest["sample"])
+    assert len(manifest["weights"]) == 16
+    assert manifest["process"]["steps"] == 1000
+
+
+def test_again_makes_nothing(
+    generate: Generate, broken: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = files(broken)
+    for part in ("write", "join"):
+        monkeypatch.setattr(Shards, part, None)
+    assert generate(broken) == 0
+    assert files(broken) == before
+    assert f"written: {broken}/samples.npz, 22 images and their classes" in capsys.readouterr().out
+
+
+def test_cost_is_said(generate: Generate, broken: Path, smoke_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shard(broken, 1).unlink()
+    assert generate(broken) == 0
+    out, err = capsys.readouterr()
+    cost = fd.load(smoke_run).flops(**{key: value for key, value in WORDS.items() if key != "seed"})
+    assert f"{broken}: resuming, 14 of 22 images are there\n" in out
+    assert f"FLOPs: {cost.total / 1e9:.3f} G per sample, {100 * cost.relative:.1f} % of every step powerful\n" in out
+    assert re.search(r"^seconds: \d+\.\d for 8 samples on 1 device\(s\)", out, re.MULTILINE)
+    assert re.search(r"^generating: 22/22 \(100 %\), \d+\.\d images/s, took 0:\d\d  \S+ TFLOP/s$", err, re.MULTILINE)
+
+
+# ---------------------------------------------------------------- Whatever happens on the way
+
+
+def foreign(path: Path) -> None:
+    np.save(path, np.zeros((BATCH, 4, 16, 1), np.uint8))  # as many bytes
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def longer(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b"0")
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, cut, longer, foreign, lambda path: path.write_bytes(b"")])
+def test_what_is_missing_or_damaged_is_made_again(
+    generate: Generate, unbroken: Path, broken: Path, damage: Callable[[Path], object]
+) -> None:
+    damage(shard(broken, 1))
+    (broken / "samples.npz").unlink()
+    (broken / "shards" / "000002.npy.tmp").write_bytes(b"left by a kill")
+    kept = shard(broken, 0).stat().st_mtime_ns
+    assert generate(broken) == 0
+    assert files(broken) == files(unbroken)
+    assert shard(broken, 0).stat().st_mtime_ns == kept
+
+
+def test_files_of_other_numbers_and_another_batch(generate: Generate, unbroken: Path, tmp_path: Path) -> None:
+    assert generate(tmp_path / "a", "--config.generate.shard=12") == 0  # a call of 8 and one of 4 and padding
+    arrays, reference = (np.load(folder / "samples.npz") for folder in (tmp_path / "a", unbroken))
+    np.testing.assert_array_equal(arrays["arr_0"], reference["arr_0"])
+    shard(tmp_path / "a", 0).unlink()
+    assert generate(tmp_path / "a", "--config.sample.batch=3") == 0  # shards are as large as before
+    again = np.load(tmp_path / "a" / "samples.npz")
+    np.testing.assert_array_equal(again["arr_1"], reference["arr_1"])
+    assert np.abs(again["arr_0"].astype(int) - reference["arr_0"]).max() <= 1
+
+
+@pytest.mark.parametrize(("sign", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+def test_a_signal_stops_after_the_shard(
+    generate: Generate,
+    unbroken: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    sign: signal.Signals,
+    status: int,
+) -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    sample = fd.FlexiDiT.sample
+
+    @functools.wraps(sample)  # a config's words are held against its signature
+    def press(self: fd.FlexiDiT, *args: object, **words: object) -> np.ndarray:
+        if words["first"] == 8:
+            os.kill(os.getpid(), sign)
+        return sample(self, *args, **words)
+
+    monkeypatch.setattr(fd.FlexiDiT, "sample", press)
+    assert generate(tmp_path / "out") == status
+    printed = capsys.readouterr()
+    assert "finishing this shard before stopping" in printed.err
+    assert "stopped, 16 of 22 images are there; the same command goes on\n" in printed.out
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+    monkeypatch.undo()
+    assert generate(tmp_path / "out") == 0
+    assert files(tmp_path / "out") == files(unbroken)
+
+
+def full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_disk_that_fills_up_leaves_whole_shards(
+    generate: Generate,
+    unbroken: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out, write = tmp_path / "out", Shards.write
+
+    def fills(self: Shards, number: int, images: np.ndarray) -> None:
+        if number == 1:
+            monkeypatch.setattr(os, "fsync", full)
+        write(self, number, images)
+
+    monkeypatch.setattr(Shards, "write", fills)
+    assert generate(out) == 2
+    message = f"cannot write to --out={out} (No space left on device); whole shards stay, and once that is mended the"
+    assert said(capsys) == f"{message} same command goes on"
+    assert set(files(out)) == {"manifest.json", "shards/000000.npy"}
+    monkeypatch.undo()
+    with monkeypatch.context() as patch:  # and in the middle of the last file
+        patch.setattr(shards_module.shutil, "copyfileobj", full)
+        assert generate(out) == 2
+    assert said(capsys).startswith(f"cannot write to --out={out} (No space left on device)")
+    assert set(files(out)) == {"manifest.json", *(f"shards/00000{i}.npy" for i in range(3))}
+    assert generate(out) == 0
+    assert files(out) == files(unbroken)
+
+
+#: kills itself with half of shard 1 on the disk
+KILLED = """
+import os, signal, sys
+from flexidit_jax.jobs.parts.shards import Shards
+from flexidit_jax.main import main
+
+write = Shards.write
+
+def write_and_die(self, number, images):
+    if number == 1:
+        half = self.folder / "shards" / "000001.npy.tmp"
+        half.write_bytes(images.tobytes()[: images.size // 2])
+        os.kill(os.getpid(), signal.SIGKILL)
+    write(self, number, images)
+
+Shards.write = write_and_die
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_kill_9_leaves_neither_a_hole_nor_a_duplicate(
+    generate: Generate, unbroken: Path, smoke_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    child = subprocess.run(
+        [sys.executable, "-c", KILLED, *command(smoke_run, out)], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert child.returncode == -signal.SIGKILL, child.stderr
+    assert set(files(out)) == {"manifest.json", "shards/000000.npy", "shards/000001.npy.tmp"}
+    assert generate(out) == 0
+    assert "resuming, 8 of 22 images are there" in capsys.readouterr().out
+    assert files(out) == files(unbroken)
+
+
+#: 64 images on eight devices, eight on each; then what is missing of a folder begun on one
+EIGHT = """
+import sys
+import jax
+from flexidit_jax.main import main
+
+assert jax.device_count() == 8
+own, begun, *words = sys.argv[1:]
+assert main([*words, f"--out={own}", "--num=64", "--config.sample.batch=64"]) == 0
+assert main([*words, f"--out={begun}", "--config.sample.batch=5"]) == 0
+"""
+
+
+@pytest.mark.slow
+def test_eight_devices_make_the_images_of_one(unbroken: Path, broken: Path, smoke_run: Path, tmp_path: Path) -> None:
+    for number in (0, 2):
+        shard(broken, number).unlink()
+    words = [word for word in command(smoke_run, tmp_path) if not word.startswith("--out")]
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
+    child = subprocess.run(
+        [sys.executable, "-c", EIGHT, str(tmp_path / "own"), str(broken), *words],
+        cwd=ROOT,
+        env={**os.environ, "XLA_FLAGS": flags},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert child.returncode == 0, child.stderr
+    assert "for 64 samples on 8 device(s)" in child.stdout
+    reference = np.load(unbroken / "samples.npz")
+    own, continued = (np.load(folder / "samples.npz") for folder in (tmp_path / "own", broken))
+    assert len(own["arr_0"]) == 64
+    for key in ("arr_0", "arr_1"):
+        np.testing.assert_array_equal(own[key][:NUM], reference[key])  # eight images a device there and here
+    np.testing.assert_array_equal(continued["arr_1"], reference["arr_1"])
+    assert np.abs(continued["arr_0"].astype(int) - reference["arr_0"]).max() <= 1
+
+
+# ---------------------------------------------------------------- Classes
+
+
+def test_classes_depend_on_seed_and_number_alone() -> None:
+    numbers = np.arange(5000)
+    labels = labels_of("uniform", 0, numbers, 10)
+    np.testing.assert_array_equal(labels_of("uniform", 0, numbers[[4000, 7]], 10), labels[[4000, 7]])
+    assert (labels_of("uniform", 1, numbers, 10) == labels).mean() == pytest.approx(0.1, abs=0.02)
+    counts = np.bincount(labels, minlength=10)
+    assert len(counts) == 10
+    assert 0 < np.abs(counts - 500).max() < 5 * np.sqrt(5000 * 0.1 * 0.9)
+
+
+def test_balanced_classes_are_equally_many() -> None:
+    numbers = np.arange(25)
+    np.testing.assert_array_equal(np.bincount(labels_of("balanced", 0, numbers, 10)), [3] * 5 + [2] * 5)
+    np.testing.assert_array_equal(
+        labels_of("balanced", 0, numbers[13:], 10), labels_of("balanced", 9, numbers, 10)[13:]
+    )
+
+
+# ---------------------------------------------------------------- Refusals
+
+
+@pytest.mark.parametrize(
+    ("word", "differs"),
+    [
+        ("--config.sample.seed=4", "sample.seed is 3 there, 4 here"),
+        ("--config.sample.guidance=1.7", "sample.guidance is 1.5 there, 1.7 here"),
+        ("--config.sample.schedule=4:1,2:3", "plan is '4:2,2:2; guide: 4:4' there, '4:1,2:3; guide: 4:4' here"),
+        ("--config.generate.labels=balanced", "labels is 'uniform' there, 'balanced' here"),
+        ("--config.generate.shard=9", "shard is 8 there, 9 here"),
+        ("--num=23", "num is 22 there, 23 here"),
+    ],
+)
+def test_other_words_are_refused(
+    generate: Generate, broken: Path, capsys: pytest.CaptureFixture[str], word: str, differs: str
+) -> None:
+    before = files(broken)
+    assert generate(broken, word) == 2
+    message = f"--out={broken} holds images made with other words: {differs}; name another --out, or go back to that"
+    assert said(capsys) == f"{message} value"
+    assert files(broken) == before
+
+
+def test_other_weights_are_refused(
+    generate: Generate, broken: Path, smoke_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    older = next(path for path in (smoke_run / "checkpoints").iterdir() if path.name == "8")
+    words = [f"--workdir={broken}/none", f"--config.init_from={older}"]
+    assert generate(broken, *words) == 2
+    assert re.search(r"other words: weights is '\w{16}' there, '\w{16}' here", said(capsys))
+
+
+def test_a_disk_too_full_is_refused_before_anything_is_written(
+    generate: Generate,
+    broken: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    free = SimpleNamespace(free=2 * NUM * 64 - 1)
+    monkeypatch.setattr(shards_module.shutil, "disk_usage", lambda path: free)
+    assert generate(tmp_path / "deep" / "out") == 2
+    needs = (
+        "needs 2.8 kB more for 22 images, as files and as one array, and 2.8 kB are free; make room, or name another"
+    )
+    assert said(capsys) == f"{tmp_path / 'deep' / 'out'} {needs} --out or a smaller --num"
+    assert not (tmp_path / "deep").exists()
+    shard(broken, 0).unlink()  # 8 images, and 22 of the array
+    free.free = 30 * 64 - 1
+    assert generate(broken) == 2
+    assert "needs 1.9 kB more" in said(capsys)
+    free.free = 30 * 64
+    assert generate(broken) == 0
+    free.free = 0  # nothing is missing, nothing is needed
+    assert generate(broken) == 0
+
+
+def test_numbers_and_folders_that_cannot_be(
+    generate: Generate, broken: Path, smoke_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for num in (0, -3):
+        assert generate(tmp_path / "out", f"--num={num}") == 2
+        assert said(capsys) == f"generate.num must be positive, got {num}"
+    assert generate(tmp_path / "out", "--num=many") == 2
+    assert said(capsys).startswith("argument --num: invalid int value: 'many'")
+    assert generate(tmp_path / "out", "--config.generate.shard=0") == 2
+    assert said(capsys) == "generate.shard must be positive, got 0"
+    assert generate(tmp_path / "out", "--config.generate.labels=balance") == 2
+    assert said(capsys) == "no generate.labels 'balance'; did you mean 'balanced'?"
+    assert main([SMOKE, f"--workdir={smoke_run}", "--mode=sample", "--num=3"]) == 2
+    assert said(capsys) == "--num is for --mode=generate, not for --mode=sample"
+    (tmp_path / "file").touch()
+    assert generate(tmp_path / "file") == 2
+    assert said(capsys) == f"cannot write to {tmp_path / 'file'}; name another --out"
+    (broken / "manifest.json").write_text("{")
+    assert generate(broken) == 2
+    assert said(capsys).startswith(f"{broken / 'manifest.json'} cannot be read (")
+    (broken / "manifest.json").unlink()
+    assert generate(broken) == 2
+    assert said(capsys) == f"{broken} holds images without a manifest.json; name another --out"
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_process_at_a_time(generate: Generate, broken: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = os.open(broken, os.O_RDONLY)
+    try:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        assert generate(broken) == 2
+        assert said(capsys) == f"another process is at work in --out={broken}; name another --out"
+    finally:
+        os.close(other)
+    assert generate(broken) == 0
