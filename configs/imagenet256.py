@@ -70,6 +70,13 @@ def get_config(variant: str = "") -> ConfigDict:
         "batch": 8,
         "files": {"grid": True, "images": True, "npz": False},
     }
+    config.export = {
+        "out": None,
+        "platforms": ("cpu", "cuda", "tpu"),
+        "pairs": None,
+        "tables": ({"solver": "ddpm", "steps": 250}, {"solver": "ddim", "steps": 50}),
+        "guidance_channels": 3,
+    }
     if variant == "smoke":
         shrink(config)
     return config

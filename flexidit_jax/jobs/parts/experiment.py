@@ -15,6 +15,7 @@ from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.types import Patch
 from flexidit_jax.diffusion.process import NoiseProcess, suits
 from flexidit_jax.diffusion.solvers import make_table
+from flexidit_jax.jobs.parts.exported import Export
 from flexidit_jax.jobs.parts.pictures import Files
 from flexidit_jax.jobs.parts.points import Report
 from flexidit_jax.models.dit import DiT, build_dit
@@ -90,6 +91,7 @@ class Experiment:
       files: the `sample.files` section.
       evaluate: None for no scores.
       report: the points of the report, None for no report.
+      export: the `export` section.
     """
 
     raw: dict[str, Any]
@@ -104,6 +106,7 @@ class Experiment:
     files: Files
     evaluate: Evaluation | None
     report: Report | None
+    export: Export
 
 
 def build_experiment(config: ConfigDict) -> Experiment:
@@ -125,6 +128,7 @@ def build_experiment(config: ConfigDict) -> Experiment:
         init_from: str | None = None,
         evaluate: Section | None = None,
         report: Section | None = None,
+        export: Section | None = None,
     ) -> Experiment:
         network = build.call(build_dit, model, "model")
         words = {key: value for key, value in sample.items() if key != "files"}
@@ -145,6 +149,7 @@ def build_experiment(config: ConfigDict) -> Experiment:
             files=build.call(Files, sample.get("files", {}), "sample.files"),
             evaluate=evaluation,
             report=report and build.call(Report, {"samples": evaluation.samples, **report}, "report"),
+            export=build.call(Export, export or {}, "export"),
         )
         build.check(make_mesh, built.train.mesh, "train.mesh")
         if not 0 <= seed < 2**31:
@@ -160,6 +165,7 @@ def build_experiment(config: ConfigDict) -> Experiment:
             raise UserError(f"model.learn_variance must be False: the {kind} process has no variance to learn")
         for used in filter(None, (sample, report)):
             make_table(used.get("solver", "ddpm"), built.process, used.get("steps", 1))
+        built.export.solver_tables(built.process, words)
         for stage in built.train.stages:
             if not suits(type(stage.loss).__call__, built.process):
                 loss = type(stage.loss).__module__.rsplit(".", 1)[-1]
