@@ -60,16 +60,21 @@ def sample(folder, labels, table=None, schedule=None, guide=None, guidance=1.0, 
     return np.asarray(carry[0])
 
 
-if __name__ == "__main__":
+def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--labels", required=True, type=lambda text: [int(label) for label in text.split(",")])
-    for name, kind in {"table": str, "schedule": str, "guide": str, "guidance": float, "seed": int, "first": int}.items():
-        parser.add_argument(f"--{name}", type=kind, default=argparse.SUPPRESS)
     parser.add_argument("--out", default="latents.npy", help="of float32 [B, F, H, W, C]")
-    args = vars(parser.parse_args())
-    out = args.pop("out")
+    options = {"table": str, "schedule": str, "guide": str, "guidance": float, "seed": int, "first": int}
+    for name, kind in options.items():
+        parser.add_argument(f"--{name}", type=kind, default=argparse.SUPPRESS)
+    words = vars(parser.parse_args(argv))
+    out = words.pop("out")
     try:
-        np.save(out, sample(**args))
+        np.save(out, sample(**words))
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -17,7 +17,7 @@ import numpy as np
 from jax import export
 
 from flexidit_jax.common.errors import UserError, nearest
-from flexidit_jax.common.types import Array, Params, Patch, as_patch, short_patch_name
+from flexidit_jax.common.types import Array, Patch, as_patch, short_patch_name
 from flexidit_jax.diffusion.steps import Carry, Steps
 from flexidit_jax.sampling.engine import Engine, normal
 

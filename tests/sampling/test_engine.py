@@ -89,6 +89,15 @@ def test_one_program_per_packing(flex: FlexiDiT, compilations: Callable[[], int]
     assert compilations() == everything
 
 
+def test_weights_that_were_put_somewhere_cost_no_program(flex: FlexiDiT) -> None:
+    """Those of a checkpoint are: every array of a step must be, or the first step is a program of its own."""
+    somewhere = dataclasses.replace(flex, params=jax.device_put(flex.params, jax.devices()[0]))
+    programs = compiled_programs()
+    drawn = latents(somewhere, [1, 2, 3, 4], schedule="4:2,2:2")  # ddpm: noise at every step but the last
+    assert compiled_programs() == programs + 2
+    assert_same_sample(drawn[:3], latents(flex, schedule="4:2,2:2"))
+
+
 def test_budgets_steps_scales_and_solvers_compile_nothing(flex: FlexiDiT, compilations: Callable[[], int]) -> None:
     programs, everything = compiled_programs(), compilations()
     words = ("budget", "steps", "guidance", "solver")

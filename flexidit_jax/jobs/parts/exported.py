@@ -23,7 +23,7 @@ import jax
 import numpy as np
 
 from flexidit_jax.api import FlexiDiT
-from flexidit_jax.common.errors import UserError, nearest
+from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.types import Array, short_patch_name
 from flexidit_jax.diffusion.process import NoiseProcess
 from flexidit_jax.diffusion.solvers import make_table
@@ -52,8 +52,10 @@ class Export:
     Attributes:
       out: the folder; `exported` in the workdir by default.
       platforms: that the programs can run on: "cpu", "cuda", "rocm", "tpu".
-      pairs: such as `("2", "4", "2+4")`: patch 2 alone, 4 alone, 2 guided by 4; all that the model can run by default.
-      tables: solvers and steps, such as `({"solver": "ddpm", "steps": 250},)`; those of the `sample` section by default.
+      pairs: such as `("2", "4", "2+4")`: patch 2 alone, 4 alone, 2 guided by 4; by default all that the model
+        can run.
+      tables: solvers and steps, such as `({"solver": "ddpm", "steps": 250},)`; by default those of the `sample`
+        section.
       guidance_channels: as in `FlexiDiT.sample`; part of the programs.
     """
 
@@ -70,7 +72,7 @@ class Export:
                 raise UserError(f"export.{key} must be a list with something in it, got {value!r}")
         for platform in self.platforms:
             if platform not in PLATFORMS:
-                raise UserError(f"export.platforms: no {platform!r}{nearest(str(platform), PLATFORMS)}")
+                raise UserError(f"export.platforms must be of {', '.join(PLATFORMS)}, got {platform!r}")
 
     def solver_tables(self, process: NoiseProcess, sample: Mapping[str, Any]) -> dict[str, Steps]:
         """The tables by name, `"ddpm_250"`.
@@ -80,8 +82,8 @@ class Export:
         """
         tables: dict[str, Steps] = {}
         for asked in self.tables or ({key: sample[key] for key in ("solver", "steps") if key in sample},):
-            if not set(asked) <= {"solver", "steps"}:
-                raise UserError(f"export.tables: {dict(asked)!r} is not of the form {{'solver': 'ddpm', 'steps': 250}}")
+            if not isinstance(asked, Mapping) or not set(asked) <= {"solver", "steps"}:
+                raise UserError(f"export.tables: {asked!r} is not of the form {{'solver': 'ddpm', 'steps': 250}}")
             solver, steps = asked.get("solver", "ddpm"), asked.get("steps", 250)
             table = make_table(solver, process, steps)
             name = f"{solver['name'] if isinstance(solver, Mapping) else solver}_{steps}"
