@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,9 +14,11 @@ import pytest
 
 from flexidit_jax.common.program_cache import keep_programs
 from flexidit_jax.jobs.parts.compilation import Compilations, pair_name
+from flexidit_jax.main import main
 
 ROOT = Path(__file__).parents[2]
 SMOKE = f"--config={ROOT / 'configs' / 'digits.py'}:smoke"
+GOLDEN = ROOT / "tests" / "golden" / "dit_tiny.safetensors"
 
 
 def start(program: str, *argv: object) -> str:
@@ -43,36 +44,47 @@ def test_pair_name() -> None:
     assert (pair_name((1, 4, 4), None), pair_name((1, 2, 2), (2, 4, 4))) == ("4 alone", "2+2x4x4")
 
 
-@pytest.mark.slow
-def test_the_second_start_reads_what_the_first_compiled(smoke_run: Path, tmp_path: Path) -> None:
-    run = shutil.copytree(smoke_run, tmp_path / "run")
-    twice = (
-        "import sys, jax; from flexidit_jax.main import main; jax.config.update('jax_compilation_cache_dir', None)\n"
-        "for _ in range(2): jax.clear_caches(); assert main(sys.argv[1:]) == 0"
-    )
-    words = [SMOKE, f"--workdir={run}", "--mode=sample", "--config.sample.budget=None"]
-    out = start(twice, *words, "--config.sample.schedule=2:4")
-    form = r"^programs: 1 \(2 alone\); compiling took .* s, (\d+) of \d+ programs came from the cache$"
-    first, second = (int(found) for found in re.findall(form, out, re.MULTILINE))
-    assert first == 0
-    assert second >= 1
-    assert len(list((run / "cache" / "jax").glob("jit__step-*-cache"))) == 1
-
-
-KEEP = """
+#: samples as two starts of one command would: nothing that is in memory survives `clear_caches`
+TWICE = """
 import sys
 from pathlib import Path
+import jax
+import flexidit_jax as fd
 from flexidit_jax.common.program_cache import keep_programs
+from flexidit_jax.jobs.parts.compilation import Compilations
+
 keep_programs(Path(sys.argv[1]))
-import jax, numpy as np
-jax.jit(lambda x: x + 1)(np.ones(3))
+model = fd.load(sys.argv[2])
+for _ in range(2):
+    jax.clear_caches()
+    with Compilations() as compiled:
+        model.sample([1], steps=2, guidance=1.0, solver="ddim", decode=False, progress=False)
+    print(compiled.of_steps(model.plan(steps=2, guidance=1.0)), compiled.from_cache)
 """
+
+
+@pytest.mark.slow
+def test_a_second_start_reads_what_the_first_compiled(tmp_path: Path) -> None:
+    first, second = start(TWICE, tmp_path / "run", GOLDEN).splitlines()
+    assert first == "1 (2 alone) 0"
+    assert re.fullmatch(r"1 \(2 alone\) [2-9]", second)
+    kept = {file.name.split("-")[0] for file in (tmp_path / "run" / "cache" / "jax").glob("*-cache")}
+    assert {"jit__step", "jit_normal"} <= kept
 
 
 @pytest.mark.slow
 def test_a_folder_that_cannot_be_written_costs_the_cache_alone(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    assert "Error reading persistent compilation cache" in start(KEEP, tmp_path / "file" / "run")
+    said = start(TWICE, tmp_path / "file", GOLDEN)
+    assert said.count("Error reading persistent compilation cache") == 1
+    assert said.count("1 (2 alone) 0\n") == 2
+
+
+def test_every_job_keeps_its_programs_in_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders: list[Path] = []
+    monkeypatch.setattr("flexidit_jax.main.keep_programs", folders.append)
+    assert main([SMOKE, f"--workdir={tmp_path}", "--mode=evaluate"]) == 2  # nothing to evaluate there
+    assert folders == [tmp_path]
 
 
 @pytest.mark.parametrize("set_to", ["", "elsewhere"])
