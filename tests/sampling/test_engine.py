@@ -11,6 +11,7 @@ import jax
 import jax.monitoring
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from flexidit_jax.api import FlexiDiT
 from flexidit_jax.codecs.identity import Codec
@@ -89,9 +90,14 @@ def test_one_program_per_packing(flex: FlexiDiT, compilations: Callable[[], int]
     assert compilations() == everything
 
 
-def test_weights_that_were_put_somewhere_cost_no_program(flex: FlexiDiT) -> None:
+def one_device_mesh() -> NamedSharding:
+    return NamedSharding(jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,)), PartitionSpec())
+
+
+@pytest.mark.parametrize("place", [lambda: jax.devices()[0], one_device_mesh])
+def test_weights_that_were_put_somewhere_cost_no_program(flex: FlexiDiT, place: Callable[[], object]) -> None:
     """Those of a checkpoint are: every array of a step must be, or the first step is a program of its own."""
-    somewhere = dataclasses.replace(flex, params=jax.device_put(flex.params, jax.devices()[0]))
+    somewhere = dataclasses.replace(flex, params=jax.device_put(flex.params, place()))
     programs = compiled_programs()
     drawn = latents(somewhere, [1, 2, 3, 4], schedule="4:2,2:2")  # ddpm: noise at every step but the last
     assert compiled_programs() == programs + 2
