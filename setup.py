@@ -28,6 +28,7 @@ setup(
         "tensorflow>=2.21,<3; platform_system == 'Darwin'",
         "tensorboard>=2.20,<3",
         "numpy>=2,<3",
+        "flatbuffers>=24.3",  # jax.export needs it
         "safetensors>=0.5,<1",
         "scikit-learn>=1.6,<2",
         "threadpoolctl>=3,<4",

@@ -96,6 +96,13 @@ def get_config(variant: str = "") -> ConfigDict:
             {"guide": "4:50", "guidance": 1.5, "packing": "packed"},
         ),
     }
+    config.export = {
+        "out": None,
+        "platforms": ("cpu", "cuda", "tpu"),
+        "pairs": None,
+        "tables": ({"solver": "ddpm", "steps": 50}, {"solver": "ddim", "steps": 20}),
+        "guidance_channels": None,
+    }
     if variant == "smoke":
         config.model.width = 32
         config.model.depth = 2

@@ -71,6 +71,13 @@ def get_config(variant: str = "") -> ConfigDict:
         "files": {"grid": True, "images": True, "npz": False},
     }
     config.generate = {"num": 50_000, "out": None, "labels": "uniform", "shard": None}
+    config.export = {
+        "out": None,
+        "platforms": ("cpu", "cuda", "tpu"),
+        "pairs": None,
+        "tables": ({"solver": "ddpm", "steps": 250}, {"solver": "ddim", "steps": 50}),
+        "guidance_channels": 3,
+    }
     if variant == "smoke":
         shrink(config)
     return config

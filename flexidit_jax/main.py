@@ -14,6 +14,7 @@ from typing import NoReturn
 from flexidit_jax.common.allocator import keep_freed_memory
 from flexidit_jax.common.config import leaves, load_config, override
 from flexidit_jax.common.errors import UserError, nearest
+from flexidit_jax.common.program_cache import keep_programs
 
 
 class _Parser(argparse.ArgumentParser):
@@ -83,6 +84,7 @@ def _run(argv: Sequence[str]) -> int:
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # TensorFlow, here for its event files, announces them else
     name = Path(file).stem + (f"_{variant}" if variant else "")
     workdir = known.workdir or Path("runs") / name
+    keep_programs(workdir)
     return importlib.import_module(f"flexidit_jax.jobs.{known.mode}").run(config, workdir)
 
 

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from flexidit_jax.api import FlexiDiT
 from flexidit_jax.common.files import written_aside
+from flexidit_jax.jobs.parts.compilation import Compilations
 from flexidit_jax.jobs.parts.experiment import build_experiment
 from flexidit_jax.jobs.parts.model import trained_model
 from flexidit_jax.jobs.parts.workdir import check_writable
@@ -35,7 +36,8 @@ def run(config: ConfigDict, workdir: Path) -> int:
     check_writable(folder)
 
     clock = time.perf_counter()
-    images = flex.sample(**experiment.sample)
+    with Compilations() as compiled:
+        images = flex.sample(**experiment.sample)
     seconds = time.perf_counter() - clock
 
     written = experiment.files.write(folder, images)
@@ -45,5 +47,6 @@ def run(config: ConfigDict, workdir: Path) -> int:
     print(f"schedule: {plan}")
     print(f"FLOPs: {flops.total / 1e9:.3f} G per sample, {100 * flops.relative:.1f} % of every step powerful")
     print(f"seconds: {seconds:.1f} for {len(images)} samples, compilation included")
+    print(f"programs: {compiled.of_steps(plan)}; {compiled}")
     print(f"written: {folder}/{', '.join([*written, 'sample.json'])}")
     return 0

@@ -21,6 +21,7 @@ from flexidit_jax.common.types import Params, short_patch_name
 from flexidit_jax.data.loader import batches
 from flexidit_jax.jobs import report
 from flexidit_jax.jobs.parts import workdir as folder
+from flexidit_jax.jobs.parts.compilation import Compilations
 from flexidit_jax.jobs.parts.experiment import Experiment, build_experiment
 from flexidit_jax.jobs.parts.log import Log
 from flexidit_jax.jobs.parts.model import load_source
@@ -115,8 +116,11 @@ def _train(
             batch = put_batch(next(stream), mesh)
             patch = stage.mode(seed, done)
             x0 = experiment.codec.encode(batch["x"], jax.random.fold_in(posterior, done))
-            state, metrics = step(state, x0, batch[experiment.model.conditioner.field], done, patch)
+            with Compilations() as compiled:
+                state, metrics = step(state, x0, batch[experiment.model.conditioner.field], done, patch)
             done += 1
+            if compiled.count:
+                bar.say(f"step {done}, patch {short_patch_name(patch)}: {compiled}")
             log.add(done, patch, metrics)
             rate(done)
             stopping = stop.asked

@@ -15,14 +15,14 @@ to the bit whatever batch it is in.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from flexidit_jax.common.types import Array, Params, Patch, Prediction
 from flexidit_jax.diffusion.steps import Carry, Steps, advance, begin
@@ -32,12 +32,12 @@ from flexidit_jax.models.flexify import adapter_rank, at
 from flexidit_jax.sampling.guidance import guided
 from flexidit_jax.sampling.packing import predict_pair
 from flexidit_jax.sampling.schedule import Segment
-from flexidit_jax.sampling.spread import copied, even, on_each, split, spread
+from flexidit_jax.sampling.spread import AXIS, copied, even, on_each, split, spread
 
 
 @partial(jax.jit, static_argnames="shape")
-def _normal(seed: Array, indices: Array, draw: Array, shape: tuple[int, ...]) -> Array:
-    """[B, *shape] noise; row i depends on (seed, indices[i], draw) alone."""
+def normal(seed: Array, indices: Array, draw: Array, shape: tuple[int, ...]) -> Array:
+    """[B, *shape] noise; row i depends on (seed, indices[i], draw) alone: draw 0 is x_T, k + 1 that of step k."""
     root = jax.random.key(seed)
 
     def one(index: Array) -> Array:
@@ -48,12 +48,12 @@ def _normal(seed: Array, indices: Array, draw: Array, shape: tuple[int, ...]) ->
 
 def starting_noise(seed: int, indices: Array, shape: tuple[int, ...]) -> Array:
     """x_T of the samples numbered `indices`, [B, *shape]."""
-    return _normal(np.uint32(seed), indices.astype(np.uint32), np.uint32(0), shape)
+    return normal(np.uint32(seed), indices.astype(np.uint32), np.uint32(0), shape)
 
 
 def step_noise(seed: int, indices: Array, k: int, shape: tuple[int, ...]) -> Array:
     """The noise of the k-th executed step of the samples numbered `indices`, [B, *shape]."""
-    return _normal(np.uint32(seed), indices.astype(np.uint32), np.uint32(k + 1), shape)
+    return normal(np.uint32(seed), indices.astype(np.uint32), np.uint32(k + 1), shape)
 
 
 def _predicted(
@@ -150,6 +150,7 @@ class Engine:
 
         # not jitted: a leaf that a mode does not change stays the array it is, shared by all modes
         self._modes = {patch: (model.at(patch), plain(params, patch)) for patch in patches}
+        self._batches = self._where(params)
 
     def even(self, batch: int) -> int:
         """The least batch, of `batch` samples or more, that `denoise` can split."""
@@ -159,6 +160,25 @@ class Engine:
         """Bytes of the distinct arrays of all modes."""
         leaves = {id(leaf): leaf.nbytes for _, params in self._modes.values() for leaf in jax.tree.leaves(params)}
         return sum(leaves.values())
+
+    def step(
+        self, cond_patch: Patch, guide_patch: Patch | None, packing: str = "separate", channels: int | None = None
+    ) -> tuple[Callable[..., Carry], tuple[Params, Params | None]]:
+        """The program of a pair and the weights it reads: `run(*weights, row, scale, carry, cond, noise)`."""
+        cond_model, cond_params = self._modes[cond_patch]
+        guide_model, guide_params = (None, None) if guide_patch is None else self._modes[guide_patch]
+        run = partial(_step, cond_model, guide_model, packing, None if guide_model is None else channels, self._mesh)
+        return run, (cond_params, None if guide_model == cond_model else guide_params)
+
+    def _where(self, params: Params) -> Sharding | None:
+        """Where batches lie: split over the devices, or beside the weights.
+
+        A first step on an array that is free to move and a second on one that is not are two programs.
+        """
+        if self._mesh is not None:
+            return NamedSharding(self._mesh, PartitionSpec(AXIS))
+        where = getattr(jax.tree.leaves(params)[0], "sharding", None)
+        return NamedSharding(where.mesh, PartitionSpec()) if isinstance(where, NamedSharding) else where
 
     def denoise(
         self,
@@ -188,33 +208,17 @@ class Engine:
         where = {k: segment for segment in segments for k in range(segment.start, segment.stop)}
         indices = np.arange(x.shape[0]) if indices is None else indices
         cond, indices = split((cond, np.asarray(indices, np.uint32)), self._mesh)
-        rows, carry = table.rows(), split(begin(jnp.asarray(x)), self._mesh)
+        rows, carry = table.rows(), jax.device_put(begin(jnp.asarray(x)), self._batches)
         before, quiet = carry.x, carry.z_last
         for k, segment in where.items():
-            cond_model, cond_params = self._modes[segment.cond_patch]
-            guide_model, guide_params = None, None
-            if segment.guide_patch is not None:
-                guide_model, guide_params = self._modes[segment.guide_patch]
+            run, weights = self.step(*segment.pair, segment.packing, guidance_channels)
             here, noise = table.step == k, quiet
             if table.noisy[here].any():
                 noise = step_noise(seed, indices, k, x.shape[1:]) if captured is None else jnp.asarray(captured[k])
-                noise = split(noise, self._mesh)
+                noise = jax.device_put(noise, self._batches)
             reached = carry.x
             for row in rows[here]:
-                carry = _step(
-                    cond_model,
-                    guide_model,
-                    segment.packing,
-                    guidance_channels if guide_model is not None else None,
-                    self._mesh,
-                    cond_params,
-                    guide_params if guide_model != cond_model else None,
-                    row,
-                    np.float32(segment.scale),
-                    carry,
-                    cond,
-                    noise,
-                )
+                carry = run(*weights, row, np.float32(segment.scale), carry, cond, noise)
             jax.block_until_ready(before)  # stay at most one step ahead, so that a bar tells the truth
             before = reached
             yield carry.x

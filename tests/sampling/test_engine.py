@@ -11,6 +11,7 @@ import jax
 import jax.monitoring
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from flexidit_jax.api import FlexiDiT
 from flexidit_jax.codecs.identity import Codec
@@ -87,6 +88,20 @@ def test_one_program_per_packing(flex: FlexiDiT, compilations: Callable[[], int]
     latents(flex, schedule="4:2,2:2", guidance=1.0, packing="joined")
     assert compiled_programs() == programs + 1
     assert compilations() == everything
+
+
+def one_device_mesh() -> NamedSharding:
+    return NamedSharding(jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,)), PartitionSpec())
+
+
+@pytest.mark.parametrize("place", [lambda: jax.devices()[0], one_device_mesh])
+def test_weights_that_were_put_somewhere_cost_no_program(flex: FlexiDiT, place: Callable[[], object]) -> None:
+    """Those of a checkpoint are: every array of a step must be, or the first step is a program of its own."""
+    somewhere = dataclasses.replace(flex, params=jax.device_put(flex.params, place()))
+    programs = compiled_programs()
+    drawn = latents(somewhere, [1, 2, 3, 4], schedule="4:2,2:2")  # ddpm: noise at every step but the last
+    assert compiled_programs() == programs + 2
+    assert_same_sample(drawn[:3], latents(flex, schedule="4:2,2:2"))
 
 
 def test_budgets_steps_scales_and_solvers_compile_nothing(flex: FlexiDiT, compilations: Callable[[], int]) -> None:

@@ -15,6 +15,7 @@ from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.types import Patch
 from flexidit_jax.diffusion.process import NoiseProcess, suits
 from flexidit_jax.diffusion.solvers import make_table
+from flexidit_jax.jobs.parts.exported import Export
 from flexidit_jax.jobs.parts.labels import check_kind
 from flexidit_jax.jobs.parts.pictures import Files
 from flexidit_jax.jobs.parts.points import Report
@@ -113,6 +114,7 @@ class Experiment:
       evaluate: None for no scores.
       report: the points of the report, None for no report.
       generate: many images, None for none.
+      export: the `export` section.
     """
 
     raw: dict[str, Any]
@@ -128,6 +130,7 @@ class Experiment:
     evaluate: Evaluation | None
     report: Report | None
     generate: Generation | None
+    export: Export
 
 
 def build_experiment(config: ConfigDict) -> Experiment:
@@ -150,6 +153,7 @@ def build_experiment(config: ConfigDict) -> Experiment:
         evaluate: Section | None = None,
         report: Section | None = None,
         generate: Section | None = None,
+        export: Section | None = None,
     ) -> Experiment:
         network = build.call(build_dit, model, "model")
         words = {key: value for key, value in sample.items() if key != "files"}
@@ -171,6 +175,7 @@ def build_experiment(config: ConfigDict) -> Experiment:
             evaluate=evaluation,
             report=report and build.call(Report, {"samples": evaluation.samples, **report}, "report"),
             generate=generate and build.call(Generation, generate, "generate"),
+            export=build.call(Export, export or {}, "export"),
         )
         build.check(make_mesh, built.train.mesh, "train.mesh")
         if not 0 <= seed < 2**31:
@@ -186,6 +191,7 @@ def build_experiment(config: ConfigDict) -> Experiment:
             raise UserError(f"model.learn_variance must be False: the {kind} process has no variance to learn")
         for used in filter(None, (sample, report)):
             make_table(used.get("solver", "ddpm"), built.process, used.get("steps", 1))
+        built.export.solver_tables(built.process, words)
         for stage in built.train.stages:
             if not suits(type(stage.loss).__call__, built.process):
                 loss = type(stage.loss).__module__.rsplit(".", 1)[-1]

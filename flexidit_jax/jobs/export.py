@@ -1,0 +1,27 @@
+"""`--mode=export`: the step programs as `jax.export` artifacts, weights beside them, for other machines to serve."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from flexidit_jax.jobs.parts.experiment import build_experiment
+from flexidit_jax.jobs.parts.exported import write_exported
+from flexidit_jax.jobs.parts.model import trained_model
+from flexidit_jax.jobs.parts.workdir import check_writable
+
+
+def run(config: ConfigDict, workdir: Path) -> int:
+    """Exports the newest checkpoint of `workdir` (or `init_from`) as `config.export` says."""
+    experiment = build_experiment(config)
+    section = experiment.export
+    tables = section.solver_tables(experiment.process, experiment.sample)
+    folder = Path(section.out) if section.out else workdir / "exported"
+    check_writable(folder)
+    pairs = write_exported(trained_model(experiment, workdir), section, tables, folder)
+    megabytes = sum(file.stat().st_size for file in folder.iterdir()) / 1e6
+    print(f"programs: {', '.join(pairs)}; any batch, for {', '.join(section.platforms)}")
+    print(f"tables: {', '.join(tables)}")
+    print(f"written: {folder} ({megabytes:.1f} MB); sample from it with launch/serve_exported.py")
+    return 0

@@ -1,0 +1,249 @@
+"""`--mode=export`, and `launch/serve_exported.py` sampling from what it wrote."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import jax
+import jax.export
+import numpy as np
+import pytest
+
+import flexidit_jax as fd
+from flexidit_jax.common.errors import UserError
+from flexidit_jax.jobs.parts.exported import Export, write_exported
+from flexidit_jax.main import main
+from flexidit_jax.sampling.programs import parse_pairs, runnable_pairs
+
+ROOT = Path(__file__).parents[2]
+SERVE = ROOT / "launch" / "serve_exported.py"
+SMOKE = f"--config={ROOT / 'configs' / 'digits.py'}:smoke"
+P2, P4, PT = (1, 2, 2), (1, 4, 4), (2, 4, 4)
+SA = {"name": "sa_solver", "tau": 0.5}
+SECTION = Export(
+    tables=({"solver": "ddpm", "steps": 5}, {"solver": "ddim", "steps": 4}, {"solver": SA, "steps": 4}),
+    guidance_channels=3,
+)
+
+
+def write(flex: fd.FlexiDiT, folder: Path, section: Export = SECTION) -> list[str]:
+    return write_exported(flex, section, section.solver_tables(flex.process, {}), folder)
+
+
+def assert_same_sample(ours: np.ndarray, theirs: np.ndarray) -> None:
+    assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype)
+    assert np.abs(ours - theirs).max() <= 1e-5 * np.abs(theirs).max()
+
+
+@pytest.fixture(scope="module")
+def exported(flex: fd.FlexiDiT, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("exported") / "folder"
+    assert write(flex, folder) == ["2+none", "4+none", "2+2", "2+4", "4+4"]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def serve() -> ModuleType:
+    spec = spec_from_file_location("serve_exported", SERVE)
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+# ---------------------------------------------------------------- Served samples
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ("ddpm_5", {}),
+        ("ddpm_5", {"schedule": "4:3,2:2", "guidance": 1.5, "seed": 3, "first": 7}),
+        ("ddpm_5", {"schedule": "4:1,2:4", "guide": "none:1,4:3,2:1", "guidance": 4.0}),
+        ("ddim_4", {"guidance": 2.0, "guide": "4:4"}),
+        ("sa_solver_4", {"schedule": "4:2,2:2"}),
+    ],
+)
+def test_serves_what_sample_draws(
+    flex: fd.FlexiDiT, exported: Path, serve: ModuleType, table: str, words: dict[str, Any]
+) -> None:
+    labels = [5, 10, 0, 3, 7]  # as many as no module that counts programs samples
+    solver, steps = table.rsplit("_", 1)
+    served = serve.sample(exported, labels, table=table, **words)
+    words = {"guidance": 1.0, "guidance_channels": 3, **words}
+    solver = SA if solver == "sa_solver" else solver
+    ours = flex.sample(labels, solver=solver, steps=int(steps), decode=False, progress=False, **words)
+    assert_same_sample(served[:, 0], ours)
+
+
+def test_any_batch_size(flex: fd.FlexiDiT, exported: Path, serve: ModuleType) -> None:
+    words = {"schedule": "2:5", "guidance": 1.0, "seed": 1}
+    three, two = serve.sample(exported, [1, 2, 3], **words), serve.sample(exported, [2, 3], first=1, **words)
+    assert_same_sample(two, three[1:])
+
+
+def test_programs_are_for_every_platform(exported: Path) -> None:
+    programs = json.loads((exported / "manifest.json").read_text())["programs"]
+    assert set(programs) == {"noise", "2+none", "4+none", "2+2", "2+4", "4+4"}
+    for entry in programs.values():
+        content = (exported / entry["file"]).read_bytes()
+        assert jax.export.deserialize(bytearray(content)).platforms == ("cpu", "cuda", "tpu")
+        assert hashlib.sha256(content).hexdigest() == entry["sha256"]
+    assert {file.name for file in exported.iterdir()} == {
+        "manifest.json", "tables.npz", "weights.npz", *(entry["file"] for entry in programs.values())
+    }  # fmt: skip
+
+
+def test_weights_are_written_once(flex: fd.FlexiDiT, exported: Path) -> None:
+    manifest = json.loads((exported / "manifest.json").read_text())
+    weights = np.load(exported / "weights.npz")
+    assert sum(weights[name].nbytes for name in weights) == flex.sampling_bytes
+    assert set(weights) == set(manifest["weights"])
+    assert {name for entry in manifest["programs"].values() for name in entry.get("weights", ())} == set(weights)
+    for name, said in manifest["weights"].items():
+        assert (list(weights[name].shape), str(weights[name].dtype)) == (said["shape"], said["dtype"])
+
+
+@pytest.mark.slow
+def test_the_command_and_a_server_without_the_package(smoke_run: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(smoke_run, tmp_path / "run")
+    assert main([SMOKE, f"--workdir={run}", "--mode=export", "--config.export.tables[0].steps=4"]) == 0
+    flags = ["--labels=1,2,3", "--schedule=4:2,2:2", "--guidance=1.5", "--seed=7", "--out=x.npy"]
+    program = (
+        "import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__');"
+        "print(*{name.partition('.')[0] for name in sys.modules})"
+    )
+    words = [sys.executable, "-c", program, str(SERVE), str(run / "exported"), *flags]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    loaded = set(done.stdout.split())
+    assert {"jax", "numpy"} <= loaded
+    assert not loaded & {"flexidit_jax", "flax", "optax", "orbax", "clu", "safetensors", "tensorflow", "torch"}
+    words = {"steps": 4, "schedule": "4:2,2:2", "guidance": 1.5, "seed": 7}
+    ours = fd.load(run).sample([1, 2, 3], decode=False, progress=False, **words)
+    assert_same_sample(np.load(tmp_path / "x.npy")[:, 0], ours)
+
+
+def test_the_server_imports_jax_and_numpy_alone() -> None:
+    nodes = list(ast.walk(ast.parse(SERVE.read_text())))
+    tops = {alias.name.split(".")[0] for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    tops |= {node.module.split(".")[0] for node in nodes if isinstance(node, ast.ImportFrom)}
+    assert tops - sys.stdlib_module_names == {"jax", "numpy"}
+
+
+# ---------------------------------------------------------------- The server refuses
+
+
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 255
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("damage", "flags", "said"),
+    [
+        (lambda folder: flip(folder / "step_2_none.bin"), [], "step_2_none.bin is not the file that was exported"),
+        (lambda folder: flip(folder / "weights.npz"), [], "Bad CRC-32|Bad magic|header|Overlapped"),
+        (lambda folder: (folder / "weights.npz").unlink(), [], "No such file .*weights.npz"),
+        (lambda folder: (folder / "noise.bin").unlink(), [], "No such file .*noise.bin"),
+        (lambda folder: (folder / "manifest.json").write_text("{"), [], "Expecting"),
+        (None, ["--table=ddpm_7"], "ddpm_7 is not a file"),
+        (None, ["--schedule=2:4"], "'2:4' adds up to 4 steps, but the table has 5"),
+        (None, ["--schedule=3:5"], r"no program 3\+none; there are noise, 2\+none"),
+        (None, ["--schedule=4:5", "--guide=2:5", "--guidance=2"], r"no program 4\+2"),
+        (None, ["--labels=11"], r"labels must lie in 0..10, got \[11\]"),
+    ],
+)
+def test_one_line_says_what_is_wrong(
+    exported: Path,
+    tmp_path: Path,
+    serve: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    damage: Callable[[Path], None] | None,
+    flags: list[str],
+    said: str,
+) -> None:
+    folder = shutil.copytree(exported, tmp_path / "copy") if damage else exported
+    if damage:
+        damage(folder)
+    with pytest.raises(SystemExit) as stopped:
+        serve.main([str(folder), "--labels=1,2,3", f"--out={tmp_path / 'x.npy'}", *flags])
+    message = str(stopped.value.code)
+    assert message.startswith("error: ")
+    assert "\n" not in message
+    assert re.search(said, message), message
+    assert not (tmp_path / "x.npy").exists()
+
+
+# ---------------------------------------------------------------- The section
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ({"platforms": ("cpu", "gpu")}, "export.platforms must be of cpu, cuda, rocm, tpu, got 'gpu'"),
+        ({"platforms": ()}, r"export.platforms must be a list with something in it, got \(\)"),
+        ({"platforms": "cpu"}, "export.platforms must be a list with something in it, got 'cpu'"),
+        ({"pairs": ()}, "export.pairs must be a list"),
+        ({"tables": {"solver": "ddpm"}}, "export.tables must be a list"),
+        ({"tables": ({"solver": "ddpm", "step": 3},)}, "is not of the form"),
+        ({"tables": ("ddpm",)}, "'ddpm' is not of the form"),
+        ({"tables": ({"solver": "dppm", "steps": 3},)}, "no 'dppm' in solvers/; did you mean 'ddpm'"),
+        ({"tables": ({"solver": "ddpm", "steps": 1001},)}, "1001"),
+        ({"tables": ({"solver": SA, "steps": 3}, {"solver": "sa_solver", "steps": 3})}, "sa_solver_3 is there twice"),
+        ({"guidance_channels": 5}, "export.guidance_channels must lie in 1..4, got 5"),
+        ({"pairs": ("4+2",)}, "export.pairs: this model has no pair '4\\+2'"),
+        ({"pairs": ("3",)}, "export.pairs: this model has no pair '3'"),
+    ],
+)
+def test_a_bad_section_is_refused(flex: fd.FlexiDiT, tmp_path: Path, words: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        write(flex, tmp_path / "out", Export(**{"tables": SECTION.tables, **words}))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_attention_of_one_platform_is_refused(flex: fd.FlexiDiT, tmp_path: Path) -> None:
+    cudnn = dataclasses.replace(flex, model=flex.model.clone(attention="cudnn"))
+    with pytest.raises(UserError, match=r"model.attention='cudnn' .*--config.model.attention=xla"):
+        write(cudnn, tmp_path / "out")
+
+
+def test_a_folder_of_something_else_is_left_alone(flex: fd.FlexiDiT, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").write_text("years")
+    with pytest.raises(UserError, match="is there and holds no export"):
+        write(flex, tmp_path / "out")
+    assert (tmp_path / "out" / "thesis.tex").read_text() == "years"
+
+
+def test_an_export_replaces_an_older_one_whole(flex: fd.FlexiDiT, exported: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(exported, tmp_path / "out")
+    section = Export(platforms=("cpu",), pairs=(4, "4+none"), tables=({"solver": "ddim", "steps": 3},))
+    assert write(flex, folder, section) == ["4+none"]
+    assert sorted(file.name for file in folder.iterdir()) == [
+        "manifest.json", "noise.bin", "step_4_none.bin", "tables.npz", "weights.npz"
+    ]  # fmt: skip
+    assert list(np.load(folder / "tables.npz")) == ["ddim_3"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_without_tables_those_of_the_sample_section(flex: fd.FlexiDiT) -> None:
+    assert list(Export().solver_tables(flex.process, {"solver": "ddim", "steps": 7, "seed": 3})) == ["ddim_7"]
+
+
+def test_pairs() -> None:
+    assert runnable_pairs([P2, P4]) == [(P2, None), (P4, None), (P2, P2), (P2, P4), (P4, P4)]
+    assert len(runnable_pairs([P2, P4, PT])) == 9
+    assert parse_pairs((2, "2+2x4x4", "4", "4+none"), [P2, P4, PT]) == [(P2, None), (P2, PT), (P4, None)]
