@@ -77,9 +77,14 @@ class Process:
         s = self.shifted(np.arange(1, n + 1) / n)
         return Chain(self.steps * s, s)
 
-    def draw_times(self, key: Array, n: int) -> Array:
-        """[n] float32, uniform before the shift."""
-        return self.steps * self.shifted(jax.random.uniform(key, (n,)))
+    def unshifted(self, s: Array) -> Array:
+        """The inverse of `shifted`."""
+        return s / (self.shift - (self.shift - 1) * s)
+
+    def draw_times(self, key: Array, n: int, low: float = 0.0, high: float = 1.0) -> Array:
+        """[n] float32 in [low T, high T], uniform before the shift."""
+        low, high = self.unshifted(low), self.unshifted(high)
+        return self.steps * self.shifted(low + (high - low) * jax.random.uniform(key, (n,)))
 
     def add_noise(self, x0: Array, noise: Array, t: Array) -> Array:
         """x_t by (1): x0 and noise [B, ...], t [B]."""

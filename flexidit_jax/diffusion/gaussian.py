@@ -9,6 +9,7 @@ Respacing keeps some of the T times and recomputes the betas from their alpha-ba
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -141,13 +142,14 @@ class Process:
         t = np.arange(self.steps) if n is None else self.timesteps(n)
         return Chain(t, self.alpha_bar[t])
 
-    def draw_times(self, key: Array, n: int) -> Array:
-        """[n] int32, uniform."""
-        return jax.random.randint(key, (n,), 0, self.steps)
+    def draw_times(self, key: Array, n: int, low: float = 0.0, high: float = 1.0) -> Array:
+        """[n] int32, uniform over the times of [low T, high T), never none."""
+        first, end = (round(share * self.steps, 6) for share in (low, high))
+        return jax.random.randint(key, (n,), math.floor(first), math.ceil(end))
 
     def add_noise(self, x0: Array, noise: Array, t: Array) -> Array:
         """x_t by (1): x0 and noise [B, ...], t [B]."""
-        shape = (-1,) + (1,) * (x0.ndim - 1)
+        shape, t = (-1,) + (1,) * (x0.ndim - 1), jnp.asarray(t).astype(int)
         signal = jnp.asarray(np.sqrt(self.alpha_bar), jnp.float32)[t].reshape(shape)
         sigma = jnp.asarray(np.sqrt(1 - self.alpha_bar), jnp.float32)[t].reshape(shape)
         return signal * x0 + sigma * noise

@@ -31,11 +31,11 @@ class NoiseProcess(Protocol):
           UserError: it has no n levels.
         """
 
-    def draw_times(self, key: Array, n: int) -> Array:
-        """[n] times to train at."""
+    def draw_times(self, key: Array, n: int, low: float = 0.0, high: float = 1.0) -> Array:
+        """[n] times to train at, between the shares `low` < `high` of T."""
 
     def add_noise(self, x0: Array, noise: Array, t: Array) -> Array:
-        """x_t: x0 and noise [B, ...], t [B]."""
+        """x_t: x0 and noise [B, ...], t [B], of whatever type."""
 
 
 def suits(function: Callable[..., Any], process: NoiseProcess) -> bool:

@@ -109,7 +109,7 @@ def _train(
             state = placed(next_stage(state, stage, optimizer), mesh)
         names = ", ".join(map(short_patch_name, stage.patches))
         bar.say(f"stage {i + 1} of {len(train.stages)}: patches {names}, {stage.steps} steps")
-        step = make_step(experiment.model, experiment.process, stage.loss, optimizer, train.ema, seed)
+        step = make_step(experiment.model, experiment.process, stage.loss, optimizer, train.ema, seed, stage.times)
 
         # ------------------------------------------------------------ Steps
         for within in range(start, stage.steps):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -30,6 +30,8 @@ class Stage:
         have something to train.
       adapters: None trains all weights; a LoRA rank freezes the pre-trained ones (section 3.2).
       loss: what is minimised.
+      times: shares of T between which a mode's t is drawn, such as {(1, 4, 4): (0.4, 1.0)}: a mode that a schedule
+        uses on noisy steps alone need not learn the others. Modes not named train at all times.
     """
 
     patches: tuple[Patch, ...]
@@ -40,6 +42,7 @@ class Stage:
     probabilities: tuple[float, ...] | None = None
     adapters: int | None = None
     loss: Any = None
+    times: Mapping[Patch, tuple[float, float]] = field(default_factory=dict)
 
     def rate(self) -> optax.Schedule:
         """Learning rate over the steps of this stage."""
@@ -98,6 +101,7 @@ def _stage(
     final_rate: float = 1.0,
     probabilities: Sequence[float] | None = None,
     adapters: int | None = None,
+    times: Mapping[str, Sequence[float]] | None = None,
 ) -> Stage:
     modes = sort_patches(as_patch(patch) for patch in patches)
     build.positive("train.stages", steps=steps, learning_rate=learning_rate)
@@ -124,4 +128,24 @@ def _stage(
             raise UserError("train.stages.probabilities trains the pre-trained mode, which adapters leave frozen")
         probabilities = tuple(probabilities)
     maker = build.part("flexidit_jax.training.losses", "Loss", loss, "train.loss")
-    return Stage(modes, steps, learning_rate, warmup, final_rate, probabilities, adapters, maker)
+    return Stage(
+        modes, steps, learning_rate, warmup, final_rate, probabilities, adapters, maker, _times(times or {}, modes)
+    )
+
+
+def _times(section: Mapping[str, Sequence[float]], modes: Sequence[Patch]) -> dict[Patch, tuple[float, float]]:
+    """`{"4": (0.4, 1.0)}` by patch size."""
+    times = {}
+    for word, interval in section.items():
+        patch = as_patch(word)
+        if patch not in modes:
+            known = ", ".join(map(short_patch_name, modes))
+            raise UserError(f"train.stages.times names patch {short_patch_name(patch)}; the stage trains {known}")
+        numbers = isinstance(interval, Sequence) and all(isinstance(end, (int, float)) for end in interval)
+        if not numbers or len(interval) != 2 or not 0 <= interval[0] < interval[1] <= 1:
+            raise UserError(
+                f"train.stages.times of patch {short_patch_name(patch)} must be (lowest, highest), shares of T in"
+                f" 0..1, got {interval!r}"
+            )
+        times[patch] = (float(interval[0]), float(interval[1]))
+    return times

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -23,9 +23,20 @@ Step = Callable[[TrainState, Array, Any, Array, Patch], tuple[TrainState, Metric
 
 
 def make_step(
-    model: DiT, process: NoiseProcess, loss: Any, optimizer: optax.GradientTransformation, ema: Ema, seed: int
+    model: DiT,
+    process: NoiseProcess,
+    loss: Any,
+    optimizer: optax.GradientTransformation,
+    ema: Ema,
+    seed: int,
+    times: Mapping[Patch, tuple[float, float]] | None = None,
 ) -> Step:
     """The training step of a stage.
+
+    Args:
+      model, process, loss, optimizer, ema: what the config built.
+      seed: of all randomness.
+      times: shares of T between which a mode's t is drawn; modes not named train at all times.
 
     Returns:
       step(state, x0, cond, number, patch) -> (state, metrics): x0 [B, F, H, W, C] latents, cond [B, ...],
@@ -45,7 +56,8 @@ def make_step(
                 return model.at(mode).apply({"params": at(stored, mode)}, x, t, c)
 
             student, teacher = partial(network, patch), partial(network, model.base_patch)
-            return loss(process, student, teacher, x0, dropped, loss_key)
+            within = (times or {}).get(patch, (0.0, 1.0))
+            return loss(process, student, teacher, x0, dropped, loss_key, within)
 
         (value, parts), gradients = jax.value_and_grad(objective, has_aux=True)(state.params)
         updates, opt_state = optimizer.update(gradients, state.optimizer, state.params)

@@ -1,1 +1,1 @@
-"""Losses, one a file: `Loss(...)`, called as `loss(process, predict, teacher, x0, cond, key)`."""
+"""Losses, one a file: `Loss(...)`, called as `loss(process, predict, teacher, x0, cond, key, within)`."""

@@ -40,7 +40,14 @@ class Loss:
     vlb_weight: float = 1.0
 
     def __call__(
-        self, process: Process, predict: Predict, teacher: Predict, x0: Array, cond: Any, key: Array
+        self,
+        process: Process,
+        predict: Predict,
+        teacher: Predict,
+        x0: Array,
+        cond: Any,
+        key: Array,
+        within: tuple[float, float] = (0.0, 1.0),
     ) -> tuple[Array, dict[str, Array]]:
         """Draws t and noise from `key`.
 
@@ -51,12 +58,13 @@ class Loss:
           x0: [B, F, H, W, C] latents.
           cond: [B, ...].
           key: randomness of this step.
+          within: shares of T between which t is drawn.
 
         Returns:
           The mean loss, and the mean of each term.
         """
         time_key, noise_key = jax.random.split(key)
-        t = process.draw_times(time_key, x0.shape[0])
+        t = process.draw_times(time_key, x0.shape[0], *within)
         parts = terms(process, predict, x0, jax.random.normal(noise_key, x0.shape), t, cond)
         means = {name: term.mean() for name, term in parts.items()}
         return means["mse"] + self.vlb_weight * means.get("vlb", 0.0), means

@@ -29,7 +29,14 @@ class Loss:
     variance_weight: float = 1.0
 
     def __call__(
-        self, process: NoiseProcess, predict: Predict, teacher: Predict, x0: Array, cond: Any, key: Array
+        self,
+        process: NoiseProcess,
+        predict: Predict,
+        teacher: Predict,
+        x0: Array,
+        cond: Any,
+        key: Array,
+        within: tuple[float, float] = (0.0, 1.0),
     ) -> tuple[Array, dict[str, Array]]:
         """Draws t and noise from `key`; arguments as in `losses.diffusion`.
 
@@ -37,7 +44,7 @@ class Loss:
           The loss, and the mean of each term.
         """
         time_key, noise_key = jax.random.split(key)
-        t = process.draw_times(time_key, x0.shape[0])
+        t = process.draw_times(time_key, x0.shape[0], *within)
         xt = process.add_noise(x0, jax.random.normal(noise_key, x0.shape), t)
         wanted, got = jax.lax.stop_gradient(teacher(xt, t, cond)), predict(xt, t, cond)
         terms = {"gap": jnp.mean(jnp.square(got.output - wanted.output))}

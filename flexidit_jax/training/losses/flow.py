@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from flexidit_jax.common.build import positive
 from flexidit_jax.common.errors import UserError
@@ -35,7 +36,14 @@ class Loss:
         positive("loss", std=self.std)
 
     def __call__(
-        self, process: Process, predict: Predict, teacher: Predict, x0: Array, cond: Any, key: Array
+        self,
+        process: Process,
+        predict: Predict,
+        teacher: Predict,
+        x0: Array,
+        cond: Any,
+        key: Array,
+        within: tuple[float, float] = (0.0, 1.0),
     ) -> tuple[Array, dict[str, Array]]:
         """Draws t and noise from `key`; arguments as in `losses.diffusion`.
 
@@ -44,11 +52,21 @@ class Loss:
         """
         time_key, noise_key = jax.random.split(key)
         if self.times == "uniform":
-            t = process.draw_times(time_key, x0.shape[0])
+            t = process.draw_times(time_key, x0.shape[0], *within)
         else:
-            share = jax.nn.sigmoid(self.mean + self.std * jax.random.normal(time_key, (x0.shape[0],)))
-            t = process.steps * process.shifted(share)
+            t = process.steps * process.shifted(self._logit_normal(process, time_key, x0.shape[0], *within))
         noise = jax.random.normal(noise_key, x0.shape)
         output, _ = predict(process.add_noise(x0, noise, t), t, cond)
         mse = jnp.mean(jnp.square(output - (noise - x0)))
         return mse, {"mse": mse}
+
+    def _logit_normal(self, process: Process, key: Array, n: int, low: float, high: float) -> Array:
+        """[n] shares of noise before the shift that are between `low` and `high` after it."""
+        if (low, high) == (0.0, 1.0):
+            normal = jax.random.normal(key, (n,))
+        else:
+            shares = process.unshifted(np.array([low, high]))
+            with np.errstate(divide="ignore"):
+                ends = (np.log(shares) - np.log1p(-shares) - self.mean) / self.std
+            normal = jax.random.truncated_normal(key, *ends, (n,))
+        return jax.nn.sigmoid(self.mean + self.std * normal)
