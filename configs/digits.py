@@ -2,6 +2,7 @@
 
     python -m flexidit_jax.main --config=configs/digits.py
     python -m flexidit_jax.main --config=configs/digits.py --mode=sample --config.sample.budget=0.56
+    python -m flexidit_jax.main --config=configs/digits.py --mode=search
 
 Two cores of an AMD EPYC at 2.4 GHz, shared: 9 minutes and 1.8 GiB in one run (13 minutes while other
 programs ran), both with report batches below 500; the report takes 2.5 to 3.5 of them.
@@ -103,6 +104,15 @@ def get_config(variant: str = "") -> ConfigDict:
         "tables": ({"solver": "ddpm", "steps": 50}, {"solver": "ddim", "steps": 20}),
         "guidance_channels": None,
     }
+    config.search = {
+        "budgets": (0.8, 0.65, 0.5, 0.4),
+        "max_segments": 3,
+        "guidance": (1.0, 1.25, 1.5),
+        "scale_samples": 500,
+        "seeds": (0, 1),
+        "records": 500,
+        "weight": "moved",
+    }
     if variant == "smoke":
         config.model.width = 32
         config.model.depth = 2
@@ -115,4 +125,5 @@ def get_config(variant: str = "") -> ConfigDict:
         config.report.update(steps=4, batch=50, weak_first=(0, 2, 4), weak_last=(2,), fewer_steps=(2,))
         config.report.solvers = ({"solver": "dpmpp_2m", "steps": 4, "weak": 2},)
         config.report.guidance = ({"guide": "4:4", "guidance": 1.5},)
+        config.search.update(budgets=(0.7, 0.5), samples=50, scale_samples=50, records=50)
     return config

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import shutil
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +20,7 @@ from ml_collections import ConfigDict
 
 from flexidit_jax.api import FlexiDiT
 from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.files import folder_written_aside
 from flexidit_jax.common.progress import Progress
 from flexidit_jax.jobs.parts.experiment import build_experiment
 from flexidit_jax.jobs.parts.figures import quality_vs_compute, sample_grid
@@ -58,19 +58,13 @@ def run(config: ConfigDict, workdir: Path) -> int:
     }
 
     # ---------------------------------------------------------------- Written aside, then moved into place
-    folder, aside = workdir / "report", workdir / "report.tmp"
-    shutil.rmtree(aside, ignore_errors=True)
-    try:
-        aside.mkdir(parents=True)
+    folder = workdir / "report"
+    with folder_written_aside(folder) as aside:
         (aside / "report.json").write_text(json.dumps(report, indent=2) + "\n")
         (aside / "report.md").write_text(markdown(report))
         quality_vs_compute(report).savefig(aside / "quality_vs_compute.png", dpi=120)
         budgets = [f"{row['flops_percent']:.0f} %" for row in rows[: len(section.weak_first)]]
         sample_grid(list(zip(budgets, images)), experiment.dataset.classes).savefig(aside / "samples.png", dpi=120)
-        shutil.rmtree(folder, ignore_errors=True)
-        aside.rename(folder)
-    except OSError as error:
-        raise UserError(f"cannot write to {folder} ({error.strerror})") from None
     print((folder / "report.md").read_text().split("\n## ")[0])
     print(f"written: {folder}/report.md, quality_vs_compute.png, samples.png, report.json")
     return 0

@@ -19,6 +19,7 @@ from flexidit_jax.jobs.parts.exported import Export
 from flexidit_jax.jobs.parts.labels import check_kind
 from flexidit_jax.jobs.parts.pictures import Files
 from flexidit_jax.jobs.parts.points import Report
+from flexidit_jax.jobs.parts.searched import Search, build_search
 from flexidit_jax.models.dit import DiT, build_dit
 from flexidit_jax.models.patch import grid
 from flexidit_jax.sampling.schedule import parse_guide
@@ -115,6 +116,7 @@ class Experiment:
       report: the points of the report, None for no report.
       generate: many images, None for none.
       export: the `export` section.
+      search: which budgets to search schedules for, None for none.
     """
 
     raw: dict[str, Any]
@@ -131,6 +133,7 @@ class Experiment:
     report: Report | None
     generate: Generation | None
     export: Export
+    search: Search | None
 
 
 def build_experiment(config: ConfigDict) -> Experiment:
@@ -154,6 +157,7 @@ def build_experiment(config: ConfigDict) -> Experiment:
         report: Section | None = None,
         generate: Section | None = None,
         export: Section | None = None,
+        search: Section | None = None,
     ) -> Experiment:
         network = build.call(build_dit, model, "model")
         words = {key: value for key, value in sample.items() if key != "files"}
@@ -176,6 +180,7 @@ def build_experiment(config: ConfigDict) -> Experiment:
             report=report and build.call(Report, {"samples": evaluation.samples, **report}, "report"),
             generate=generate and build.call(Generation, generate, "generate"),
             export=build.call(Export, export or {}, "export"),
+            search=search and build_search(search, words, evaluation and evaluation.samples),
         )
         build.check(make_mesh, built.train.mesh, "train.mesh")
         if not 0 <= seed < 2**31:

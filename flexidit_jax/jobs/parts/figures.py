@@ -61,3 +61,51 @@ def sample_grid(rows: Sequence[tuple[str, np.ndarray]], columns: int) -> Figure:
         panel.set_title(str(column), fontsize=9)
     figure.suptitle("rows: share of the FLOPs; columns: class; the same starting noise in every column", fontsize=9)
     return figure
+
+
+def gap_per_step(result: Mapping[str, Any]) -> Figure:
+    """The gap of every weaker mode over the steps (FlexiDiT Fig. 4), beside the error it leaves in the sample."""
+    figure = Figure(figsize=(10, 4.4), layout="constrained")
+    panels = figure.subplots(1, 2)
+    named = (
+        ("gaps", "weak output − powerful output, mean square"),
+        ("errors", "error left in the sample, mean square"),
+    )
+    for panel, (key, label) in zip(panels, named, strict=True):
+        for number, (scale, by_mode) in enumerate(result[key].items()):
+            for colour, (mode, values) in enumerate(zip(result["modes"][1:], by_mode[1:], strict=True)):
+                guided = "" if len(result[key]) == 1 else f", guidance {scale}"
+                style = {"color": f"C{colour}", "linestyle": ("-", "--", ":", "-.")[number % 4]}
+                panel.plot(np.arange(len(values)), values, label=f"patch {mode}{guided}", **style)
+        panel.set(xlabel="step, noise first", ylabel=label, yscale="log")
+        panel.grid(alpha=0.3)
+    panels[0].legend(frameon=False)
+    figure.suptitle(f"What a weaker mode costs at each step, {result['records']} records")
+    return figure
+
+
+def pareto(result: Mapping[str, Any]) -> Figure:
+    """Frechet distance (predicted error where nothing was scored) over FLOPs, searched beside weak-first."""
+    figure = Figure(figsize=(6.4, 4.6), layout="constrained")
+    panel = figure.subplots()
+    scored = result["samples"] is not None
+    full = [row for row in result["rows"] if row["kind"] == "full"]
+    for kind, label, colour, marker in (
+        ("weak_first", LINES["weak_first"][0], LINES["weak_first"][1], "o"),
+        ("searched", "searched", "tab:orange", "D"),
+    ):
+        rows = sorted([row for row in result["rows"] if row["kind"] == kind] + full, key=lambda row: row["gflops"])
+        scores = [row["fd"] if scored else [row["predicted"]] for row in rows]
+        flops, means = [row["gflops"] for row in rows], [np.mean(score) for score in scores]
+        ends = [[mean - min(score) for mean, score in zip(means, scores, strict=True)]]
+        ends += [[max(score) - mean for mean, score in zip(means, scores, strict=True)]]
+        panel.errorbar(flops, means, ends, marker=marker, color=colour, label=label, capsize=3, alpha=0.8)
+    if scored:
+        panel.axhline(result["floor_fd"], color="black", linestyle=":", label="floor (sampling error alone)")
+    panel.set(xlabel="GFLOPs per sample", ylabel="Fréchet distance" if scored else "predicted error")
+    panel.set_ylim(0, None)
+    panel.grid(alpha=0.3)
+    panel.legend(frameon=False)
+    title = f"{result['samples']:,} samples a point, bars from seed to seed" if scored else "predicted, not scored"
+    panel.set_title(title, fontsize=10)
+    return figure

@@ -13,7 +13,7 @@ from flexidit_jax.common.files import written_aside
 from flexidit_jax.training.checkpoint import CONFIG_FILE
 
 #: what may change between two starts of one run: nothing here changes what is computed
-FREE = {"init_from", "sample", "evaluate", "report", "generate", "export"}
+FREE = {"init_from", "sample", "evaluate", "report", "generate", "export", "search"}
 FREE_WITHIN = {
     "train": {"log_every", "checkpoint_every", "keep", "mesh"},
     "model": {"attention", "remat", "unroll"},

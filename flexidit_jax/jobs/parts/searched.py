@@ -1,0 +1,89 @@
+"""The `search` section, and what its measurements say beside weak-first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from flexidit_jax.common import build
+from flexidit_jax.common.errors import UserError
+
+
+@dataclass(frozen=True)
+class Search:
+    """The `search` section; solver, steps and the rest of the words are those of `sample`.
+
+    Attributes:
+      budgets: shares of the FLOPs of running every call powerful.
+      max_segments: the most stretches a schedule may have.
+      guidance: scales to choose from for every schedule, by the Frechet distance of `scale_samples`
+        samples of a seed that is not scored; by default that of `sample` alone.
+      scale_samples: see `guidance`.
+      samples: scored for every schedule and seed; by default as many as `evaluate` draws.
+      seeds: of the scored samples; two or more tell how far the scores can be trusted.
+      records: of the training data, on which the gap is measured.
+      weight: "moved" minimises the error that a gap leaves in the sample (`sampling.gaps`), "none" the gap itself.
+    """
+
+    budgets: Sequence[float]
+    max_segments: int = 3
+    guidance: Sequence[float] | None = None
+    scale_samples: int = 500
+    samples: int | None = None
+    seeds: Sequence[int] = (0, 1)
+    records: int = 256
+    weight: str = "moved"
+
+    def __post_init__(self) -> None:
+        build.positive("search", max_segments=self.max_segments, records=self.records)
+        build.positive("search", scale_samples=self.scale_samples, samples=self.samples or 1)
+        for key in ("budgets", "guidance", "seeds"):
+            values = getattr(self, key)
+            listed = isinstance(values, Sequence) and not isinstance(values, str)
+            if not listed or not values or len(set(values)) < len(values):
+                raise UserError(f"search.{key} must be a list of different numbers, got {values!r}")
+        for budget in self.budgets:
+            if not 0 < budget <= 1:
+                raise UserError(f"search.budgets must lie in (0, 1], got {budget!r}")
+        if self.weight not in ("moved", "none"):
+            raise UserError(f"search.weight must be one of moved, none, got {self.weight!r}")
+
+
+def build_search(section: Mapping[str, Any], sample: Mapping[str, Any], samples: int | None) -> Search:
+    """The section, completed by those of `sample` and `evaluate` (its samples; None without one).
+
+    Raises:
+      UserError: a key or value that will not do, a guide apart, or scales that nothing can choose from.
+    """
+    if sample.get("guide") is not None:
+        raise UserError(f"search wants sample.guide=None, each mode guiding itself, got {sample['guide']!r}")
+    own = {key: value for key, value in section.items() if value is not None}
+    search = build.call(Search, {"samples": samples, "guidance": (sample.get("guidance", 1.5),), **own}, "search")
+    if len(search.guidance) > 1 and samples is None:
+        raise UserError("config key 'evaluate' is missing; search.guidance chooses its scale by scores")
+    return search
+
+
+def spread(rows: Sequence[Mapping[str, Any]]) -> float | None:
+    """Standard deviation of an FD between seeds, pooled over the rows; None with one seed."""
+    scores = np.array([row["fd"] for row in rows])
+    return None if scores.shape[1] < 2 else float(np.sqrt(scores.var(axis=1, ddof=1).mean()))
+
+
+def verdict(found: Mapping[str, Any], first: Mapping[str, Any], deviation: float | None) -> str:
+    """What the search earned over weak-first: `same`, `better`, `worse`, `within noise` or `unknown`.
+
+    The difference of two means of n seeds has a standard deviation of `deviation` sqrt(2 / n); beyond twice
+    that it counts. Both rows share their noise, which makes this the safe side.
+    """
+    if (found["schedule"], found["guidance"]) == (first["schedule"], first["guidance"]):
+        return "same"
+    if deviation is None:
+        return "unknown"
+    difference = np.mean(found["fd"]) - np.mean(first["fd"])
+    if abs(difference) <= 2 * deviation * np.sqrt(2 / len(found["fd"])):
+        return "within noise"
+    return "better" if difference < 0 else "worse"
