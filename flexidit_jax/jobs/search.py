@@ -58,6 +58,8 @@ def run(config: ConfigDict, workdir: Path) -> int:
     section = experiment.search
     if section is None:
         raise UserError("this config has no search section")
+    if experiment.sample.get("guide") is not None:
+        raise UserError(f"search wants sample.guide=None, each mode guiding itself, got {experiment.sample['guide']!r}")
     flex = trained_model(experiment, workdir)
     if len(flex.patches) < 2:
         raise UserError(f"there is nothing to search: the model has one mode, {short_patch_name(flex.patches[0])}")

@@ -56,10 +56,8 @@ def build_search(section: Mapping[str, Any], sample: Mapping[str, Any], samples:
     """The section, completed by those of `sample` and `evaluate` (its samples; None without one).
 
     Raises:
-      UserError: a key or value that will not do, a guide apart, or scales that nothing can choose from.
+      UserError: a key or value that will not do, or scales that nothing can choose from.
     """
-    if sample.get("guide") is not None:
-        raise UserError(f"search wants sample.guide=None, each mode guiding itself, got {sample['guide']!r}")
     own = {key: value for key, value in section.items() if value is not None}
     search = build.call(Search, {"samples": samples, "guidance": (sample.get("guidance", 1.5),), **own}, "search")
     if len(search.guidance) > 1 and samples is None:
