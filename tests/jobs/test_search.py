@@ -17,7 +17,7 @@ from flexidit_jax.common.errors import UserError
 from flexidit_jax.jobs.parts.experiment import build_experiment
 from flexidit_jax.jobs.parts.quality import Judge, balanced_labels
 from flexidit_jax.jobs.parts.search_prose import findings, markdown
-from flexidit_jax.jobs.parts.searched import Search, build_search, spread, verdict
+from flexidit_jax.jobs.parts.searched import Search, build_search, noise, verdict
 from flexidit_jax.main import main
 
 DIGITS = Path(__file__).parents[2] / "configs" / "digits.py"
@@ -135,30 +135,37 @@ def result_of(*rows: dict) -> dict[str, Any]:
 
 
 def test_verdicts() -> None:
+    """Three standard errors: 3 x 0.02 / sqrt(2) = 0.042."""
     first = row("weak_first", "4:5,2:5", [1.0, 1.1])
-    assert verdict(row("searched", "4:5,2:5", [1.0, 1.1]), first, 0.05) == "same"
-    assert verdict(row("searched", "4:5,2:5", [0.7, 0.8], guidance=1.5), first, 0.05) == "better"
-    assert verdict(row("searched", "4:4,2:5,4:1", [0.94, 1.02]), first, 0.05) == "within noise"
-    assert verdict(row("searched", "4:4,2:5,4:1", [0.91, 1.01]), first, 0.05) == "within noise"
-    assert verdict(row("searched", "4:4,2:5,4:1", [0.9, 0.98]), first, 0.05) == "better"
-    assert verdict(row("searched", "2:5,4:5", [1.2, 1.3]), first, 0.05) == "worse"
+    assert verdict(row("searched", "4:5,2:5", [1.0, 1.1]), first, 0.02) == "same"
+    assert verdict(row("searched", "4:5,2:5", [0.7, 0.8], guidance=1.5), first, 0.02) == "better"
+    assert verdict(row("searched", "4:4,2:5,4:1", [0.96, 1.06]), first, 0.02) == "within noise"
+    assert verdict(row("searched", "4:4,2:5,4:1", [0.95, 1.06]), first, 0.02) == "better"
+    assert verdict(row("searched", "2:5,4:5", [1.05, 1.14]), first, 0.02) == "worse"
     assert verdict(row("searched", "2:5,4:5", [1.2]), row("weak_first", "4:5,2:5", [1.0]), None) == "unknown"
 
 
-def test_the_spread_is_pooled_over_rows() -> None:
-    rows = [row("full", "2:10", [1.0, 1.2]), row("searched", "4:10", [2.0, 2.0])]
-    assert spread(rows) == pytest.approx(0.1)  # variances 0.02 and 0
-    assert spread([row("full", "2:10", [1.0])]) is None
+def test_the_noise_is_that_of_the_differences_where_there_are_any() -> None:
+    first, again = row("weak_first", "4:5,2:5", [1.0, 2.0]), row("weak_first", "4:3,2:7", [1.0, 1.0])
+    pairs = [
+        (row("searched", "2:5,4:5", [1.1, 2.3]), first),  # differences 0.1 and 0.3: variance 0.02
+        (row("searched", "2:7,4:3", [1.0, 1.0]), again),
+        (first, first),
+    ]
+    assert noise(pairs) == pytest.approx(0.1)
+    assert noise(pairs[2:]) is None
+    assert noise([(row("searched", "4:10", [1.0]), row("weak_first", "2:10", [2.0]))]) is None
 
 
 def test_findings_say_plainly_whether_the_search_earned_anything() -> None:
     first = row("weak_first", "4:5,2:5", [1.0, 1.02])
     lines = findings(result_of(row("full", "2:10", [0.9, 0.91], None), row("searched", "4:5,2:5", [1.0, 1.02]), first))
-    assert lines[0].endswith("1.00x: the search chose weak-first itself and earned nothing.")
-    assert "beats weak-first beyond the noise at 0 of 1 budgets" in lines[1]
-    lines = findings(result_of(row("searched", "4:4,2:5,4:1", [0.7, 0.72]), first))
-    assert lines[0] == "- Budget 0.5: searched FD 0.710, weak-first 1.010, 0.70x: the search earned it."
-    assert "at 1 of 1 budgets" in lines[1] and "varies by 0.014" in lines[2]
+    assert lines[0].endswith("1.000x: the search chose weak-first itself and earned nothing.")
+    assert lines[1:] == ["- In all: the search beats weak-first beyond the noise at 0 of 1 budgets."]
+    lines = findings(result_of(row("searched", "4:4,2:5,4:1", [0.7, 0.73]), first))
+    wanted = "- Budget 0.5: searched FD 0.715, weak-first 1.010, 0.708x: the search is better beyond the noise."
+    assert lines[0] == wanted
+    assert "at 1 of 1 budgets" in lines[1] and "vary by 0.0071" in lines[2] and "counts from 0.0150 on" in lines[2]
     one = [dict(entry, fd=entry["fd"][:1]) for entry in (row("searched", "4:10", [0.7]), first)]
     assert findings({**result_of(*one), "seeds": [0]})[0].endswith("one seed does not tell whether that is noise.")
 

@@ -64,7 +64,8 @@ def test_every_row_sees_data_noised_to_its_own_time(process: Any, solver: str) -
         sigma = float(process.add_noise(np.zeros((1, 1)), np.ones((1, 1)), t)[0, 0])
         assert x.mean() == pytest.approx(3 * signal, abs=5 * sigma / np.sqrt(x.size) + 1e-6)
         assert x.std() == pytest.approx(sigma, rel=0.06, abs=1e-6)
-    assert not np.array_equal(seen[P2][0][0] - 3, seen[P2][1][0] - 3)
+    first, second = (x.ravel() for x, _ in seen[P2][:2])
+    assert abs(np.corrcoef(first, second)[0, 1]) < 0.15  # noise of its own
 
 
 @pytest.mark.parametrize("solver", ["ddpm", "ddim", "dpmpp_2m", "sa_solver", "euler", "heun"])
@@ -98,9 +99,8 @@ def test_three_modes_of_a_real_model(dit: fd.FlexiDiT) -> None:
     assert 0 < gap[2, 0] < 100 * float(jnp.mean(jnp.square(wanted)))
     costs = [flex.flops(4, f"{patch}:4", guidance=1.0).total for patch in (2, 4, 8)]
     ramp = np.array([[0.0], [1.0], [3.0]]) * np.array([1, 5, 40, 300])
-    (found,) = best_schedules(
-        flex.patches, ramp, costs, [1] * 4, [(2 * costs[0] + costs[1] + costs[2]) / (4 * costs[0])], 3
-    )
+    budget = (costs[2] + costs[1] + 2 * costs[0]) / (4 * costs[0])
+    (found,) = best_schedules(flex.patches, ramp, costs, [1] * 4, [budget], 3)
     assert found.schedule == ((P8, 1), (P4, 1), (P2, 2))
     words = ",".join(f"{patch[1]}:{count}" for patch, count in found.schedule)
     assert flex.flops(4, words, guidance=1.0).relative == pytest.approx(found.share)

@@ -7,14 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from flexidit_jax.jobs.parts.searched import spread, verdict
+from flexidit_jax.jobs.parts.searched import Row, margin, noise, verdict
 
-Row = Mapping[str, Any]
 WORDS = {
     "same": "the search chose weak-first itself and earned nothing",
     "within noise": "no difference beyond the noise: the search earned nothing",
-    "better": "the search earned it",
-    "worse": "weak-first is better",
+    "better": "the search is better beyond the noise",
+    "worse": "weak-first is better beyond the noise",
     "unknown": "one seed does not tell whether that is noise",
 }
 
@@ -68,22 +67,22 @@ def findings(result: Mapping[str, Any]) -> list[str]:
     if result["samples"] is None:
         lines = [_predicted(*pair) for pair in pairs]
         return [*lines, "- Nothing was scored: the config has no evaluate section."]
-    deviation = spread(result["rows"])
+    deviation = noise([pair[1:] for pair in pairs])
     lines = [_measured(*pair, verdict(*pair[1:], deviation)) for pair in pairs]
     earned = sum(verdict(*pair[1:], deviation) == "better" for pair in pairs)
     lines.append(f"- In all: the search beats weak-first beyond the noise at {earned} of {len(pairs)} budgets.")
     if deviation is not None:
+        seeds = len(result["seeds"])
         lines.append(
-            f"- Noise: between seeds an FD varies by {deviation:.3f} (standard deviation, pooled over the rows);"
-            f" means of {len(result['seeds'])} seeds differ when they are"
-            f" {2 * deviation * np.sqrt(2 / len(result['seeds'])):.3f} apart."
+            f"- Noise: between seeds these differences vary by {deviation:.4f} (standard deviation, pooled over the"
+            f" budgets); the mean over {seeds} seeds counts from {margin(deviation, seeds):.4f} on, three standard errors."
         )
     return lines
 
 
 def _measured(budget: float, found: Row, first: Row, said: str) -> str:
     ours, theirs = np.mean(found["fd"]), np.mean(first["fd"])
-    return f"- Budget {budget:g}: searched FD {ours:.3f}, weak-first {theirs:.3f}, {ours / theirs:.2f}x: {WORDS[said]}."
+    return f"- Budget {budget:g}: searched FD {ours:.3f}, weak-first {theirs:.3f}, {ours / theirs:.3f}x: {WORDS[said]}."
 
 
 def _predicted(budget: float, found: Row, first: Row) -> str:

@@ -11,6 +11,8 @@ import numpy as np
 from flexidit_jax.common import build
 from flexidit_jax.common.errors import UserError
 
+Row = Mapping[str, Any]
+
 
 @dataclass(frozen=True)
 class Search:
@@ -65,23 +67,35 @@ def build_search(section: Mapping[str, Any], sample: Mapping[str, Any], samples:
     return search
 
 
-def spread(rows: Sequence[Mapping[str, Any]]) -> float | None:
-    """Standard deviation of an FD between seeds, pooled over the rows; None with one seed."""
-    scores = np.array([row["fd"] for row in rows])
-    return None if scores.shape[1] < 2 else float(np.sqrt(scores.var(axis=1, ddof=1).mean()))
+def noise(pairs: Sequence[tuple[Row, Row]]) -> float | None:
+    """By how much the FD of a searched row less that of weak-first varies between seeds.
 
-
-def verdict(found: Mapping[str, Any], first: Mapping[str, Any], deviation: float | None) -> str:
-    """What the search earned over weak-first: `same`, `better`, `worse`, `within noise` or `unknown`.
-
-    The difference of two means of n seeds has a standard deviation of `deviation` sqrt(2 / n); beyond twice
-    that it counts. Both rows share their noise, which makes this the safe side.
+    Both draw the same noise, so this is far less than an FD varies. Standard deviation, pooled over the pairs that
+    differ; None with one seed, or where none differ.
     """
-    if (found["schedule"], found["guidance"]) == (first["schedule"], first["guidance"]):
+    differences = np.array([np.subtract(found["fd"], first["fd"]) for found, first in pairs if not same(found, first)])
+    if differences.size == 0 or differences.shape[1] < 2:
+        return None
+    return float(np.sqrt(differences.var(axis=1, ddof=1).mean()))
+
+
+def margin(deviation: float, seeds: int) -> float:
+    """How far two means over the seeds must be apart to count: three standard errors of their difference."""
+    return 3 * deviation / np.sqrt(seeds)
+
+
+def same(found: Row, first: Row) -> bool:
+    """Whether two rows drew the same samples."""
+    return (found["schedule"], found["guidance"]) == (first["schedule"], first["guidance"])
+
+
+def verdict(found: Row, first: Row, deviation: float | None) -> str:
+    """What the search earned over weak-first: `same`, `better`, `worse`, `within noise` or `unknown`."""
+    if same(found, first):
         return "same"
     if deviation is None:
         return "unknown"
     difference = np.mean(found["fd"]) - np.mean(first["fd"])
-    if abs(difference) <= 2 * deviation * np.sqrt(2 / len(found["fd"])):
+    if abs(difference) <= margin(deviation, len(found["fd"])):
         return "within noise"
     return "better" if difference < 0 else "worse"
