@@ -165,7 +165,11 @@ def test_findings_say_plainly_whether_the_search_earned_anything() -> None:
     lines = findings(result_of(row("searched", "4:4,2:5,4:1", [0.7, 0.73]), first))
     wanted = "- Budget 0.5: searched FD 0.715, weak-first 1.010, 0.708x: the search is better beyond the noise."
     assert lines[0] == wanted
-    assert "at 1 of 1 budgets" in lines[1] and "vary by 0.0071" in lines[2] and "counts from 0.0150 on" in lines[2]
+    assert (
+        "at 1 of 1 budgets" in lines[1]
+        and "vary by 0.0071" in lines[2]
+        and "three standard errors on, 0.0150." in lines[2]
+    )
     one = [dict(entry, fd=entry["fd"][:1]) for entry in (row("searched", "4:10", [0.7]), first)]
     assert findings({**result_of(*one), "seeds": [0]})[0].endswith("one seed does not tell whether that is noise.")
 

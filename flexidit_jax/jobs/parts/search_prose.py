@@ -75,7 +75,8 @@ def findings(result: Mapping[str, Any]) -> list[str]:
         seeds = len(result["seeds"])
         lines.append(
             f"- Noise: between seeds these differences vary by {deviation:.4f} (standard deviation, pooled over the"
-            f" budgets); the mean over {seeds} seeds counts from {margin(deviation, seeds):.4f} on, three standard errors."
+            f" budgets); a mean over {seeds} seeds counts from three standard errors on,"
+            f" {margin(deviation, seeds):.4f}."
         )
     return lines
 
