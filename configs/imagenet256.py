@@ -78,6 +78,7 @@ def get_config(variant: str = "") -> ConfigDict:
         "tables": ({"solver": "ddpm", "steps": 250}, {"solver": "ddim", "steps": 50}),
         "guidance_channels": 3,
     }
+    config.search = {"budgets": (0.8, 0.64, 0.46, 0.3), "max_segments": 3, "records": 64, "weight": "moved"}
     if variant == "smoke":
         shrink(config)
     return config
@@ -93,3 +94,4 @@ def shrink(config: ConfigDict) -> None:
     for stage in config.train.stages:
         stage["steps"] = 6
     config.sample.update(labels=(207, 360, 387, 974), steps=4, batch=2)
+    config.search.update(budgets=(0.7,), records=4)
