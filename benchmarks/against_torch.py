@@ -3,9 +3,10 @@
     python benchmarks/against_torch.py --sizes S B --batches 1 8 32 --steps 10 --out docs/speed/against_torch.json
 
 Every contender is a process of its own, and all are asked in turn for one chain of steps, so that a change of
-the machine's pace meets all; medians count. Ours runs the whole sampling call (noise, solver, schedule) at 100 %
-and at 46 % of the FLOPs; torch runs the network and DDPM's update. No guidance, float32 on a CPU. Needs torch
-and diffusers (`pip install -e .[oracle]`) and a C++ compiler for torch.compile.
+the machine's pace meets all; medians count. Ours runs the whole sampling call (noise, solver, schedule), every step
+powerful or every step weak; torch runs the network and DDPM's update. The time of a step at 46 % of the FLOPs is the
+mean of the two over the 250 steps of `budget=0.46`. No guidance, float32 on a CPU. Needs torch and diffusers
+(`pip install -e .[oracle]`) and a C++ compiler for torch.compile.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from pathlib import Path
 
 import numpy as np
 
-CONTENDERS = ("jax 100 %", "jax 46 %", "torch eager", "torch compile")
+CONTENDERS = ("jax powerful", "jax weak", "torch eager", "torch compile")
 BUDGET = 0.46
 
 
 def ours(size: str, batch: int, steps: int) -> dict[str, Callable[[], object]]:
-    """Chains at both budgets; the weights are random and nowhere zero."""
+    """Chains in both modes; the weights are random and nowhere zero."""
     from flexidit_jax.common.allocator import keep_freed_memory
 
     keep_freed_memory()
@@ -47,9 +48,21 @@ def ours(size: str, batch: int, steps: int) -> dict[str, Callable[[], object]]:
     flex = fd.FlexiDiT(model, flexify(params, [(1, 2, 2), (1, 4, 4)]), Process(), None)
     words = {"steps": steps, "guidance": 1.0, "decode": False, "progress": False}
     return {
-        "jax 100 %": lambda: flex.sample(range(batch), **words),
-        "jax 46 %": lambda: flex.sample(range(batch), budget=BUDGET, **words),
+        "jax powerful": lambda: flex.sample(range(batch), schedule=f"2:{steps}", **words),
+        "jax weak": lambda: flex.sample(range(batch), schedule=f"4:{steps}", **words),
     }
+
+
+def weak_share(size: str) -> float:
+    """Share of weak steps among the 250 of the budget."""
+    from flexidit_jax.models.dit import build_dit
+    from flexidit_jax.models.flops import forward_flops
+    from flexidit_jax.sampling.plan import plan
+
+    model = build_dit((1, 32, 32, 4), {"name": "classes", "classes": 1000}, patch=2, size=size)
+    patches = ((1, 2, 2), (1, 4, 4))
+    chosen = plan(patches, lambda patch: forward_flops(model, patch), range(250), budget=BUDGET)
+    return dict(chosen.schedule)[patches[1]] / 250
 
 
 def theirs(size: str, batch: int, steps: int, compiled: bool) -> Callable[[], object]:
@@ -140,8 +153,12 @@ def main() -> None:
     for size in args.sizes:
         for batch in args.batches:
             ms = compare(size, batch, args.steps, args.repeats)
-            best = min(ms["torch eager"], ms["torch compile"])
-            ratios = {f"{name} against the faster torch": round(best / ms[name], 2) for name in CONTENDERS[:2]}
+            best, share = min(ms["torch eager"], ms["torch compile"]), weak_share(size)
+            ms["jax at 46 %"] = share * ms["jax weak"] + (1 - share) * ms["jax powerful"]
+            ratios = {
+                "faster_than_torch_at_100_percent": round(best / ms["jax powerful"], 2),
+                "faster_than_torch_at_46_percent": round(best / ms["jax at 46 %"], 2),
+            }
             rows.append({"size": size, "batch": batch, "ms": {k: round(v, 1) for k, v in ms.items()}, **ratios})
             print(json.dumps(rows[-1]), flush=True)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

@@ -196,7 +196,6 @@ def build_experiment(config: ConfigDict) -> Experiment:
             raise UserError(f"model.learn_variance must be False: the {kind} process has no variance to learn")
         for used in filter(None, (sample, report)):
             make_table(used.get("solver", "ddpm"), built.process, used.get("steps", 1))
-        built.export.solver_tables(built.process, words)
         for stage in built.train.stages:
             if not suits(type(stage.loss).__call__, built.process):
                 loss = type(stage.loss).__module__.rsplit(".", 1)[-1]
