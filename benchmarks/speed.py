@@ -180,11 +180,11 @@ def roofline(rows: list[dict], size: str) -> Figure:
     gigabytes = max(row["copy_gb_per_second"] for row in rows)
     intensity = np.geomspace(1, 2000, 200)
     panel.plot(intensity, np.minimum(rate, gigabytes * intensity), color="black", label="measured roof")
-    for kind, colour in (("2", "tab:blue"), ("4", "tab:orange")):
+    for kind, colour, offset in (("2", "tab:blue", (8, -4)), ("4", "tab:orange", (-50, 4))):
         for row in rows:
             at = row["flop_per_byte"][kind], row["share_of_matmul_rate"][kind] * row["matmul_gflops"]
             panel.plot(*at, marker="o", color=colour, label=f"patch {kind}" if row is rows[0] else None)
-            panel.annotate(f"batch {row['batch']}", at, textcoords="offset points", xytext=(6, -10), fontsize=8)
+            panel.annotate(f"batch {row['batch']}", at, textcoords="offset points", xytext=offset, fontsize=8)
     panel.set(xscale="log", yscale="log", xlabel="FLOPs per byte (weights and activations once)", ylabel="GFLOP/s")
     panel.set_title(f"DiT-{size}/2 on {platform.machine()}: a step of each mode", fontsize=10)
     panel.grid(alpha=0.3, which="both")

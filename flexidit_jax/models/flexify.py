@@ -69,7 +69,7 @@ def flexify(params: Params, patches: Iterable[Patch], adapters: int | None = Non
 
     At the pre-trained patch the result computes the same function; a larger patch starts from the
     projections of `models.patch`. A stored tree with one mode is taken as the plain DiT it is; one
-    that has these very modes already is returned as it came.
+    that has these very modes already, adapted alike, is returned as it came.
 
     Args:
       params: plain parameters (random, imported, an EMA), or a stored tree.
@@ -83,7 +83,7 @@ def flexify(params: Params, patches: Iterable[Patch], adapters: int | None = Non
     wanted = sort_patches(patches)
     if is_flexible(params):
         present = patches_of(params)
-        if present == wanted:
+        if present == wanted and (len(present) == 1 or adapters in (None, adapter_rank(params))):
             return params
         if len(present) > 1:
             names = ", ".join(map(short_patch_name, present))

@@ -206,6 +206,8 @@ def test_flexify_again(image: tuple[DiT, Params], flexible: Params) -> None:
         with pytest.raises(UserError) as caught:
             flexify(flexible, other)
         assert str(caught.value) == "this model already has the modes 2, 4; flexify the pre-trained model instead"
+    with pytest.raises(UserError, match=r"^this model already has the modes 2, 4; "):
+        library.flexify(flexible, [P2, P4], 8)  # shared parameters would not become adapters
 
 
 def test_a_smaller_patch_is_refused(image: tuple[DiT, Params]) -> None:
