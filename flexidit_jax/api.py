@@ -129,10 +129,11 @@ class FlexiDiT:
         latency_ms: float | None = None,
         batch: int | None = None,
         packing: str = "separate",
+        guidance_channels: int | None = None,
     ) -> Plan:
         """What every step of a `sample` call with the same words runs.
 
-        `batch` and `packing` matter with `latency_ms` alone; there `batch` must be given.
+        `batch`, `packing` and `guidance_channels` matter with `latency_ms` alone; there `batch` must be given.
         """
         layouts = choices(packing, adapters=adapter_rank(self.params) is not None)
         table = make_table(solver, self.process, steps)
@@ -148,7 +149,9 @@ class FlexiDiT:
             guidance_interval=guidance_interval,
             weak=None if weak is None else as_patch(weak),
             evaluations=table.evaluations,
-            choose=None if latency_ms is None else chooser(latency_ms, self._engine, table, batch, layouts),
+            choose=None
+            if latency_ms is None
+            else chooser(latency_ms, self._engine, table, batch, layouts, guidance_channels),
         )
 
     def flops(self, steps: int = 250, schedule: str | None = None, guide: str | None = None, **words: Any) -> FlopCount:
@@ -233,6 +236,8 @@ class FlexiDiT:
             raise UserError(f"guidance_channels must lie in 1..{self.model.latent[-1]}, got {guidance_channels}")
         if not 0 <= seed < 2**32:
             raise UserError(f"seed must lie in 0..2^32-1, got {seed!r}")
+        if first < 0:
+            raise UserError(f"first must be at least 0, got {first!r}")
         n = len(cond)
         batch = n if batch is None else batch
         if batch < 1:
@@ -249,8 +254,9 @@ class FlexiDiT:
                 )
             step_noise = jnp.asarray(step_noise).reshape(steps, n, *self.model.latent)
         words = (steps, schedule, guide, budget, guidance, weak_guidance, guidance_interval, weak, solver)
-        chosen = self.plan(*words, latency_ms, batch, packing)
-        runs = fastest(chosen.segments, layouts, times_of(self._engine, table, cond[:batch], guidance_channels))
+        chosen = self.plan(*words, latency_ms, batch, packing, guidance_channels)
+        like = cond[np.minimum(np.arange(batch), n - 1)]
+        runs = fastest(chosen.segments, layouts, times_of(self._engine, table, like, guidance_channels))
         done: list[np.ndarray] = []
         with Progress(steps * -(-n // batch), "sampling", enabled=progress is True) as bar:
             tick = progress if callable(progress) else bar.advance

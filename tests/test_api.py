@@ -180,6 +180,7 @@ def test_sample_refusals(dit: fd.FlexiDiT, flex: fd.FlexiDiT) -> None:
     for words, message in (
         ({**latent, "guidance_channels": 5}, r"^guidance_channels must lie in 1\.\.4, got 5$"),
         ({**latent, "guidance_channels": 0}, r"^guidance_channels must lie in 1\.\.4, got 0$"),
+        ({**latent, "first": -1}, r"^first must be at least 0, got -1$"),
         ({**latent, "batch": 0}, r"^batch must be at least 1, got 0$"),
         ({**latent, "noise": noise[:1]}, r"^noise is for 1 samples, but there are 2 labels$"),
         ({**latent, "noise": noise[:, :4]}, r"^x must have shape \[B, 8, 8, 4\], got \[2, 4, 8, 4\]$"),

@@ -25,6 +25,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
     samples = experiment.evaluate.samples
     flex = trained_model(experiment, workdir)
     words = {key: value for key, value in experiment.sample.items() if key in PLAN_WORDS}
+    words["batch"] = min(experiment.sample.get("batch") or samples, samples)
     plan = flex.plan(**words)
     labels = balanced_labels(samples, experiment.dataset.classes)
     images = flex.sample(**{**experiment.sample, "labels": labels})

@@ -69,6 +69,9 @@ def run(config: ConfigDict, workdir: Path) -> int:
     steps, solver = words["steps"], words["solver"]
     table = make_table(solver, flex.process, steps)
 
+    for budget in section.budgets:
+        flex.plan(**_of_plan({**words, "budget": budget}))  # refused before the work begins
+
     # ---------------------------------------------------------------- The gap at every scale
     measured = _measure(flex, experiment, words, table)
     modes = [text_of(constant(patch, steps)) for patch in flex.patches]
@@ -110,7 +113,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
         "floor_fd": judge and judge.floor(section.samples),
         "samples": section.samples if judge else None,
         "seeds": list(section.seeds),
-        "records": section.records,
+        "records": min(section.records, len(experiment.dataset.source())),
         "weight": section.weight,
         "modes": [short_patch_name(patch) for patch in flex.patches],
         "times": table.times.tolist(),
@@ -135,7 +138,7 @@ def _measure(flex: FlexiDiT, experiment: Experiment, words: Words, table: Steps)
     source = experiment.dataset.source()
     n = min(section.records, len(source))
     size = min(words["batch"] or n, n)
-    chosen = np.random.default_rng(experiment.seed).permutation(len(source))[: n // size * size]
+    chosen = np.random.default_rng(experiment.seed).permutation(len(source))[:n]
     batches = []
     for begin in range(0, len(chosen), size):
         records = [source[int(i)] for i in chosen[begin : begin + size]]

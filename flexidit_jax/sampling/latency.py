@@ -21,13 +21,19 @@ Times: TypeAlias = Callable[[Sequence[Case]], Mapping[Case, float]]
 
 
 def chooser(
-    latency_ms: float, engine: Engine, table: Steps, batch: int | None, layouts: Sequence[str]
+    latency_ms: float,
+    engine: Engine,
+    table: Steps,
+    batch: int | None,
+    layouts: Sequence[str],
+    channels: int | None = None,
 ) -> Callable[[Callable[[int], Plan]], Plan]:
     """`within_latency` for an engine's batches; the function times evaluations when it is called.
 
     Args:
       table: the solver's.
       batch: samples per call of the network.
+      channels: guided ones, as sampling is told.
       latency_ms, layouts: see `within_latency`.
 
     Raises:
@@ -37,7 +43,7 @@ def chooser(
         raise UserError(f"latency_ms wants batch=, the samples per call of the network, got {batch!r}")
 
     def choose(make: Callable[[int], Plan]) -> Plan:
-        times = times_of(engine, table, engine.model.conditioner.parse([None] * engine.even(batch)))
+        times = times_of(engine, table, engine.model.conditioner.parse([None] * engine.even(batch)), channels)
         return within_latency(latency_ms, make, len(table.evaluations), layouts, times)
 
     return choose

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -34,7 +35,14 @@ def start(program: str, *argv: object) -> str:
     return done.stdout + done.stderr
 
 
-def test_counts_what_is_compiled_inside() -> None:
+@pytest.fixture
+def no_cache() -> Iterator[None]:
+    jax.config.update("jax_enable_compilation_cache", False)
+    yield
+    jax.config.update("jax_enable_compilation_cache", True)
+
+
+def test_counts_what_is_compiled_inside(no_cache: None) -> None:
     with Compilations() as compiled:
         jax.jit(lambda x: 5 * x + 11)(np.ones(7))
     assert (compiled.count, compiled.from_cache) == (1, 0)
@@ -51,6 +59,7 @@ def test_pair_name() -> None:
 #: samples as two starts of one command would: nothing that is in memory survives `clear_caches`
 TWICE = """
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 import jax
 import flexidit_jax as fd

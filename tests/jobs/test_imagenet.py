@@ -36,6 +36,14 @@ def test_smoke(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         assert (image.mode, image.size) == ("RGB", (side, side))
 
 
+@pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.py")), ids=lambda file: file.stem)
+def test_every_config_is_whole(file: Path) -> None:
+    """Whatever a run would refuse at its end is refused, or not there, at its beginning."""
+    config = load_config(str(file))
+    if "train" in config:
+        assert build_experiment(config).raw["seed"] == 0
+
+
 @pytest.mark.parametrize(
     ("name", "side", "parameters"),
     [("imagenet256", 32, 675), ("imagenet512", 64, 675), ("imagenet256_adapters", 32, 675)],

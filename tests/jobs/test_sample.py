@@ -100,6 +100,13 @@ def test_evaluate_agrees_with_the_report_of_the_same_row(run: Path, capsys: pyte
     assert f"FD {scores['fd']:.3f} (floor {scores['floor_fd']:.3f}), accuracy {scores['accuracy']:.3f}" in out
 
 
+def test_evaluate_within_a_latency(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLEXIDIT_JAX_CACHE", str(tmp_path))
+    words = ["sample.batch=50", "sample.budget=None", "sample.latency_ms=1e9"]
+    assert main([SMOKE, f"--workdir={run}", "--mode=evaluate", *(f"--config.{word}" for word in words)]) == 0
+    assert json.loads((run / "evaluation.json").read_text())["schedule"] == "2:4"
+
+
 # ---------------------------------------------------------------- The sheet
 
 

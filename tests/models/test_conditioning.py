@@ -80,6 +80,14 @@ def test_drop_rate_ends(rate: float, share: float) -> None:
     assert np.mean(np.asarray(dropped) == 10) == share
 
 
+@pytest.mark.parametrize("typed", [[[1], 2], [[1, 2]], "12", 3])
+def test_labels_are_one_list(typed: Any) -> None:
+    with pytest.raises(
+        UserError, match=r"^labels must be a list such as \[0, 9\], got |^label \[1\] is not an integer"
+    ):
+        CLASSES.parse(typed)
+
+
 # ---------------------------------------------------------------- Names
 
 IMAGENET = Conditioner(width=8, classes=1000, names="imagenet")

@@ -20,7 +20,6 @@ from flexidit_jax.diffusion.solvers import ddpm
 from flexidit_jax.sampling.engine import Engine, compiled_programs, starting_noise
 
 P2, P4 = (1, 2, 2), (1, 4, 4)
-#: three of them: a batch shape that no other module samples at
 LABELS = [1, 2, 3]
 SHAPE = (1, 8, 8, 4)
 SOLVERS = ("ddpm", "ddim", "dpmpp_2m", "sa_solver")
@@ -43,6 +42,12 @@ class Counts(NamedTuple):
     before: int
     unguided: int
     guided: int
+
+
+@pytest.fixture(scope="module")
+def flex(flex: FlexiDiT) -> FlexiDiT:
+    """The golden model with programs that no other module shares, whatever runs first."""
+    return dataclasses.replace(flex, model=flex.model.clone(unroll=2))
 
 
 @pytest.fixture(scope="module", autouse=True)

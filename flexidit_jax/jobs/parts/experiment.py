@@ -22,6 +22,7 @@ from flexidit_jax.jobs.parts.points import Report
 from flexidit_jax.jobs.parts.searched import Search, build_search
 from flexidit_jax.models.dit import DiT, build_dit
 from flexidit_jax.models.patch import grid
+from flexidit_jax.sampling.packing import choices
 from flexidit_jax.sampling.schedule import parse_guide
 from flexidit_jax.training.optimizer import AdamW, Ema
 from flexidit_jax.training.sharding import make_mesh
@@ -183,8 +184,10 @@ def build_experiment(config: ConfigDict) -> Experiment:
             search=search and build_search(search, words, evaluation and evaluation.samples),
         )
         build.check(make_mesh, built.train.mesh, "train.mesh")
-        if not 0 <= seed < 2**31:
-            raise UserError(f"seed must lie in 0..2^31-1, got {seed!r}")
+        for where, number in {"seed": seed, "sample.seed": sample.get("seed", 0)}.items():
+            if not 0 <= number < 2**31:
+                raise UserError(f"{where} must lie in 0..2^31-1, got {number!r}")
+        build.positive("sample", batch=sample.get("batch") or 1)
         classes = getattr(network.conditioner, "classes", None)
         if classes != getattr(built.dataset, "classes", None):
             raise UserError(f"model.conditioner.classes is {classes}, but the dataset has {built.dataset.classes}")
@@ -194,16 +197,20 @@ def build_experiment(config: ConfigDict) -> Experiment:
         kind = process["name"]
         if network.learn_variance and not built.process.learns_variance:
             raise UserError(f"model.learn_variance must be False: the {kind} process has no variance to learn")
-        for used in filter(None, (sample, report)):
-            make_table(used.get("solver", "ddpm"), built.process, used.get("steps", 1))
+        make_table(sample.get("solver", "ddpm"), built.process, sample.get("steps", 250))
         for stage in built.train.stages:
             if not suits(type(stage.loss).__call__, built.process):
                 loss = type(stage.loss).__module__.rsplit(".", 1)[-1]
                 raise UserError(f"train.loss {loss!r} is not one for the {kind} process")
             for patch in stage.patches:
                 grid(network.latent, patch)
-        for row in built.report.guidance if built.report else ():
-            parse_guide(row["guide"], built.report.steps, built.train.stages[-1].patches)
+        last = built.train.stages[-1]
+        for point in built.report.points(last.patches) if built.report else ():
+            asked = point.words
+            make_table(asked["solver"], built.process, asked["steps"])
+            choices(asked.get("packing", "separate"), adapters=last.adapters is not None)
+            if "guide" in asked:
+                parse_guide(asked["guide"], asked["steps"], last.patches)
         return built
 
     return build.call(experiment, raw, "config")

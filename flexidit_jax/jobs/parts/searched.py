@@ -47,6 +47,8 @@ class Search:
             listed = isinstance(values, Sequence) and not isinstance(values, str)
             if not listed or not values or len(set(values)) < len(values):
                 raise UserError(f"search.{key} must be a list of different numbers, got {values!r}")
+        if not all(isinstance(seed, int) and 0 <= seed < 2**31 - 1 for seed in self.seeds):
+            raise UserError(f"search.seeds must lie in 0..2^31-2, got {self.seeds!r}")
         for budget in self.budgets:
             if not 0 < budget <= 1:
                 raise UserError(f"search.budgets must lie in (0, 1], got {budget!r}")

@@ -57,13 +57,14 @@ class Conditioner(nn.Module):
         Raises:
           UserError: outside 0..classes, or a name that no class or several classes have.
         """
-        if np.ndim(labels) != 1:
+        if isinstance(labels, str) or np.ndim(np.asarray(labels, object)) != 1:
             raise UserError(f"labels must be a list such as [0, {self.classes - 1}], got {labels!r}")
         values = [self._number(label) for label in labels]
         if not values:
             raise UserError(f"labels are empty; give at least one of 0..{self.classes}")
         for value in values:
-            if isinstance(value, (bool, np.bool_)) or not np.issubdtype(np.asarray(value).dtype, np.integer):
+            whole = np.ndim(value) == 0 and np.issubdtype(np.asarray(value).dtype, np.integer)
+            if isinstance(value, (bool, np.bool_)) or not whole:
                 raise UserError(f"label {value!r} is not an integer in 0..{self.classes}")
             if not 0 <= value <= self.classes:
                 raise UserError(f"label {value} is out of range: 0..{self.classes}, {self.classes} meaning no class")
