@@ -1,7 +1,7 @@
 """ImageNet (ILSVRC 2012) as tensorflow-datasets prepares it: 1,281,167 images, 1,000 classes.
 
-`tfds build imagenet2012 --file_format=array_record` prepares it once from the two official tars;
-reading the prepared records needs no TensorFlow.
+`tfds build imagenet2012 --file_format=array_record` prepares it once from the two official tars
+(`launch/prepare_imagenet.sh` does, and counts); reading the prepared records needs no TensorFlow.
 """
 
 from __future__ import annotations
