@@ -80,8 +80,11 @@ fi
 if [[ $md5 == yes ]]; then
   execute env -C "$tars" md5sum -c "$root/launch/imagenet.md5"
 fi
-execute "$python" -m tensorflow_datasets.scripts.cli.main build imagenet2012 --file_format=array_record \
-  "--data_dir=$data_dir" "--manual_dir=$tars"
+# not `tfds build`: the command line of tensorflow-datasets does not start without apache-beam, which is not needed here
+execute "$python" -c "import sys
+import tensorflow_datasets as tfds
+builder = tfds.builder('imagenet2012', data_dir=sys.argv[1], file_format='array_record')
+builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=sys.argv[2]))" "$data_dir" "$tars"
 execute env "PYTHONPATH=$root" "$python" -c "import sys
 from flexidit_jax.data.imagenet import Dataset
 data = Dataset(data_dir=sys.argv[1])
