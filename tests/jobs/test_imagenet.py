@@ -86,5 +86,5 @@ def test_missing_parts_are_named_before_anything_is_written(
     assert main([*argv, f"--config.codec.path={vae_folder}", "--config.dataset.data_dir=data"]) == 2
     message = capsys.readouterr().err.splitlines()[-1]
     assert message.startswith("error: no imagenet2012 array records in data; ")
-    assert "ILSVRC2012_img_train.tar" in message and "--file_format=array_record --data_dir=data" in message
+    assert "ILSVRC2012_img_train.tar" in message and "launch/prepare_imagenet.sh --data-dir=data" in message
     assert list(tmp_path.iterdir()) == []
