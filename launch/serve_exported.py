@@ -23,6 +23,10 @@ def per_step(text, steps):
 def sample(folder, labels, table=None, schedule=None, guide=None, guidance=1.0, seed=0, first=0):
     """Latents of `labels`, float32 [B, F, H, W, C]."""
     manifest = json.loads((folder / "manifest.json").read_text())
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed must lie in 0..2^32-1, got {seed}")
+    if not 0 <= first <= 2**32 - len(labels):
+        raise ValueError(f"first must lie in 0..2^32-{len(labels)} for {len(labels)} labels, got {first}")
     weights = np.load(folder / "weights.npz")
     rows = np.load(folder / "tables.npz")[table or manifest["tables"][0]]  # [rows, columns]
     step, noisy = (rows[:, manifest["columns"].index(name)] for name in ("step", "noisy"))
@@ -46,7 +50,7 @@ def sample(folder, labels, table=None, schedule=None, guide=None, guidance=1.0, 
         return (lambda *args: call([weight(w) for w in entry["weights"]], *args)) if "weights" in entry else call
 
     def draw(number):
-        indices = np.arange(first, first + len(labels), dtype=np.uint32)
+        indices = (first + np.arange(len(labels))).astype(np.uint32)
         return program("noise")(np.uint32(seed), indices, np.uint32(number))
 
     schedule = per_step(schedule or f"{manifest['modes'][0]}:{steps}", steps)

@@ -1,4 +1,5 @@
-"""Floor 2: codecs, one a file: `Codec(...)` with `latent_shape`, `check`, `encode` and `decode`.
+"""Floor 2: codecs, one a file: `Codec(...)` with `latent_shape`, `data_shape`, `check`, `fingerprint`, `encode` and
+`decode`.
 
 `check` raises a UserError when a file that coding needs is missing; jobs call it before long work.
 `encode(x, key)` draws from the posterior where there is one.

@@ -19,8 +19,15 @@ class Codec:
         """(F, H, W, C) of the latents for data of shape (F, H, W, C)."""
         return tuple(shape)
 
+    def data_shape(self, latent: tuple[int, ...]) -> tuple[int, ...]:
+        """The inverse of `latent_shape`."""
+        return tuple(latent)
+
     def check(self) -> None:
         """Nothing can be missing."""
+
+    def fingerprint(self) -> None:
+        """There are no weights."""
 
     def encode(self, x: Array, key: Array | None = None) -> Array:
         """[B, F, H, W, C] data in [-1, 1] -> latents of the same shape; nothing is drawn with `key`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -61,6 +62,17 @@ class Codec:
             raise UserError(f"sd_vae reads 3 channels and sides that 8 divides, got {height}x{width}x{channels}")
         return frames, height // FACTOR, width // FACTOR, LATENT_CHANNELS
 
+    def data_shape(self, latent: tuple[int, ...]) -> tuple[int, ...]:
+        """The inverse of `latent_shape`.
+
+        Raises:
+          UserError: latents of another number of channels.
+        """
+        frames, height, width, channels = latent
+        if channels != LATENT_CHANNELS:
+            raise UserError(f"sd_vae decodes latents [B, F, h, w, {LATENT_CHANNELS}], got {list(latent)} a sample")
+        return frames, height * FACTOR, width * FACTOR, CHANNELS
+
     def check(self) -> None:
         """Says before a long run whether the weights are there.
 
@@ -72,6 +84,19 @@ class Codec:
                 f"the VAE's weights {self._file} do not exist; put {WEIGHTS} of {SOURCE} (huggingface.co) there and"
                 " its config.json beside it, or set codec.path to where they are"
             )
+
+    def fingerprint(self) -> str:
+        """16 hex digits of the weight file's content, wherever it is.
+
+        Raises:
+          UserError: see `check`, or a file that cannot be read.
+        """
+        self.check()
+        try:
+            with self._file.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        except OSError as error:
+            raise UserError(f"{self._file} cannot be read ({error.strerror})") from None
 
     def moments(self, x: Array) -> tuple[jax.Array, jax.Array]:
         """The posterior of data.

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from flexidit_jax.common.errors import UserError
+
+
+def unfinished(path: Path) -> Path:
+    """What `written_aside` and `folder_written_aside` write to, and what a kill leaves."""
+    return path.with_name(path.name + ".tmp")
 
 
 @contextmanager
@@ -16,29 +22,48 @@ def written_aside(path: Path) -> Iterator[Path]:
 
     A reader never meets half a file, and a failure leaves what was there before.
     """
-    unfinished = path.with_name(path.name + ".tmp")
+    aside = unfinished(path)
     try:
-        yield unfinished
-        unfinished.replace(path)
+        yield aside
+        aside.replace(path)
     finally:
-        unfinished.unlink(missing_ok=True)
+        aside.unlink(missing_ok=True)
 
 
 @contextmanager
 def folder_written_aside(folder: Path) -> Iterator[Path]:
     """Yields an empty folder beside `folder`; it replaces `folder` when all went well, and else what was there stays.
 
+    What is replaced is moved away before and deleted after; a kill in between leaves it in `<folder>.<letters>.old`.
+
     Raises:
       UserError: it cannot be written.
     """
-    aside = folder.with_name(folder.name + ".tmp")
+    aside = unfinished(folder)
     shutil.rmtree(aside, ignore_errors=True)
     try:
         aside.mkdir(parents=True)
         yield aside
-        shutil.rmtree(folder, ignore_errors=True)
-        aside.rename(folder)
+        _replace(folder, aside)
     except OSError as error:
         raise UserError(f"cannot write to {folder} ({error.strerror})") from None
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _replace(folder: Path, new: Path) -> None:
+    """Gives `new` the name of `folder`; where that fails, `folder` is what it was."""
+    if not folder.is_dir():  # nothing there, or a file, which the system refuses to replace
+        new.rename(folder)
+        return
+    away = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=".old", dir=folder.parent))  # a name nobody has
+    old = away / folder.name
+    try:
+        folder.rename(old)
+        new.rename(folder)
+    except OSError:
+        if old.exists():
+            old.rename(folder)
+        away.rmdir()
+        raise
+    shutil.rmtree(away, ignore_errors=True)

@@ -16,10 +16,11 @@ def run(config: ConfigDict, workdir: Path) -> int:
     """Exports the newest checkpoint of `workdir` (or `init_from`) as `config.export` says."""
     experiment = build_experiment(config)
     section = experiment.export
-    tables = section.solver_tables(experiment.process, experiment.sample)
     folder = Path(section.out) if section.out else workdir / "exported"
-    check_writable(folder)
-    pairs = write_exported(trained_model(experiment, workdir), section, tables, folder)
+    check_writable(folder, "export.out")
+    flex = trained_model(experiment, workdir)
+    tables = section.solver_tables(flex.process, experiment.sample)
+    pairs = write_exported(flex, section, tables, folder)
     megabytes = sum(file.stat().st_size for file in folder.iterdir()) / 1e6
     print(f"programs: {', '.join(pairs)}; any batch, for {', '.join(section.platforms)}")
     print(f"tables: {', '.join(tables)}")

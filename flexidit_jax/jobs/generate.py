@@ -21,6 +21,7 @@ from flexidit_jax.common.trees import fingerprint
 from flexidit_jax.jobs.parts.experiment import build_experiment
 from flexidit_jax.jobs.parts.labels import labels_of
 from flexidit_jax.jobs.parts.model import trained_model
+from flexidit_jax.jobs.parts.settled import settled
 from flexidit_jax.jobs.parts.shards import Shards, recorded
 from flexidit_jax.jobs.parts.stop import Stop
 from flexidit_jax.jobs.parts.workdir import FREE_WITHIN, check_writable
@@ -56,12 +57,14 @@ def run(config: ConfigDict, workdir: Path) -> int:
         raise UserError("generate draws classes, and this model is not conditioned on any")
     words = {key: value for key, value in experiment.sample.items() if key not in OWN}
     batch = even(min(experiment.sample.get("batch") or BATCH, section.num), flex.devices)
-    planned = {key: value for key, value in words.items() if key in PLAN_WORDS} | {"batch": batch}
-    plan, flops = flex.plan(**planned), flex.flops(**planned)
+    size = section.shard or recorded(folder).get("shard") or batch
+    batch = even(min(batch, size), flex.devices)
+    planned = {key: value for key, value in words.items() if key in PLAN_WORDS}
+    plan = flex.plan(**planned, batch=batch)
+    flops, drawn = flex.flops(**settled(planned, plan)), settled(words, plan)
 
     # ---------------------------------------------------------------- The folder: what is there, what is missing
-    size = section.shard or recorded(folder).get("shard") or batch
-    frames, *image = experiment.dataset.shape
+    frames, *image = flex.codec.data_shape(flex.model.latent)
     image = image if flex.model.latent[0] == 1 else [frames, *image]
     counts = {"num": section.num, "shard": size, "image": image}
     shards = Shards(folder, counts | _manifest(flex, section.labels, words, plan))
@@ -92,7 +95,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
                     bar.advance(part)
 
                 # a whole shard even where fewer are left, so that no batch has another shape
-                images = flex.sample(labels[first : first + size], batch=batch, first=first, progress=tick, **words)
+                images = flex.sample(labels[first : first + size], batch=batch, first=first, progress=tick, **drawn)
                 if written is not None:
                     written.result()
                 written = writer.submit(shards.write, shard, images[: len(numbers)])
@@ -118,14 +121,17 @@ def run(config: ConfigDict, workdir: Path) -> int:
 def _manifest(flex: FlexiDiT, labels: str, words: dict[str, Any], plan: Plan) -> dict[str, Any]:
     """What the bits of an image depend on, but for rounding; JSON-ready."""
     defaults = {key: word.default for key, word in inspect.signature(FlexiDiT.sample).parameters.items()}
-    free = FREE_WITHIN["model"]
+    kept = {
+        part: {key: value for key, value in said.items() if key not in FREE_WITHIN[part]}
+        for part, said in (("model", describe(flex.model)), ("codec", dataclasses.asdict(flex.codec)))
+    }
     manifest = {
         "labels": labels,
         "weights": fingerprint(flex.params)[:16],
         "plan": str(plan),
         "sample": {key: words.get(key, defaults[key]) for key in defaults if key not in OWN | {"self"}},
-        "model": {key: value for key, value in describe(flex.model).items() if key not in free},
+        "model": kept["model"],
         "process": dataclasses.asdict(flex.process),
-        "codec": {key: value for key, value in dataclasses.asdict(flex.codec).items() if key != "slice"},
+        "codec": kept["codec"] | {"weights": flex.codec.fingerprint()},
     }
     return json.loads(json.dumps(manifest))

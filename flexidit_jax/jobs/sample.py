@@ -11,10 +11,12 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from flexidit_jax.api import FlexiDiT
+from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.files import written_aside
 from flexidit_jax.jobs.parts.compilation import Compilations
 from flexidit_jax.jobs.parts.experiment import build_experiment
 from flexidit_jax.jobs.parts.model import trained_model
+from flexidit_jax.jobs.parts.settled import settled
 from flexidit_jax.jobs.parts.workdir import check_writable
 from flexidit_jax.sampling.schedule import text_of
 
@@ -37,13 +39,16 @@ def run(config: ConfigDict, workdir: Path) -> int:
 
     clock = time.perf_counter()
     with Compilations() as compiled:
-        images = flex.sample(**experiment.sample)
+        images = flex.sample(**settled(experiment.sample, plan))
     seconds = time.perf_counter() - clock
 
     written = experiment.files.write(folder, images)
-    with written_aside(folder / "sample.json") as file:
-        file.write_text(asked + "\n")
-    flops = flex.flops(**words)
+    try:
+        with written_aside(folder / "sample.json") as file:
+            file.write_text(asked + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write to {folder} ({error.strerror})") from None
+    flops = flex.flops(**settled(words, plan))
     print(f"schedule: {plan}")
     print(f"FLOPs: {flops.total / 1e9:.3f} G per sample, {100 * flops.relative:.1f} % of every step powerful")
     print(f"seconds: {seconds:.1f} for {len(images)} samples, compilation included")

@@ -26,3 +26,9 @@ def test_encoding_keeps_the_values() -> None:
     x = np.random.default_rng(0).uniform(-1, 1, (1, 2, 4, 4, 3)).astype(np.float32)
     np.testing.assert_array_equal(Codec().encode(x), x)
     assert Codec().latent_shape((2, 4, 4, 3)) == (2, 4, 4, 3)
+
+
+def test_data_has_the_shape_of_latents() -> None:
+    codec = Codec()
+    assert codec.data_shape(codec.latent_shape((2, 8, 8, 3))) == (2, 8, 8, 3)
+    assert codec.fingerprint() is None

@@ -202,3 +202,20 @@ def test_a_batch_split_over_devices_stays_so() -> None:
     flags = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
     done = subprocess.run([sys.executable, "-c", SHARDED], env=os.environ | flags, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_shape_of_data_and_of_latents(codec: Codec) -> None:
+    assert codec.data_shape((2, 4, 6, 4)) == (2, 32, 48, 3)
+    assert codec.latent_shape((2, 32, 48, 3)) == (2, 4, 6, 4)
+    with pytest.raises(UserError, match=r"sd_vae decodes latents \[B, F, h, w, 4\], got \[1, 4, 4, 3\] a sample"):
+        codec.data_shape((1, 4, 4, 3))
+
+
+def test_a_fingerprint_is_of_the_file(codec: Codec, folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.safetensors"
+    shutil.copy(folder / WEIGHTS, other)
+    assert Codec(str(other)).fingerprint() == codec.fingerprint()
+    other.write_bytes(other.read_bytes()[:-1] + b"0")
+    assert Codec(str(other)).fingerprint() != codec.fingerprint()
+    with pytest.raises(UserError, match="do not exist"):
+        Codec(str(tmp_path / "none")).fingerprint()

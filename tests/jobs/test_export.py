@@ -23,6 +23,7 @@ import pytest
 
 import flexidit_jax as fd
 from flexidit_jax.common.errors import UserError
+from flexidit_jax.jobs import export
 from flexidit_jax.jobs.parts.exported import Export, write_exported
 from flexidit_jax.main import main
 from flexidit_jax.sampling.programs import parse_pairs, runnable_pairs
@@ -163,6 +164,10 @@ def flip(file: Path) -> None:
         (None, ["--schedule=2:4"], "'2:4' adds up to 4 steps, but the table has 5"),
         (None, ["--schedule=3:5"], r"no program 3\+none; there are noise, 2\+none"),
         (None, ["--schedule=4:5", "--guide=2:5", "--guidance=2"], r"no program 4\+2"),
+        (None, ["--seed=-1"], r"seed must lie in 0..2\^32-1, got -1"),
+        (None, [f"--seed={2**32}"], r"seed must lie in 0..2\^32-1, got 4294967296"),
+        (None, ["--first=-1"], r"first must lie in 0..2\^32-3 for 3 labels, got -1"),
+        (None, [f"--first={2**32 - 2}"], r"first must lie in 0..2\^32-3 for 3 labels, got 4294967294"),
         (None, ["--labels=11"], r"labels must lie in 0..10, got \[11\]"),
     ],
 )
@@ -226,6 +231,44 @@ def test_a_folder_of_something_else_is_left_alone(flex: fd.FlexiDiT, tmp_path: P
     with pytest.raises(UserError, match="is there and holds no export"):
         write(flex, tmp_path / "out")
     assert (tmp_path / "out" / "thesis.tex").read_text() == "years"
+
+
+@pytest.mark.parametrize("manifest", ['{"num": 3, "shard": 3}', "{", "[]", '{"format": 1}'])
+def test_a_manifest_of_something_else_is_no_export(flex: fd.FlexiDiT, tmp_path: Path, manifest: str) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "manifest.json").write_text(manifest)
+    section = Export(platforms=("cpu",), pairs=("4",), tables=({"solver": "ddim", "steps": 3},))
+    with pytest.raises(UserError, match=r"is there and holds no export; name another export\.out"):
+        write(flex, tmp_path / "out", section)
+    assert (tmp_path / "out" / "manifest.json").read_text() == manifest
+
+
+def test_tables_are_of_the_models_process(smoke_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flex = fd.load(smoke_run)
+    process = dataclasses.replace(flex.process, steps=100)  # the config's has a thousand
+    dataclasses.replace(flex, process=process).save(tmp_path / "model")
+    written = []
+
+    def note(flex: fd.FlexiDiT, section: Export, tables: dict, folder: Path) -> list[str]:
+        folder.mkdir(parents=True)
+        written.append(tables)
+        return []
+
+    monkeypatch.setattr(export, "write_exported", note)
+    flags = [f"--workdir={tmp_path / 'none'}", "--mode=export", f"--config.init_from={tmp_path / 'model'}"]
+    assert main([SMOKE, *flags]) == 0
+    for name, table in written[0].items():
+        theirs = Export().solver_tables(process, {"solver": "ddpm", "steps": int(name.split("_")[1])})[name]
+        np.testing.assert_array_equal(table.rows(), theirs.rows())
+
+
+def test_an_unwritable_folder_names_its_key(
+    smoke_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    out = f"--config.export.out={tmp_path / 'file'}"
+    assert main([SMOKE, f"--workdir={smoke_run}", "--mode=export", out]) == 2
+    assert capsys.readouterr().err == f"error: cannot write to {tmp_path / 'file'}; name another export.out\n"
 
 
 def test_an_export_replaces_an_older_one_whole(flex: fd.FlexiDiT, exported: Path, tmp_path: Path) -> None:

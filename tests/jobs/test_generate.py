@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import fcntl
 import functools
@@ -20,6 +21,9 @@ import numpy as np
 import pytest
 
 import flexidit_jax as fd
+from flexidit_jax.codecs.sd_vae import Codec
+from flexidit_jax.common.errors import UserError
+from flexidit_jax.jobs.generate import _manifest
 from flexidit_jax.jobs.parts import shards as shards_module
 from flexidit_jax.jobs.parts.labels import labels_of
 from flexidit_jax.jobs.parts.shards import Shards
@@ -124,7 +128,53 @@ def test_cost_is_said(generate: Generate, broken: Path, smoke_run: Path, capsys:
     assert f"{broken}: resuming, 14 of 22 images are there\n" in out
     assert f"FLOPs: {cost.total / 1e9:.3f} G per sample, {100 * cost.relative:.1f} % of every step powerful\n" in out
     assert re.search(r"^seconds: \d+\.\d for 8 samples on 1 device\(s\)", out, re.MULTILINE)
-    assert re.search(r"^generating: 22/22 \(100 %\), \d+\.\d images/s, took 0:\d\d  \S+ TFLOP/s$", err, re.MULTILINE)
+    assert re.search(r"^generating: 22/22 \(100 %\), \d+\.\d images/s, took \d+:\d\d  \S+ TFLOP/s$", err, re.MULTILINE)
+
+
+def test_a_latency_is_planned_once(
+    generate: Generate, smoke_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def fickle(latency_ms: float, engine: object, table: object, batch: int, layouts: object) -> Callable:
+        asked.append(batch)
+        return lambda make: make(len(asked))  # another plan every time
+
+    monkeypatch.setattr("flexidit_jax.api.chooser", fickle)
+    words = ["schedule=None", "guide=4:4", "latency_ms=5.0", "batch=64"]
+    assert generate(tmp_path / "out", "--config.generate.shard=8", *(f"--config.sample.{word}" for word in words)) == 0
+    assert asked == [BATCH]  # what a call runs is no larger than a shard
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert (manifest["plan"], manifest["sample"]["latency_ms"]) == ("4:1,2:3; guide: 4:4", 5.0)
+    images, labels = np.load(tmp_path / "out" / "samples.npz").values()
+    drawn = fd.load(smoke_run).sample(labels, progress=False, batch=BATCH, **{**WORDS, "schedule": "4:1,2:3"})
+    np.testing.assert_array_equal(images, drawn)
+
+
+def test_images_have_the_shape_of_the_models(tmp_path: Path) -> None:
+    out, golden = tmp_path / "out", ROOT / "tests" / "golden" / "dit_tiny.safetensors"  # latents of four channels
+    flags = [f"--config.init_from={golden}", "--num=2", "--config.sample.schedule=2:4", "--config.sample.guide=None"]
+    assert main(command(tmp_path / "none", out, *flags, "--config.sample.guidance=1.0")) == 0
+    assert np.load(out / "samples.npz")["arr_0"].shape == (2, 8, 8, 4)
+
+
+def test_the_manifest_knows_the_codecs_weights_wherever_they_are(
+    dit: fd.FlexiDiT, vae_folder: Path, tmp_path: Path
+) -> None:
+    moved = shutil.copytree(vae_folder, tmp_path / "moved")
+    [weights] = moved.glob("*.safetensors")
+
+    def manifest(folder: Path, **words: object) -> dict:
+        flex = dataclasses.replace(dit, codec=Codec(str(folder), **words))
+        return _manifest(flex, "uniform", {}, flex.plan(steps=4))
+
+    first = manifest(vae_folder)
+    assert manifest(moved, slice=1) == first
+    assert manifest(moved, scale=0.5) != first
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert manifest(moved) != first
 
 
 # ---------------------------------------------------------------- Whatever happens on the way
@@ -153,6 +203,52 @@ def test_what_is_missing_or_damaged_is_made_again(
     assert generate(broken) == 0
     assert files(broken) == files(unbroken)
     assert shard(broken, 0).stat().st_mtime_ns == kept
+
+
+def one_fewer(path: Path) -> None:
+    arrays = np.load(path)
+    np.savez(path, arr_0=arrays["arr_0"][:-1], arr_1=arrays["arr_1"])
+
+
+def no_classes(path: Path) -> None:
+    np.savez(path, arr_0=np.load(path)["arr_0"])
+
+
+@pytest.mark.parametrize("damage", [cut, one_fewer, no_classes])
+def test_an_array_that_is_not_whole_is_written_again(
+    generate: Generate, unbroken: Path, broken: Path, damage: Callable[[Path], object]
+) -> None:
+    damage(broken / "samples.npz")
+    assert generate(broken) == 0
+    assert files(broken) == files(unbroken)
+
+
+def test_the_array_is_on_the_disk_before_its_name(broken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = []
+    fsync, replace = os.fsync, Path.replace
+
+    def synced(descriptor: int) -> None:
+        names.append(("fsync", os.fstat(descriptor).st_size))
+        fsync(descriptor)
+
+    def replaced(self: Path, target: Path) -> Path:
+        names.append((target.name, self.stat().st_size))
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "replace", replaced)
+    size = (broken / "samples.npz").stat().st_size
+    Shards(broken, json.loads((broken / "manifest.json").read_text())).join(np.load(broken / "samples.npz")["arr_1"])
+    assert names == [("fsync", size), ("samples.npz", size)]
+
+
+def test_files_of_somebody_else_stay(generate: Generate, broken: Path) -> None:
+    theirs = ["notes.tmp", "shards/notes.tmp", "shards/000003.npy.tmp"]  # there is no shard 3
+    ours = ["manifest.json.tmp", "samples.npz.tmp", "shards/000002.npy.tmp"]
+    for name in [*theirs, *ours]:
+        (broken / name).write_text("years")
+    assert generate(broken) == 0
+    assert {name for name in files(broken) if name.endswith(".tmp")} == set(theirs)
 
 
 def test_files_of_other_numbers_and_another_batch(generate: Generate, unbroken: Path, tmp_path: Path) -> None:
@@ -323,6 +419,12 @@ def test_balanced_classes_are_equally_many() -> None:
     )
 
 
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_that_cannot_be_is_refused(seed: int) -> None:
+    with pytest.raises(UserError, match=rf"seed must lie in 0..2\^32-1, got {seed}$"):
+        labels_of("uniform", seed, np.arange(3), 10)
+
+
 # ---------------------------------------------------------------- Refusals
 
 
@@ -401,6 +503,10 @@ def test_numbers_and_folders_that_cannot_be(
     (broken / "manifest.json").write_text("{")
     assert generate(broken) == 2
     assert said(capsys).startswith(f"{broken / 'manifest.json'} cannot be read (")
+    for size in ("0", "-8", "true"):
+        (broken / "manifest.json").write_text(f'{{"shard": {size}}}')
+        assert generate(broken) == 2
+        assert said(capsys) == f"{broken / 'manifest.json'} is not one of generated images; name another --out"
     (broken / "manifest.json").unlink()
     assert generate(broken) == 2
     assert said(capsys) == f"{broken} holds images without a manifest.json; name another --out"

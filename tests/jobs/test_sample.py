@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import pytest
 from PIL import Image
 
 import flexidit_jax as fd
+from flexidit_jax.common.errors import UserError
 from flexidit_jax.jobs.parts.pictures import Files, contact_sheet
 from flexidit_jax.main import main
 
@@ -74,6 +77,49 @@ def test_single_pictures_and_the_evaluators_arrays(run: Path, capsys: pytest.Cap
         with Image.open(folder / f"{i:06d}.png") as image:
             np.testing.assert_array_equal(np.asarray(image), arrays[i, :, :, 0])
     assert len(list(folder.iterdir())) == 52
+
+
+def test_a_disk_that_fills_up_leaves_the_older_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, words = np.zeros((2, 8, 8, 1), np.uint8), {"images": True, "npz": True}
+    Files(**words).write(tmp_path, images)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert set(before) == {"grid.png", "000000.png", "000001.png", "samples.npz"}
+
+    def full(file: Path, *_: object, **__: object) -> None:
+        (file.write if hasattr(file, "fileno") else Path(file).write_bytes)(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", lambda image, *args, **words: full(*args, **words))
+    monkeypatch.setattr(np, "savez", full)
+    for kind in ("grid", "images", "npz"):
+        with pytest.raises(UserError, match="No space left on device"):
+            Files(**{"grid": False, kind: True}).write(tmp_path, images)
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_what_is_printed_is_what_runs(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[int] = []
+
+    def fickle(*_: object) -> Callable:
+        asked.append(1)
+        return lambda make: make(2 * len(asked))  # another plan every time
+
+    monkeypatch.setattr("flexidit_jax.api.chooser", fickle)
+    words = ["budget=None", "latency_ms=5.0", "seed=11", "files.npz=true"]
+    assert sample(run, *(f"--config.sample.{word}" for word in words)) == 0
+    assert "schedule: 4:2,2:2; guide: none\n" in capsys.readouterr().out
+    [folder] = (run / "samples").glob("4x2_2x2_seed11_*")
+    images = fd.load(run).sample(LABELS, steps=4, schedule="4:2,2:2", guidance=1.0, seed=11, progress=False)
+    np.testing.assert_array_equal(np.load(folder / "samples.npz")["arr_0"], images)
+    assert json.loads((folder / "sample.json").read_text())["latency_ms"] == 5.0
+    (folder / "sample.json").unlink()
+    (folder / "sample.json").mkdir()
+    asked.clear()
+    assert sample(run, *(f"--config.sample.{word}" for word in words)) == 2
+    [error] = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("sampling:")]
+    assert error == f"error: cannot write to {folder} (Is a directory)"
 
 
 def test_a_clip_is_an_animated_png(tmp_path: Path) -> None:

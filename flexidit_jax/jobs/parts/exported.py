@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ import numpy as np
 
 from flexidit_jax.api import FlexiDiT
 from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.files import folder_written_aside
 from flexidit_jax.common.types import Array, short_patch_name
 from flexidit_jax.diffusion.process import NoiseProcess
 from flexidit_jax.diffusion.solvers import make_table
@@ -115,14 +115,11 @@ def write_exported(flex: FlexiDiT, section: Export, tables: Mapping[str, Steps],
     if channels is not None and not 1 <= channels <= model.latent[-1]:
         raise UserError(f"export.guidance_channels must lie in 1..{model.latent[-1]}, got {channels}")
     pairs = runnable_pairs(flex.patches) if section.pairs is None else parse_pairs(section.pairs, flex.patches)
-    if folder.exists() and not (folder / MANIFEST).is_file():
+    if folder.exists() and not _is_export(folder):
         raise UserError(f"{folder} is there and holds no export; name another export.out")
 
     engine = Engine(model, flex.params, flex.patches, flex.merge_adapters)
-    aside = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(aside, ignore_errors=True)
-    try:
-        aside.mkdir(parents=True)
+    with folder_written_aside(folder) as aside:
         np.savez(aside / "tables.npz", **{name: table.rows() for name, table in tables.items()})
         names, weights = _weights(engine, pairs)
         np.savez(aside / "weights.npz", **weights)  # one array after the other: no second copy of the model
@@ -147,13 +144,16 @@ def write_exported(flex: FlexiDiT, section: Export, tables: Mapping[str, Steps],
             "weights": {name: {"shape": leaf.shape, "dtype": str(leaf.dtype)} for name, leaf in weights.items()},
         }
         (aside / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
-        shutil.rmtree(folder, ignore_errors=True)
-        aside.rename(folder)
-    except OSError as error:
-        raise UserError(f"cannot write to {folder} ({error.strerror})") from None
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     return [pair_text(*pair) for pair in pairs]
+
+
+def _is_export(folder: Path) -> bool:
+    """Whether the manifest there is an export's: generated images have a file of that name too."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(manifest, dict) and {"format", "programs"} <= manifest.keys()
 
 
 def _weights(engine: Engine, pairs: Sequence[Pair]) -> tuple[dict[str, list[str]], dict[str, Array]]:

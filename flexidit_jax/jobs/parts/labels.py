@@ -28,7 +28,12 @@ def labels_of(kind: str, seed: int, numbers: np.ndarray, classes: int) -> np.nda
     Args:
       kind: "uniform" draws every class with the same probability from (seed, number), as published FIDs of
         class-conditional models do; "balanced" takes 0, 1, ..., 0, 1, ..., every class equally often.
+
+    Raises:
+      UserError: a seed outside 0..2^32-1.
     """
+    if not 0 <= seed < 2**32:
+        raise UserError(f"seed must lie in 0..2^32-1, got {seed!r}")
     if kind == "balanced":
         return (numbers % classes).astype(np.int32)
     root = jax.random.key(np.uint32(seed))

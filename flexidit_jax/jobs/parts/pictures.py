@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.files import written_aside
 
 
 @dataclass(frozen=True)
@@ -35,15 +36,18 @@ class Files:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if self.grid:
-                contact_sheet(images).save(folder / "grid.png")
+                with written_aside(folder / "grid.png") as aside:
+                    contact_sheet(images).save(aside, format="PNG")
                 written.append("grid.png")
             if self.images:
                 for i, image in enumerate(images):
                     frames = [picture(frame) for frame in (image if image.ndim == 4 else image[None])]
-                    frames[0].save(folder / f"{i:06d}.png", save_all=len(frames) > 1, append_images=frames[1:])
+                    with written_aside(folder / f"{i:06d}.png") as aside:
+                        frames[0].save(aside, format="PNG", save_all=len(frames) > 1, append_images=frames[1:])
                 written.append(f"000000.png to {len(images) - 1:06d}.png")
             if self.npz:
-                np.savez(folder / "samples.npz", arr_0=images)
+                with written_aside(folder / "samples.npz") as aside, aside.open("wb") as file:
+                    np.savez(file, arr_0=images)
                 written.append("samples.npz")
         except OSError as error:
             raise UserError(f"cannot write to {folder} ({error.strerror})") from None

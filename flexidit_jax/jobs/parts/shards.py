@@ -26,7 +26,7 @@ import numpy as np
 
 from flexidit_jax.common.config import difference
 from flexidit_jax.common.errors import UserError
-from flexidit_jax.common.files import written_aside
+from flexidit_jax.common.files import unfinished, written_aside
 
 MANIFEST, ARRAYS = "manifest.json", "samples.npz"
 
@@ -46,7 +46,8 @@ def recorded(folder: Path) -> dict[str, Any]:
         return {}
     except (OSError, ValueError) as error:
         raise UserError(f"{file} cannot be read ({error}); name another --out") from None
-    if not isinstance(words, dict) or not isinstance(words.get("shard"), int):
+    shard = words.get("shard") if isinstance(words, dict) else None
+    if type(shard) is not int or shard < 1:
         raise UserError(f"{file} is not one of generated images; name another --out")
     return words
 
@@ -81,7 +82,7 @@ class Shards:
 
     def missing(self) -> list[int]:
         """The shards that are not there, or not whole."""
-        return [shard for shard in range(-(-self._num // self._size)) if not self._whole(shard)]
+        return [shard for shard in self._all if not self._whole(shard)]
 
     def count(self, shards: Sequence[int]) -> int:
         """Images in all of `shards`."""
@@ -89,8 +90,20 @@ class Shards:
 
     @property
     def finished(self) -> bool:
-        """Whether the array of all images is there."""
-        return (self.folder / ARRAYS).is_file()
+        """Whether the array of all images is there, and whole."""
+        shapes = {
+            "arr_0.npy": (_header((self._num, *self._image)), self._num * math.prod(self._image)),
+            "arr_1.npy": (_header((self._num,), "<i4"), self._num * 4),
+        }
+        try:
+            with zipfile.ZipFile(self.folder / ARRAYS) as archive:  # its directory comes last: nothing is cut off
+                for name, (header, size) in shapes.items():
+                    with archive.open(name) as file:
+                        if archive.getinfo(name).file_size != len(header) + size or file.read(len(header)) != header:
+                            return False
+                return True
+        except (OSError, zipfile.BadZipFile, KeyError):
+            return False
 
     def check_space(self, missing: Sequence[int]) -> None:
         """Refuses a disk without room for the missing shards and the array of all.
@@ -121,8 +134,8 @@ class Shards:
                 (self.folder / "shards").mkdir(parents=True, exist_ok=True)
                 lock = os.open(self.folder, os.O_RDONLY)  # let go of by the system, however this process ends
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                for left in (*self.folder.glob("*.tmp"), *self.folder.glob("shards/*.tmp")):  # by a kill
-                    left.unlink()
+                for path in (self.folder / MANIFEST, self.folder / ARRAYS, *map(self._path, self._all)):
+                    unfinished(path).unlink(missing_ok=True)  # left by a kill
                 with written_aside(self.folder / MANIFEST) as file:
                     file.write_text(json.dumps(self._words, indent=2) + "\n")
             except BlockingIOError:
@@ -143,7 +156,7 @@ class Shards:
         if images.dtype != np.uint8 or images.shape != self._shape(shard):
             raise ValueError(f"shard {shard} holds uint8 {self._shape(shard)}, got {images.dtype} {images.shape}")
         try:
-            with written_aside(self._path(shard)) as unfinished, unfinished.open("wb") as file:
+            with written_aside(self._path(shard)) as aside, aside.open("wb") as file:
                 file.write(_header(images.shape))
                 file.write(np.ascontiguousarray(images))
                 file.flush()
@@ -159,18 +172,26 @@ class Shards:
         """
         path = self.folder / ARRAYS
         try:
-            with written_aside(path) as unfinished, zipfile.ZipFile(unfinished, "w") as archive:
-                with archive.open("arr_0.npy", "w", force_zip64=True) as file:
-                    file.write(_header((self._num, *self._image)))
-                    for shard in range(-(-self._num // self._size)):
-                        with self._path(shard).open("rb") as images:
-                            images.seek(len(_header(self._shape(shard))))
-                            shutil.copyfileobj(images, file, 2**24)
-                with archive.open("arr_1.npy", "w") as file:
-                    np.lib.format.write_array(file, labels.astype(np.int32))
+            with written_aside(path) as aside, aside.open("wb") as whole:
+                with zipfile.ZipFile(whole, "w") as archive:
+                    with archive.open("arr_0.npy", "w", force_zip64=True) as file:
+                        file.write(_header((self._num, *self._image)))
+                        for shard in self._all:
+                            with self._path(shard).open("rb") as images:
+                                images.seek(len(_header(self._shape(shard))))
+                                shutil.copyfileobj(images, file, 2**24)
+                    with archive.open("arr_1.npy", "w") as file:
+                        file.write(_header(labels.shape, "<i4"))
+                        file.write(labels.astype("<i4").tobytes())
+                whole.flush()
+                os.fsync(whole.fileno())  # as in `write`
         except OSError as error:
             raise self._refused(error) from None
         return path
+
+    @property
+    def _all(self) -> range:
+        return range(-(-self._num // self._size))
 
     def _path(self, shard: int) -> Path:
         return self.folder / "shards" / f"{shard:06d}.npy"
@@ -195,10 +216,10 @@ class Shards:
         )
 
 
-def _header(shape: tuple[int, ...]) -> bytes:
-    """What precedes the bytes of a uint8 array in a .npy file."""
+def _header(shape: tuple[int, ...], descr: str = "|u1") -> bytes:
+    """What precedes the bytes of an array in a .npy file."""
     file = io.BytesIO()
-    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})
     return file.getvalue()
 
 
