@@ -102,7 +102,7 @@ class Shards:
                         if archive.getinfo(name).file_size != len(header) + size or file.read(len(header)) != header:
                             return False
                 return True
-        except (OSError, zipfile.BadZipFile, KeyError):
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
             return False
 
     def check_space(self, missing: Sequence[int]) -> None:
