@@ -136,7 +136,7 @@ def test_a_latency_is_planned_once(
 ) -> None:
     asked: list[int] = []
 
-    def fickle(latency_ms: float, engine: object, table: object, batch: int, layouts: object) -> Callable:
+    def fickle(latency_ms: float, engine: object, table: object, batch: int, *_: object) -> Callable:
         asked.append(batch)
         return lambda make: make(len(asked))  # another plan every time
 
