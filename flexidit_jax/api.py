@@ -11,17 +11,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from safetensors import SafetensorError
 
 from flexidit_jax.common import build
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.progress import Progress
-from flexidit_jax.common.tensors import write_safetensors
 from flexidit_jax.common.trees import count
 from flexidit_jax.common.types import Array, Params, Patch, Prediction, as_patch, patch_name, short_patch_name
-from flexidit_jax.convert.diffusers_layout import is_diffusers_folder, read_folder, write_folder
+from flexidit_jax.convert.diffusers_layout import is_diffusers_folder, read_folder
 from flexidit_jax.convert.dit_layout import read_dit, write_dit
-from flexidit_jax.convert.files import WEIGHT_SUFFIXES, read_state_dict, write_torch
+from flexidit_jax.convert.export import write_published
+from flexidit_jax.convert.files import WEIGHT_SUFFIXES, read_state_dict
 from flexidit_jax.convert.saved import WEIGHTS, read_saved, write_saved
 from flexidit_jax.diffusion.process import NoiseProcess
 from flexidit_jax.diffusion.solvers import make_table
@@ -136,7 +135,9 @@ class FlexiDiT:
         `batch`, `packing` and `guidance_channels` matter with `latency_ms` alone; there `batch` must be given.
         """
         layouts = choices(packing, adapters=adapter_rank(self.params) is not None)
-        table = make_table(solver, self.process, steps)
+        table, choose = make_table(solver, self.process, steps), None
+        if latency_ms is not None:
+            choose = chooser(latency_ms, self._engine, table, batch, layouts, guidance_channels)
         return plan(
             self.patches,
             self._cost,
@@ -149,9 +150,7 @@ class FlexiDiT:
             guidance_interval=guidance_interval,
             weak=None if weak is None else as_patch(weak),
             evaluations=table.evaluations,
-            choose=None
-            if latency_ms is None
-            else chooser(latency_ms, self._engine, table, batch, layouts, guidance_channels),
+            choose=choose,
         )
 
     def flops(self, steps: int = 250, schedule: str | None = None, guide: str | None = None, **words: Any) -> FlopCount:
@@ -247,10 +246,10 @@ class FlexiDiT:
         if start is not None and len(start) != n:
             raise UserError(f"noise is for {len(start)} samples, but there are {n} labels")
         if step_noise is not None:
-            if len(step_noise) != steps or start is None or np.shape(step_noise)[1:] != np.shape(noise):
+            if start is None or np.shape(step_noise) != (steps, *np.shape(noise)):
+                shape = np.shape(step_noise)
                 raise UserError(
-                    f"step_noise must have shape [steps={steps}, *noise.shape] and come with noise, got"
-                    f" {np.shape(step_noise)}"
+                    f"step_noise must have shape [steps={steps}, *noise.shape] and come with noise, got {shape}"
                 )
             step_noise = jnp.asarray(step_noise).reshape(steps, n, *self.model.latent)
         words = (steps, schedule, guide, budget, guidance, weak_guidance, guidance_interval, weak, solver)
@@ -298,20 +297,9 @@ class FlexiDiT:
         Raises:
           UserError: a mode the layout cannot hold, or a path that cannot be written.
         """
-        path = Path(path)
         mode = self.patches[0] if patch is None else as_patch(patch)
         model = self.model.at(mode)
-        state = write_dit(model, at(self.params, mode))
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if path.suffix == ".safetensors":
-                write_safetensors(path, state, {"num_heads": str(model.num_heads)})
-            elif path.suffix in (".pt", ".pth"):
-                write_torch(path, state)
-            else:
-                write_folder(path, model, state)
-        except (OSError, RuntimeError, SafetensorError) as error:
-            raise UserError(f"cannot write to {path} ({error})") from None
+        write_published(Path(path), model, write_dit(model, at(self.params, mode)))
 
     def save(self, path: str | Path, adapters_only: bool = False) -> None:
         """Writes `config.json` and `model.safetensors` into a folder that `load` reads.
