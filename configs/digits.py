@@ -4,15 +4,15 @@
     python -m flexidit_jax.main --config=configs/digits.py --mode=sample --config.sample.budget=0.56
     python -m flexidit_jax.main --config=configs/digits.py --mode=search
 
-Two cores of an AMD EPYC at 2.4 GHz, shared: 9 minutes and 1.8 GiB in one run (13 minutes while other
-programs ran), both with report batches below 500; the report takes 2.5 to 3.5 of them.
+Two cores of an AMD EPYC, shared: 6.3 minutes and 2.1 GiB, the report 1.5 to 2.5 of them (9 and 13 minutes on a slower one).
 Expected (1,500 samples, floor 0.38):
 
-    order        FLOPs %            FD                   accuracy
-    full         100                0.85                 0.963
-    weak first   71 / 56 / 42 / 27  0.83 / 0.82 / 0.95 / 2.57   0.963 / 0.968 / 0.968 / 0.968
-    weak last    71 / 56 / 42       2.60 / 2.59 / 2.57   0.969 / 0.968 / 0.968
-    fewer steps  70 / 56 / 40 / 26  0.90 / 1.08 / 1.20 / 1.44   0.965 / 0.963 / 0.968 / 0.971
+    order                FLOPs %            FD                          accuracy
+    full                 100                0.83                        0.963
+    weak first           71 / 56 / 42 / 27  0.82 / 0.81 / 0.93 / 2.56   0.963 / 0.967 / 0.965 / 0.970
+    weak last            71 / 56 / 42       2.59 / 2.58 / 2.56          0.967 / 0.969 / 0.969
+    fewer steps          70 / 56 / 40 / 26  0.89 / 1.07 / 1.21 / 1.42   0.967 / 0.966 / 0.967 / 0.971
+    SA-Solver, 20 steps  40 / 23            0.82 / 0.77                 0.937 / 0.941
 
 `:smoke` is the same run shrunk to seconds; its pictures are noise.
 """
