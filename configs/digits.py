@@ -4,7 +4,7 @@
     python -m flexidit_jax.main --config=configs/digits.py --mode=sample --config.sample.budget=0.56
     python -m flexidit_jax.main --config=configs/digits.py --mode=search
 
-Two cores of an AMD EPYC, shared: 6.3 minutes and 2.1 GiB, the report 1.5 to 2.5 of them (9 and 13 minutes on a slower one).
+Two cores of an AMD EPYC, shared: 6.3 minutes and 2.1 GiB, the report 1.5 to 2.5 of them (9 on a slower one).
 Expected (1,500 samples, floor 0.38):
 
     order                FLOPs %            FD                          accuracy
