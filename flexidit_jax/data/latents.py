@@ -72,7 +72,7 @@ class Dataset:
         """
         return Records(Path(self.path).expanduser() / HELD_OUT)
 
-    def check(self, made: Mapping[str, Any]) -> None:
+    def check_origin(self, made: Mapping[str, Any]) -> None:
         """Refuses latents of another dataset or codec.
 
         Args:

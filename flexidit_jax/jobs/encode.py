@@ -86,6 +86,7 @@ def _words(experiment: Experiment, dataset: Any, source: Sequence[Any]) -> dict[
     return {
         "num": len(source),
         "shard": section.shard,
+        "dtype": section.dtype,
         "shape": list(dataset.shape),
         "classes": getattr(dataset, "classes", None),
         "flipped": flipped,

@@ -42,14 +42,16 @@ class LatentShards(Shards):
                 writer.write(record.tobytes())
             writer.close()
         except RuntimeError as error:  # which number the system gave is in its words alone
-            full = os.strerror(errno.ENOSPC) in str(error)
-            raise OSError(errno.ENOSPC if full else errno.EIO, str(error).split(";")[0]) from None
+            full = os.strerror(errno.ENOSPC)
+            raise OSError(errno.EIO, full if full in str(error) else str(error).split(";")[0]) from None
 
     def _whole(self, shard: int) -> bool:
         if not self.path(shard).is_file():
             return False
-        reader = ArrayRecordReader(str(self.path(shard)), "readahead_buffer_size:0,max_parallelism:0")
-        try:  # the index is at the end: a file that is cut off has none
-            return reader.ok() and reader.num_records() == len(self.numbers(shard))
-        finally:
+        try:
+            reader = ArrayRecordReader(str(self.path(shard)), "readahead_buffer_size:0,max_parallelism:0")
+            whole = reader.ok() and reader.num_records() == len(self.numbers(shard))
             reader.close()
+            return whole
+        except RuntimeError:  # the index is at the end: a file that is cut off has none
+            return False
