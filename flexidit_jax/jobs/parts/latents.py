@@ -70,6 +70,6 @@ def origin(experiment: Any) -> dict[str, Any]:
     raw, codec = experiment.raw, experiment.codec
     kept = {key: value for key, value in asdict(codec).items() if key not in FREE_WITHIN["codec"]}
     return {
-        "dataset": without(raw["dataset"].get("of", raw["dataset"]), {"data_dir"}),
+        "dataset": without(raw["dataset"].get("of", raw["dataset"]), {"data_dir", "max_corrupt"}),
         "codec": {"name": raw["codec"]["name"], **kept, "weights": codec.fingerprint()},
     }

@@ -18,7 +18,7 @@ FREE_WITHIN = {
     "train": {"log_every", "checkpoint_every", "keep", "mesh"},
     "model": {"attention", "remat", "unroll"},
     "codec": {"path", "slice"},
-    "dataset": {"data_dir", "path"},
+    "dataset": {"data_dir", "path", "validation", "max_corrupt"},
 }
 
 
