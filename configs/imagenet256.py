@@ -14,6 +14,8 @@ EMA 0.9999, 250 DDPM steps, guidance on three channels. Published there, best sc
 samples (the paper's numbers, not this code's): FID 2.25 at 100 %, 2.25 at 64 %, 2.64 at 46 %, 3.24 at 29 %
 of the FLOPs. The number of steps is not published; 100,000 is a choice.
 
+`imagenet256_latents.py` encodes ImageNet once and trains on what it kept.
+
 `:smoke` is the same run shrunk to seconds, on images made on the spot, in pixels and without downloads.
 """
 
@@ -71,6 +73,14 @@ def get_config(variant: str = "") -> ConfigDict:
         "files": {"grid": True, "images": True, "npz": False},
     }
     config.generate = {"num": 50_000, "out": None, "labels": "uniform", "shard": None}
+    config.encode = {
+        "out": None,
+        "dtype": "float16",
+        "flipped": None,
+        "held_out": False,
+        "shard": 1024,
+        "batch": 128,
+    }
     config.export = {
         "out": None,
         "platforms": ("cpu", "cuda", "tpu"),

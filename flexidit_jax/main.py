@@ -16,6 +16,9 @@ from flexidit_jax.common.config import leaves, load_config, override
 from flexidit_jax.common.errors import UserError, nearest
 from flexidit_jax.common.program_cache import keep_programs
 
+#: flags that set a key of the section named like the mode, and the modes that take them
+SHORT = {"num": ("generate",), "out": ("generate", "encode")}
+
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
@@ -48,7 +51,7 @@ def _run(argv: Sequence[str]) -> int:
     parser.add_argument("--workdir", type=Path, help="the run's folder (default: runs/<config name>)")
     parser.add_argument("--mode", default="train", metavar="MODE", help=f"one of {kinds} (default: train)")
     parser.add_argument("--num", type=int, help="generate: how many images; short for --config.generate.num")
-    parser.add_argument("--out", metavar="DIR", help="generate: their folder; short for --config.generate.out")
+    parser.add_argument("--out", metavar="DIR", help="generate, encode: the folder; short for --config.MODE.out")
     parser.add_argument("--help", action="store_true", help="show this and exit")
     flags = [word for word in argv if not word.startswith("--config.")]
     known, rest = parser.parse_known_args(flags)
@@ -66,11 +69,11 @@ def _run(argv: Sequence[str]) -> int:
             if not equals:
                 raise UserError(f"{word} has no value; write --config.{key}=VALUE")
             override(config, key, value)
-    for key in ("num", "out"):
+    for key, takers in SHORT.items():
         if (value := getattr(known, key)) is not None:
-            if known.mode != "generate":
-                raise UserError(f"--{key} is for --mode=generate, not for --mode={known.mode}")
-            override(config, f"generate.{key}", repr(value))
+            if known.mode not in takers:
+                raise UserError(f"--{key} is for --mode={' or '.join(takers)}, not for --mode={known.mode}")
+            override(config, f"{known.mode}.{key}", repr(value))
     if known.help:
         parser.print_help()
         print(f"\nkeys of {known.config}:")

@@ -37,6 +37,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
     experiment = build_experiment(config)
     if experiment.report is None:
         raise UserError("this config has no report section")
+    experiment.check()
     flex = trained_model(experiment, workdir)
     judge = Judge(experiment.dataset, experiment.codec, experiment.evaluate.features)
     section = experiment.report

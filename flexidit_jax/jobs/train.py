@@ -23,6 +23,7 @@ from flexidit_jax.jobs import report
 from flexidit_jax.jobs.parts import workdir as folder
 from flexidit_jax.jobs.parts.compilation import Compilations
 from flexidit_jax.jobs.parts.experiment import Experiment, build_experiment
+from flexidit_jax.jobs.parts.latents import latents_of
 from flexidit_jax.jobs.parts.log import Log
 from flexidit_jax.jobs.parts.model import load_source
 from flexidit_jax.jobs.parts.stop import Stop
@@ -42,7 +43,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
       0 when finished or stopped by SIGTERM, 130 when stopped by Ctrl-C.
     """
     experiment = build_experiment(config)
-    experiment.codec.check()
+    experiment.check()
     source = experiment.dataset.source()
     mesh = make_mesh(**experiment.train.mesh)
     check_batch(experiment.train.batch, mesh)
@@ -115,7 +116,7 @@ def _train(
         for within in range(start, stage.steps):
             batch = put_batch(next(stream), mesh)
             patch = stage.mode(seed, done)
-            x0 = experiment.codec.encode(batch["x"], jax.random.fold_in(posterior, done))
+            x0 = latents_of(experiment.codec, batch, jax.random.fold_in(posterior, done))
             with Compilations() as compiled:
                 state, metrics = step(state, x0, batch[experiment.model.conditioner.field], done, patch)
             done += 1

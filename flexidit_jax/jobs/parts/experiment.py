@@ -17,6 +17,7 @@ from flexidit_jax.diffusion.process import NoiseProcess, suits
 from flexidit_jax.diffusion.solvers import make_table
 from flexidit_jax.jobs.parts.exported import Export
 from flexidit_jax.jobs.parts.labels import check_kind
+from flexidit_jax.jobs.parts.latents import Encoding, origin
 from flexidit_jax.jobs.parts.pictures import Files
 from flexidit_jax.jobs.parts.points import Report
 from flexidit_jax.jobs.parts.searched import Search, build_search
@@ -118,6 +119,7 @@ class Experiment:
       generate: many images, None for none.
       export: the `export` section.
       search: which budgets to search schedules for, None for none.
+      encode: how latents are kept on disk.
     """
 
     raw: dict[str, Any]
@@ -135,6 +137,19 @@ class Experiment:
     generate: Generation | None
     export: Export
     search: Search | None
+    encode: Encoding
+
+    def check(self) -> None:
+        """Says before long work that weights of the codec are missing, or that records are of another codec.
+
+        Raises:
+          UserError: so it is.
+        """
+        self.codec.check()
+        if (check_origin := getattr(self.dataset, "check_origin", None)) is not None:
+            check_origin(origin(self))
+        if self.report is not None:
+            self.dataset.held_out()  # the report wants them
 
 
 def build_experiment(config: ConfigDict) -> Experiment:
@@ -159,6 +174,7 @@ def build_experiment(config: ConfigDict) -> Experiment:
         generate: Section | None = None,
         export: Section | None = None,
         search: Section | None = None,
+        encode: Section | None = None,
     ) -> Experiment:
         network = build.call(build_dit, model, "model")
         words = {key: value for key, value in sample.items() if key != "files"}
@@ -182,6 +198,7 @@ def build_experiment(config: ConfigDict) -> Experiment:
             generate=generate and build.call(Generation, generate, "generate"),
             export=build.call(Export, export or {}, "export"),
             search=search and build_search(search, words, evaluation and evaluation.samples),
+            encode=build.call(Encoding, encode or {}, "encode"),
         )
         build.check(make_mesh, built.train.mesh, "train.mesh")
         for where, number in {"seed": seed, "sample.seed": sample.get("seed", 0)}.items():

@@ -13,12 +13,12 @@ from flexidit_jax.common.files import written_aside
 from flexidit_jax.training.checkpoint import CONFIG_FILE
 
 #: what may change between two starts of one run: nothing here changes what is computed
-FREE = {"init_from", "sample", "evaluate", "report", "generate", "export", "search"}
+FREE = {"init_from", "sample", "evaluate", "report", "generate", "export", "search", "encode"}
 FREE_WITHIN = {
     "train": {"log_every", "checkpoint_every", "keep", "mesh"},
     "model": {"attention", "remat", "unroll"},
     "codec": {"path", "slice"},
-    "dataset": {"data_dir"},
+    "dataset": {"data_dir", "path", "validation", "max_corrupt"},
 }
 
 
@@ -74,5 +74,14 @@ def check_config(workdir: Path, config: dict[str, Any]) -> None:
 def _binding(config: dict[str, Any]) -> dict[str, Any]:
     kept = {key: value for key, value in config.items() if key not in FREE}
     for section, free in FREE_WITHIN.items():
-        kept[section] = {key: value for key, value in kept.get(section, {}).items() if key not in free}
+        kept[section] = without(kept.get(section, {}), free)
     return kept
+
+
+def without(section: dict[str, Any], keys: set[str]) -> dict[str, Any]:
+    """A section, and those within it, without some keys."""
+    return {
+        key: without(value, keys) if isinstance(value, dict) else value
+        for key, value in section.items()
+        if key not in keys
+    }

@@ -1,0 +1,30 @@
+"""Records read by threads while those before them are at work."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+
+def read_ahead(source: Sequence[Any], groups: Iterable[Sequence[int]], groups_ahead: int = 2) -> Iterator[list[Any]]:
+    """`[source[i] for i in group]` of every group in turn, the next groups being read meanwhile.
+
+    Args:
+      source: random access, safe in threads.
+      groups: numbers of records.
+      groups_ahead: read, or being read, while one is at work: what memory holds.
+    """
+    pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="reader")
+    waiting: deque[list[Future[Any]]] = deque()
+    try:
+        for group in groups:
+            waiting.append([pool.submit(source.__getitem__, i) for i in group])
+            if len(waiting) > groups_ahead:
+                yield [record.result() for record in waiting.popleft()]
+        while waiting:
+            yield [record.result() for record in waiting.popleft()]
+    finally:
+        pool.shutdown(cancel_futures=True)
