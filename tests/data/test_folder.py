@@ -99,7 +99,7 @@ def test_a_validation_folder(images: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "damage", "reason"),
     [
-        ("1.JPEG", lambda content: content[:-30], r"image file is truncated.*"),
+        ("1.JPEG", lambda content: content[:-12], r"(image file is truncated|Truncated File Read).*"),
         ("1.JPEG", lambda content: b"", "empty"),
         ("1.JPEG", lambda content: b"<html>404</html>", "not an image"),
         ("2.png", lambda content: content[:40] + b"\0\0\0\0" + content[44:], ".+"),
