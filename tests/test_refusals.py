@@ -103,7 +103,6 @@ def test_config_files(refuse: Refuse, tmp_path: Path) -> None:
         ("train.stages[0].steps=-6", "train.stages.steps must be positive, got -6"),
         ("train.batch=-16", "train.batch must be positive, got -16"),
         ("train.checkpoint_every=0", "train.checkpoint_every must be positive, got 0"),
-        ("train.workers=-1", "train.workers must be at least 0, got -1"),
         ("evaluate.samples=0", "evaluate.samples must be positive, got 0"),
         ("model.num_heads=5", "model.width must be a multiple of 4 and of model.num_heads=5, got 32"),
         ("model.latent=(1,16,16,1)", "model.latent is (1, 16, 16, 1), but dataset and codec make latents of"),

@@ -33,7 +33,7 @@ def words(tmp_path: Path) -> list[str]:
         "    config.dataset = dataset\n"
         "    config.dataset.size, config.dataset.path = 16, 'images'\n"
         "    config.dataset.classes = config.model.conditioner.classes = 3\n"
-        "    config.train.stages[0]['patches'] = (2,)\n"
+        "    config.model.depth, config.train.stages[0]['patches'] = 1, (2,)\n"
         "    return config\n"
     )
     return ["--config=small.py"]
@@ -63,6 +63,7 @@ def test_refusals_come_before_anything_is_written(
     monkeypatch.chdir(tmp_path)
     for word, message in {
         "dataset.path=away": "dataset.path=away cannot be listed (No such file or directory); it must hold one folder",
+        "train.workers=-1": "train.workers must be at least 0, got -1",
         "dataset.classes=4": "model.conditioner.classes is 3, but the dataset has 4",
         "dataset.max_corrupt=2.0": "dataset.max_corrupt is a share in [0, 1), such as 0.001, got 2.0",
         "dataset.path=None": "config key 'dataset.path' must be str, got None",
