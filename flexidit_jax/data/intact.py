@@ -46,6 +46,7 @@ class Intact(Sequence):
         self._source, self._share = source, max_corrupt
         self._admitted = min(max(int(max_corrupt * len(source)), max_corrupt > 0), len(source) - 1)
         self._corrupt: set[int] = set()
+        self._refusal: str | None = None
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -55,12 +56,12 @@ class Intact(Sequence):
         """Record i.
 
         Raises:
-          UserError: more records are corrupt than may be.
+          UserError: more records are corrupt than may be, at this read or an earlier one.
         """
         n = len(self)
         if not -n <= i < n:
             raise IndexError(i)
-        while True:
+        while self._refusal is None:
             i %= n
             if i not in self._corrupt:
                 try:
@@ -68,6 +69,7 @@ class Intact(Sequence):
                 except Corrupt as error:
                     self._count(i, error)
             i += 1
+        raise UserError(self._refusal)
 
     def _count(self, i: int, error: Corrupt) -> None:
         with self._lock:
@@ -75,9 +77,10 @@ class Intact(Sequence):
                 return
             self._corrupt.add(i)
             found = len(self._corrupt)
-        if found > self._admitted:
-            raise UserError(
-                f"{found:,} of {len(self):,} records are corrupt, more than dataset.max_corrupt={self._share:g} admits;"
-                f" the last is {error}; mend or remove them, or raise dataset.max_corrupt"
-            ) from None
-        _LOG.warning("corrupt, skipped (%d of at most %d): %s", found, self._admitted, error)
+            if found <= self._admitted:
+                _LOG.warning("corrupt, skipped (%d of at most %d): %s", found, self._admitted, error)
+            elif self._refusal is None:
+                self._refusal = (
+                    f"{found:,} of {len(self):,} records are corrupt, more than dataset.max_corrupt={self._share:g}"
+                    f" admits; the last is {error}; mend or remove them, or raise dataset.max_corrupt"
+                )

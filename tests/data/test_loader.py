@@ -10,7 +10,7 @@ import pytest
 
 from flexidit_jax.data.loader import Batches, batches
 
-RECORDS, BATCH = 22, 8
+RECORDS, BATCH = 22, 24  # of rows enough for several chunks on one host and on two
 SOURCE = [{"x": np.full((1, 2, 2, 1), i, np.float32), "label": np.int32(i)} for i in range(RECORDS)]
 
 
@@ -29,7 +29,7 @@ def joined(shards: list[Batches], number: int) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize(("hosts", "threads"), [(1, 0), (1, 3), (2, 2), (4, 0), (4, 2), (8, 1)])
 def test_the_hosts_together_read_the_batches_of_one(hosts: int, threads: int) -> None:
-    whole = joined(streams(1, threads=1), 12)  # four epochs and a half; epochs end within batches
+    whole = joined(streams(1, threads=1), 12)  # thirteen epochs; they end within batches
     parts = joined(streams(hosts, threads), 12)
     np.testing.assert_array_equal(parts["label"], whole["label"])
     np.testing.assert_array_equal(parts["x"], whole["x"])  # augmentation included
@@ -40,7 +40,7 @@ def test_the_shards_of_an_epoch_are_disjoint_and_complete(hosts: int) -> None:
     shards = streams(hosts)
     labels = joined(shards, 11)["label"]
     assert labels.shape == (11, BATCH)
-    for epoch in labels.reshape(4, RECORDS):
+    for epoch in labels.reshape(12, RECORDS):
         assert sorted(epoch) == list(range(RECORDS))
 
 
@@ -70,7 +70,7 @@ def test_a_host_reads_its_own_rows_alone() -> None:
 
     stream = batches(Counted(SOURCE), BATCH, 5, None, 0, host=1, hosts=4)
     drawn = np.concatenate([next(stream)["label"] for _ in range(3)])
-    assert read == drawn.tolist() and len(drawn) == 6
+    assert read == drawn.tolist() and len(drawn) == 18
 
 
 def test_closing_ends_the_threads() -> None:
@@ -86,7 +86,7 @@ def test_closing_ends_the_threads() -> None:
 
 
 def test_shares_that_do_not_exist_are_refused() -> None:
-    with pytest.raises(ValueError, match="host 0 of 3 has no rows of a batch of 8"):
-        batches(SOURCE, BATCH, 0, hosts=3)
+    with pytest.raises(ValueError, match="host 0 of 5 has no rows of a batch of 24"):
+        batches(SOURCE, BATCH, 0, hosts=5)
     with pytest.raises(ValueError, match="host 2 of 2 has no rows"):
         batches(SOURCE, BATCH, 0, host=2, hosts=2)
