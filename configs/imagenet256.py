@@ -7,7 +7,9 @@
 
 Without `init_from` both modes train from scratch. Before a run there must be: ImageNet, prepared by
 tensorflow-datasets (the first start says from which files), and the SD-VAE in weights/sd-vae-ft-ema.
-Before training, `--mode=sample` with `init_from` draws from the published model itself.
+Corrupt images are named and skipped; a share of more than `dataset.max_corrupt` stops the run. `train.workers`
+threads decode, None meaning one per core. Before training, `--mode=sample` with `init_from` draws from the
+published model itself.
 
 Constants of FlexiDiT section 3.1 and DiT: all parameters shared, AdamW 1e-4 without decay, batch 256,
 EMA 0.9999, 250 DDPM steps, guidance on three channels. Published there, best scale per budget, 50,000
@@ -32,7 +34,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.init_from = None
-    config.dataset = {"name": "imagenet", "size": 256, "data_dir": None}
+    config.dataset = {"name": "imagenet", "size": 256, "data_dir": None, "max_corrupt": 0.001}
     config.codec = {"name": "sd_vae", "path": "weights/sd-vae-ft-ema", "dtype": "bfloat16", "slice": 16}
     config.process = {"name": "gaussian", "steps": 1000, "beta_start": 1e-4, "beta_end": 0.02}
     config.model = {
@@ -54,6 +56,7 @@ def get_config(variant: str = "") -> ConfigDict:
         "log_every": 100,
         "checkpoint_every": 5000,
         "keep": 2,
+        "workers": None,
     }
     config.sample = {
         "labels": (207, 360, 387, 974, 88, 979, 417, 279),

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from flexidit_jax.common.errors import UserError
-from flexidit_jax.common.progress import Progress
+from flexidit_jax.common.progress import Progress, warnings_said
 from flexidit_jax.common.trees import merge
 from flexidit_jax.common.types import Params, short_patch_name
 from flexidit_jax.data.loader import batches
@@ -78,7 +78,9 @@ def _train(
     if done >= train.steps:
         print(f"{workdir}: training is finished ({done} steps)")
         return None
-    stream = batches(source, train.batch, seed, getattr(experiment.dataset, "augment", None))
+    augment, host, hosts = getattr(experiment.dataset, "augment", None), jax.process_index(), jax.process_count()
+    stream = batches(source, train.batch, seed, augment, train.workers, host, hosts)
+    closing.callback(stream.close)
     if done:
         meta = checkpoints.meta(done)
         stage = train.stages[meta["stage"]]
@@ -98,6 +100,7 @@ def _train(
     writer = metric_writers.create_default_writer(str(workdir), asynchronous=False)
     closing.callback(writer.close)
     bar = closing.enter_context(Progress(train.steps, "training", start=done))
+    closing.enter_context(warnings_said(bar))  # such as a corrupt record
     log = Log(writer, bar)
     rate = periodic_actions.ReportProgress(num_train_steps=train.steps, writer=writer, every_secs=30)
     posterior = jax.random.fold_in(jax.random.key(seed), 2**32 - 1)  # apart from the keys of steps, which count from 0

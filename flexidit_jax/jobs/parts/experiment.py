@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from flexidit_jax.api import FlexiDiT
 from flexidit_jax.common import build
 from flexidit_jax.common.config import plain
+from flexidit_jax.common.cores import cores
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.types import Patch
 from flexidit_jax.diffusion.process import NoiseProcess, suits
@@ -43,6 +44,7 @@ class Training:
       mesh: see `training.sharding.make_mesh`.
       log_every, checkpoint_every: steps; the last step of a stage is always saved.
       keep: checkpoints kept.
+      workers: threads that read records ahead, in every process; 0 reads between steps, None takes one per core.
     """
 
     batch: int
@@ -53,6 +55,7 @@ class Training:
     log_every: int
     checkpoint_every: int
     keep: int
+    workers: int
 
     @property
     def steps(self) -> int:
@@ -244,8 +247,12 @@ def _training(
     log_every: int = 100,
     checkpoint_every: int = 1000,
     keep: int = 2,
+    workers: int | None = 1,
 ) -> Training:
     build.positive("train", batch=batch, log_every=log_every, checkpoint_every=checkpoint_every, keep=keep)
+    workers = cores() if workers is None else workers
+    if workers < 0:
+        raise UserError(f"train.workers must be at least 0, got {workers}")
     return Training(
         batch=batch,
         stages=build_stages(stages, base, loss),
@@ -255,4 +262,5 @@ def _training(
         log_every=log_every,
         checkpoint_every=checkpoint_every,
         keep=keep,
+        workers=workers,
     )

@@ -15,7 +15,7 @@ from flexidit_jax.training.checkpoint import CONFIG_FILE
 #: what may change between two starts of one run: nothing here changes what is computed
 FREE = {"init_from", "sample", "evaluate", "report", "generate", "export", "search", "encode"}
 FREE_WITHIN = {
-    "train": {"log_every", "checkpoint_every", "keep", "mesh"},
+    "train": {"log_every", "checkpoint_every", "keep", "mesh", "workers"},
     "model": {"attention", "remat", "unroll"},
     "codec": {"path", "slice"},
     "dataset": {"data_dir", "path", "validation", "max_corrupt"},
