@@ -17,7 +17,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from flexidit_jax.common.errors import UserError
-from flexidit_jax.common.progress import Progress
+from flexidit_jax.common.progress import Progress, warnings_said
 from flexidit_jax.data.latents import FLIPPED, HELD_OUT, TRAIN, layout
 from flexidit_jax.data.latents import Dataset as Latents
 from flexidit_jax.jobs.parts.ahead import read_ahead
@@ -115,6 +115,7 @@ def _encode(
         shards.claimed(host, hosts),
         Stop("finishing this shard before stopping") as stop,
         Progress(own, f"encoding {shards.folder.name}", start=there, unit="images") as bar,
+        warnings_said(bar),  # such as a corrupt image
         ThreadPoolExecutor(1) as writer,
         closing(read_ahead(source, _batches(shards, missing, batch))) as batches,
     ):

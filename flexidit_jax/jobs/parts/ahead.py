@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
+
+from flexidit_jax.common.cores import cores
 
 
 def read_ahead(source: Sequence[Any], groups: Iterable[Sequence[int]], groups_ahead: int = 2) -> Iterator[list[Any]]:
@@ -17,7 +18,7 @@ def read_ahead(source: Sequence[Any], groups: Iterable[Sequence[int]], groups_ah
       groups: numbers of records.
       groups_ahead: read, or being read, while one is at work: what memory holds.
     """
-    pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="reader")
+    pool = ThreadPoolExecutor(cores(), thread_name_prefix="reader")
     waiting: deque[list[Future[Any]]] = deque()
     try:
         for group in groups:
