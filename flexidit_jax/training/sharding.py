@@ -6,6 +6,7 @@ trees of the same names.
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -20,14 +21,14 @@ from flexidit_jax.common.types import Array
 
 #: first match wins; trailing axes of a leaf (stacked blocks carry one more, at the front). What is not named is small
 #: (norms, biases, embeddings of a patch size) and lies whole on every device.
-RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
+RULES: tuple[tuple[str, tuple[str | tuple[str, ...] | None, ...]], ...] = (
     (r"attention/qkv/kernel$", ("fsdp", "tensor")),
     (r"attention/proj/kernel$", ("tensor", "fsdp")),
     (r"mlp/fc1/kernel$", ("fsdp", "tensor")),
     (r"mlp/fc2/kernel$", ("tensor", "fsdp")),
     (r"(attention/qkv|mlp/fc1)/lora_a$", ("fsdp", None)),
-    (r"(attention/qkv|mlp/fc1)/lora_b$", ("fsdp", "tensor")),
-    (r"(attention/proj|mlp/fc2)/lora_a$", ("tensor", "fsdp")),
+    (r"(attention/qkv|mlp/fc1)/lora_b$", (None, ("tensor", "fsdp"))),  # a rank divides by few devices
+    (r"(attention/proj|mlp/fc2)/lora_a$", (("tensor", "fsdp"), None)),
     (r"(attention/proj|mlp/fc2)/lora_b$", (None, "fsdp")),
     (r"modulation/kernel$", ("fsdp", "tensor")),
     (r"timestep/fc\d/kernel$", ("fsdp", None)),
@@ -65,9 +66,18 @@ def spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
     for pattern, axes in RULES:
         if re.search(pattern, path) and len(axes) <= len(shape):
             sizes = shape[len(shape) - len(axes) :]
-            kept = [a if a and size % mesh.shape[a] == 0 else None for a, size in zip(axes, sizes, strict=True)]
+            kept = [_dividing(a, size, mesh) for a, size in zip(axes, sizes, strict=True)]
             return PartitionSpec(*[None] * (len(shape) - len(axes)), *kept)
     return PartitionSpec()
+
+
+def _dividing(axes: str | tuple[str, ...] | None, size: int, mesh: Mesh) -> str | tuple[str, ...] | None:
+    """The axes, or of several the largest, or none: the first that divides `size`."""
+    several = (axes,) if isinstance(axes, str) else axes or ()
+    for choice in (several, *((axis,) for axis in sorted(several, key=lambda axis: -mesh.shape[axis]))):
+        if choice and size % math.prod(mesh.shape[axis] for axis in choice) == 0:
+            return choice if len(choice) > 1 else choice[0]
+    return None
 
 
 def shardings(tree: Any, mesh: Mesh) -> Any:

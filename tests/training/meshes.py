@@ -20,7 +20,7 @@ from flexidit_jax.training.state import first_state
 from flexidit_jax.training.step import make_step
 
 #: mesh (None is one device) and accumulate
-CASES = ((None, 1), ((8, 1, 1), 1), ((2, 4, 1), 1), ((2, 2, 2), 1), (None, 2), ((2, 4, 1), 2), ((2, 2, 2), 2))
+CASES = ((None, 1), ((8, 1, 1), 1), ((2, 4, 1), 1), ((2, 2, 2), 1), ((2, 4, 1), 2), ((2, 2, 2), 2))
 STEPS, BATCH, LATENT = 20, 16, (1, 12, 12, 4)
 MOVES = re.compile(r" = (.*?) (all-gather|all-to-all|collective-permute)(?:-start)?\(")
 
