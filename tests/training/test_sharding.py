@@ -47,7 +47,7 @@ D, DEPTH = 1152, 28  # DiT-XL
         ("modes/1x4x4/embed/kernel", (1, 4, 4, 4, D), P(None, None, None, None, "fsdp")),
         ("modes/1x4x4/deembed/kernel", (D, 1, 4, 4, 8), P("fsdp", None, None, None, None)),
         ("modes/1x4x4/blocks/attention/qkv/lora_a", (DEPTH, D, 32), P(None, "fsdp", None)),
-        ("modes/1x4x4/blocks/mlp/fc1/lora_b", (DEPTH, 32, 4 * D), P(None, None, "fsdp")),
+        ("modes/1x4x4/blocks/attention/qkv/lora_b", (DEPTH, 32, 3 * D), P(None, None, "fsdp")),
         ("modes/1x4x4/blocks/mlp/fc1/lora_b", (DEPTH, 32, 4096), P(None, None, ("tensor", "fsdp"))),
         ("modes/1x4x4/blocks/mlp/fc2/lora_a", (DEPTH, 4096, 32), P(None, ("tensor", "fsdp"), None)),
         ("modes/1x4x4/blocks/attention/proj/lora_b", (DEPTH, 32, D), P(None, None, "fsdp")),
