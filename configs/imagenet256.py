@@ -48,6 +48,7 @@ def get_config(variant: str = "") -> ConfigDict:
     }
     config.train = {
         "batch": 256,
+        "accumulate": 1,
         "stages": ({"patches": (2, 4), "steps": 100_000, "learning_rate": 1e-4},),
         "loss": {"name": "diffusion", "vlb_weight": 1.0},
         "optimizer": {"b1": 0.9, "b2": 0.999, "weight_decay": 0.0, "clip": None},

@@ -103,6 +103,12 @@ def test_config_files(refuse: Refuse, tmp_path: Path) -> None:
         ("train.stages[0].steps=-6", "train.stages.steps must be positive, got -6"),
         ("train.batch=-16", "train.batch must be positive, got -16"),
         ("train.checkpoint_every=0", "train.checkpoint_every must be positive, got 0"),
+        ("train.accumulate=0", "train.accumulate must be positive, got 0"),
+        (
+            "train.accumulate=3",
+            "train.batch=16 gives each of the 1 device(s) along data x fsdp 16 record(s), which do not split into"
+            " train.accumulate=3 parts; train.accumulate=2 would do, or train.batch=15",
+        ),
         ("evaluate.samples=0", "evaluate.samples must be positive, got 0"),
         ("model.num_heads=5", "model.width must be a multiple of 4 and of model.num_heads=5, got 32"),
         ("model.latent=(1,16,16,1)", "model.latent is (1, 16, 16, 1), but dataset and codec make latents of"),

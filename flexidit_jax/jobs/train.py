@@ -46,7 +46,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
     experiment.check()
     source = experiment.dataset.source()
     mesh = make_mesh(**experiment.train.mesh)
-    check_batch(experiment.train.batch, mesh)
+    check_batch(experiment.train.batch, mesh, experiment.train.accumulate)
     plain = None if has_checkpoint(workdir) else _plain_params(experiment)  # refused before anything is written
     folder.claim(workdir, experiment.raw)
     with ExitStack() as closing:
@@ -113,7 +113,8 @@ def _train(
             state = placed(next_stage(state, stage, optimizer), mesh)
         names = ", ".join(map(short_patch_name, stage.patches))
         bar.say(f"stage {i + 1} of {len(train.stages)}: patches {names}, {stage.steps} steps")
-        step = make_step(experiment.model, experiment.process, stage.loss, optimizer, train.ema, seed, stage.times)
+        fixed = (experiment.model, experiment.process, stage.loss, optimizer, train.ema, seed, stage.times)
+        step = make_step(*fixed, mesh, train.accumulate)
 
         # ------------------------------------------------------------ Steps
         for within in range(start, stage.steps):

@@ -6,6 +6,7 @@ trees of the same names.
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -13,16 +14,22 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from flexidit_jax.common.axes import MESH_AXES
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.trees import map_named
 from flexidit_jax.common.types import Array
 
-#: first match wins; trailing axes of a leaf (stacked blocks carry one more, at the front)
-RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
+#: first match wins; trailing axes of a leaf (stacked blocks carry one more, at the front). What is not named is small
+#: (norms, biases, embeddings of a patch size) and lies whole on every device.
+RULES: tuple[tuple[str, tuple[str | tuple[str, ...] | None, ...]], ...] = (
     (r"attention/qkv/kernel$", ("fsdp", "tensor")),
     (r"attention/proj/kernel$", ("tensor", "fsdp")),
     (r"mlp/fc1/kernel$", ("fsdp", "tensor")),
     (r"mlp/fc2/kernel$", ("tensor", "fsdp")),
+    (r"(attention/qkv|mlp/fc1)/lora_a$", ("fsdp", None)),
+    (r"(attention/qkv|mlp/fc1)/lora_b$", (None, ("tensor", "fsdp"))),  # a rank divides by few devices
+    (r"(attention/proj|mlp/fc2)/lora_a$", (("tensor", "fsdp"), None)),
+    (r"(attention/proj|mlp/fc2)/lora_b$", (None, "fsdp")),
     (r"modulation/kernel$", ("fsdp", "tensor")),
     (r"timestep/fc\d/kernel$", ("fsdp", None)),
     (r"conditioner/table$", (None, "fsdp")),
@@ -59,9 +66,18 @@ def spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
     for pattern, axes in RULES:
         if re.search(pattern, path) and len(axes) <= len(shape):
             sizes = shape[len(shape) - len(axes) :]
-            kept = [a if a and size % mesh.shape[a] == 0 else None for a, size in zip(axes, sizes, strict=True)]
+            kept = [_dividing(a, size, mesh) for a, size in zip(axes, sizes, strict=True)]
             return PartitionSpec(*[None] * (len(shape) - len(axes)), *kept)
     return PartitionSpec()
+
+
+def _dividing(axes: str | tuple[str, ...] | None, size: int, mesh: Mesh) -> str | tuple[str, ...] | None:
+    """The axes, or of several the largest, or none: the first that divides `size`."""
+    several = (axes,) if isinstance(axes, str) else axes or ()
+    for choice in (several, *((axis,) for axis in sorted(several, key=lambda axis: -mesh.shape[axis]))):
+        if choice and size % math.prod(mesh.shape[axis] for axis in choice) == 0:
+            return choice if len(choice) > 1 else choice[0]
+    return None
 
 
 def shardings(tree: Any, mesh: Mesh) -> Any:
@@ -83,21 +99,34 @@ def shaped(tree: Any, mesh: Mesh) -> Any:
     )
 
 
-def check_batch(batch: int, mesh: Mesh) -> None:
+def constrained(tree: Any, mesh: Mesh | None) -> Any:
+    """`placed` for use inside a jitted function; without a mesh, `tree` as it is."""
+    return tree if mesh is None else jax.lax.with_sharding_constraint(tree, shardings(tree, mesh))
+
+
+def check_batch(batch: int, mesh: Mesh, accumulate: int = 1) -> None:
     """Refuses a batch that does not split evenly.
 
     Raises:
-      UserError: it is not divisible by the devices along data and fsdp.
+      UserError: it is not divisible by the devices along data and fsdp, or a device's share of it by `accumulate`.
     """
     parts = mesh.shape["data"] * mesh.shape["fsdp"]
     if batch < 1 or batch % parts:
         raise UserError(
             f"train.batch={batch} is not divisible by the {parts} device(s) along data x fsdp;"
-            f" {max(batch // parts, 1) * parts} would do"
+            f" {max(batch // (parts * accumulate), 1) * parts * accumulate} would do"
+        )
+    share = batch // parts
+    if share % accumulate:
+        fits = max(k for k in range(1, accumulate) if share % k == 0)
+        raise UserError(
+            f"train.batch={batch} gives each of the {parts} device(s) along data x fsdp {share} record(s), which do not"
+            f" split into train.accumulate={accumulate} parts; train.accumulate={fits} would do, or"
+            f" train.batch={max(share // accumulate, 1) * accumulate * parts}"
         )
 
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, Array]:
     """A host's records as global arrays, split over data and fsdp."""
-    sharding = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    sharding = NamedSharding(mesh, PartitionSpec(MESH_AXES["records"]))
     return {key: jax.make_array_from_process_local_data(sharding, value) for key, value in batch.items()}

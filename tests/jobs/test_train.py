@@ -97,6 +97,10 @@ def test_tensorboard(smoke_run: Path) -> None:
     tags = set(events.Tags()["tensors"]) | set(events.Tags()["scalars"])
     for metric in ("loss", "mse", "vlb", "grad_norm"):
         assert {f"{metric}/patch_2", f"{metric}/patch_4"} <= tags
+    assert {tag for tag in tags if "quartile" in tag} <= {
+        f"loss/patch_{p}/quartile_{i}" for p in (2, 4) for i in range(1, 5)
+    }
+    assert {f"loss/patch_2/quartile_{i}" for i in range(1, 5)} <= tags
     steps = {event.step for event in events.Tensors("loss/patch_2")}
     assert {2, 4, 6} <= steps <= {2, 4, 6, 8, 10, 12}
     assert not {event.step for event in events.Tensors("loss/patch_4")} & {2, 4, 6}

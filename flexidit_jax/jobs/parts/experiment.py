@@ -39,6 +39,7 @@ class Training:
 
     Attributes:
       batch: records per step, over all devices.
+      accumulate: parts a device evaluates its records in, one after the other; memory falls, nothing else changes.
       stages: see `training.stages.Stage`.
       optimizer, ema: see `training.optimizer`.
       mesh: see `training.sharding.make_mesh`.
@@ -56,6 +57,7 @@ class Training:
     checkpoint_every: int
     keep: int
     workers: int
+    accumulate: int = 1
 
     @property
     def steps(self) -> int:
@@ -248,8 +250,10 @@ def _training(
     checkpoint_every: int = 1000,
     keep: int = 2,
     workers: int | None = 1,
+    accumulate: int = 1,
 ) -> Training:
-    build.positive("train", batch=batch, log_every=log_every, checkpoint_every=checkpoint_every, keep=keep)
+    counts = {"batch": batch, "log_every": log_every, "checkpoint_every": checkpoint_every, "keep": keep}
+    build.positive("train", **counts, accumulate=accumulate)
     workers = cores() if workers is None else workers
     if workers < 0:
         raise UserError(f"train.workers must be at least 0, got {workers}")
@@ -263,4 +267,5 @@ def _training(
         checkpoint_every=checkpoint_every,
         keep=keep,
         workers=workers,
+        accumulate=accumulate,
     )

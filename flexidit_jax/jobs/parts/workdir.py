@@ -12,10 +12,10 @@ from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.files import written_aside
 from flexidit_jax.training.checkpoint import CONFIG_FILE
 
-#: what may change between two starts of one run: nothing here changes what is computed
+#: what may change between two starts of one run: nothing here changes what is computed, but for rounding
 FREE = {"init_from", "sample", "evaluate", "report", "generate", "export", "search", "encode"}
 FREE_WITHIN = {
-    "train": {"log_every", "checkpoint_every", "keep", "mesh", "workers"},
+    "train": {"log_every", "checkpoint_every", "keep", "mesh", "workers", "accumulate"},
     "model": {"attention", "remat", "unroll"},
     "codec": {"path", "slice"},
     "dataset": {"data_dir", "path", "validation", "max_corrupt"},
