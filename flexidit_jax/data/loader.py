@@ -24,6 +24,8 @@ def batches(
     seed: int,
     augment: Callable[[Any, np.random.Generator], Any] | None = None,
     threads: int = 1,
+    host: int = 0,
+    hosts: int = 1,
 ) -> Batches:
     """Reshuffles the source every epoch; batches run across epoch ends.
 
@@ -33,9 +35,12 @@ def batches(
       seed: of the order and of `augment`; the n-th batch depends on it alone.
       augment: (record, rng) -> record, drawn anew for every record of every epoch.
       threads: readers.
+      host, hosts: this one keeps rows host * batch / hosts and so on, batch / hosts of them.
     """
     dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
     if augment is not None:
         dataset = dataset.random_map(augment)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=16)
-    return iter(dataset.batch(batch).to_iter_dataset(options))
+    mine = slice(host * batch // hosts, (host + 1) * batch // hosts)
+    rows = dataset.batch(batch).map(lambda whole: {key: value[mine] for key, value in whole.items()})
+    return iter(rows.to_iter_dataset(options))
