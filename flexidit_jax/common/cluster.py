@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
 from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.lifeline import Lifeline, pause
 
 #: seconds of silence after which a process counts as dead, which ends all others
 HEARTBEAT = 20
@@ -28,6 +29,7 @@ PATIENCE = 300
 #: seconds given to the others, when one process fails, to fail of the same
 GRACE = 5
 
+_lifelines: list[Lifeline] = []  # this process's, once it has joined
 _numbers = itertools.count()  # every process waits in the same order, so that a number names a barrier
 
 
@@ -94,6 +96,13 @@ def join(
         raise UserError(f"cannot join the other processes ({type(error).__name__}: {_first_line(error)})") from None
     client = _client()
     client.key_value_set(f"flexidit_jax/host/{_index()}", socket.gethostname())
+    line = Lifeline(_index(), _gone)
+    _lifelines.append(line)
+    if _index() == 0:
+        client.key_value_set("flexidit_jax/lifeline", str(line.listen()))
+    elif several():
+        port = client.blocking_key_value_get("flexidit_jax/lifeline", 1000 * PATIENCE)
+        line.connect(_state().coordinator_address.rpartition(":")[0].strip("[]"), int(port))
     if jax.process_index():  # C++ libraries write to the descriptor itself
         sys.stdout.flush()
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -176,6 +185,7 @@ def together() -> Iterator[None]:
     except jax.errors.JaxRuntimeError as error:
         if not several():
             raise
+        pause()
         print(f"error: {me()}a shared computation failed: {_first_line(error)}", file=sys.stderr)
         _end(1)
 
@@ -198,6 +208,8 @@ def leave(status: int, failed: bool = False) -> int:
         if not failed:
             print(f"error: {me()}{error}", file=sys.stderr)
         _end(status or 1)
+    for line in _lifelines:
+        line.close()
     jax.distributed.shutdown()
     return status
 
@@ -206,6 +218,14 @@ def trace() -> None:
     """Prints the exception being handled, naming the process."""
     print(f"error: {me()}", file=sys.stderr)
     traceback.print_exc()
+
+
+def _gone(process: int) -> None:
+    """Ends this process too; process 0 last, since the others would be aborted."""
+    print(f"error: {me()}{_name(process)} is gone, and nothing goes on without it", file=sys.stderr, flush=True)
+    if _index() == 0:
+        pause()
+    _end(1)
 
 
 def _clustered(platforms: str | None) -> bool:
