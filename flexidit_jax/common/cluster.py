@@ -7,6 +7,7 @@ Nothing below imports jax before it is asked to join: a command line with a mist
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import itertools
 import json
@@ -103,6 +104,7 @@ def join(
     elif several():
         port = client.blocking_key_value_get("flexidit_jax/lifeline", 1000 * PATIENCE)
         line.connect(_state().coordinator_address.rpartition(":")[0].strip("[]"), int(port))
+    _name(0)  # while it can be asked
     if jax.process_index():  # C++ libraries write to the descriptor itself
         sys.stdout.flush()
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -268,6 +270,7 @@ def _index() -> int:
     return _state().process_id
 
 
+@functools.cache
 def _name(process: int) -> str:
     with contextlib.suppress(Exception):
         return f"process {process} ({_client().key_value_try_get(f'flexidit_jax/host/{process}')})"

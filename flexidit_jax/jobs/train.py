@@ -51,7 +51,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
     source = experiment.dataset.source()
     mesh = make_mesh(**experiment.train.mesh)
     check_batch(experiment.train.batch, mesh)
-    agree(experiment.raw, workdir)
+    agree(config, workdir)
     plain = None if has_checkpoint(workdir) else _plain_params(experiment)  # refused before anything is written
     folder.claim(workdir, experiment.raw)
     with ExitStack() as closing:

@@ -7,9 +7,11 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+
+from ml_collections import ConfigDict
 
 from flexidit_jax.common import cluster
+from flexidit_jax.common.config import leaves
 
 #: packages whose versions decide what is computed and written
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
@@ -17,13 +19,13 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
 OWN = ("--coordinator", "--processes", "--process", "--heartbeat", "--mode")
 
 
-def agree(config: dict[str, Any], workdir: Path) -> None:
+def agree(config: ConfigDict, workdir: Path) -> None:
     """Refuses processes that were started with other configs or packages.
 
     Raises:
       UserError: the process that differs and in what, or the one that did not come.
     """
-    told = {f"config.{key}": value for key, value in config.items()} | {"--workdir": str(workdir)}
+    told = {f"config.{key}": value for key, value in leaves(config)} | {"--workdir": str(workdir)}
     cluster.same("the start", told | {name: importlib.metadata.version(name) for name in PACKAGES})
 
 
