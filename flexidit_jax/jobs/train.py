@@ -14,6 +14,7 @@ from clu import metric_writers, parameter_overview, periodic_actions
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from flexidit_jax.common import cluster
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.progress import Progress, warnings_said
 from flexidit_jax.common.trees import merge
@@ -26,14 +27,17 @@ from flexidit_jax.jobs.parts.experiment import Experiment, build_experiment
 from flexidit_jax.jobs.parts.latents import latents_of
 from flexidit_jax.jobs.parts.log import Log
 from flexidit_jax.jobs.parts.model import load_source
-from flexidit_jax.jobs.parts.stop import Stop
+from flexidit_jax.jobs.parts.several import agree, alone
+from flexidit_jax.jobs.parts.stop import Stop, Votes
 from flexidit_jax.models.dit import init
 from flexidit_jax.models.flexify import at
 from flexidit_jax.models.fold import folded
 from flexidit_jax.training.checkpoint import Checkpoints, has_checkpoint
-from flexidit_jax.training.sharding import check_batch, make_mesh, placed, put_batch, shaped
+from flexidit_jax.training.sharding import check_batch, make_mesh, placed, put_batch, shaped, share
 from flexidit_jax.training.state import abstract, first_state, next_stage
 from flexidit_jax.training.step import make_step
+
+SEVERAL_PROCESSES = True  # it may be started as one of them
 
 
 def run(config: ConfigDict, workdir: Path) -> int:
@@ -47,12 +51,16 @@ def run(config: ConfigDict, workdir: Path) -> int:
     source = experiment.dataset.source()
     mesh = make_mesh(**experiment.train.mesh)
     check_batch(experiment.train.batch, mesh, experiment.train.accumulate)
+    agree(config, workdir)
     plain = None if has_checkpoint(workdir) else _plain_params(experiment)  # refused before anything is written
     folder.claim(workdir, experiment.raw)
     with ExitStack() as closing:
         status = _train(experiment, source, plain, workdir, mesh, closing)
     if status is not None:
         return status
+    if cluster.several():
+        print(f"finished; in one process, {alone('report' if experiment.report else 'sample')} draws from it")
+        return 0
     if experiment.report is not None:
         return report.run(config, workdir)
     print("finished; the same command with --mode=sample draws from it")
@@ -75,10 +83,11 @@ def _train(
 
     # ---------------------------------------------------------------- State: own checkpoint, init_from, scratch
     done = checkpoints.latest() or 0
+    cluster.same("the checkpoints", {f"the newest checkpoint of {workdir}": done})
     if done >= train.steps:
         print(f"{workdir}: training is finished ({done} steps)")
         return None
-    augment, host, hosts = getattr(experiment.dataset, "augment", None), jax.process_index(), jax.process_count()
+    augment, (host, hosts) = getattr(experiment.dataset, "augment", None), share(mesh)
     stream = batches(source, train.batch, seed, augment, train.workers, host, hosts)
     closing.callback(stream.close)
     if done:
@@ -97,13 +106,17 @@ def _train(
     print(parameter_overview.get_parameter_overview(merge(state.frozen, state.params), include_stats=False))
 
     # ---------------------------------------------------------------- Watching
-    writer = metric_writers.create_default_writer(str(workdir), asynchronous=False)
+    speaks = cluster.first()
+    writer = metric_writers.create_default_writer(str(workdir), just_logging=not speaks, asynchronous=False)
     closing.callback(writer.close)
-    bar = closing.enter_context(Progress(train.steps, "training", start=done))
+    bar = closing.enter_context(Progress(train.steps, "training", start=done, enabled=speaks))
     closing.enter_context(warnings_said(bar))  # such as a corrupt record
     log = Log(writer, bar)
     rate = periodic_actions.ReportProgress(num_train_steps=train.steps, writer=writer, every_secs=30)
     posterior = jax.random.fold_in(jax.random.key(seed), 2**32 - 1)  # apart from the keys of steps, which count from 0
+
+    votes = Votes(stop, mesh)
+    closing.enter_context(cluster.together())  # innermost: closing a save waits for processes that may be gone
 
     # ---------------------------------------------------------------- Stages
     first_stage, start = train.place(done)
@@ -128,7 +141,7 @@ def _train(
                 bar.say(f"step {done}, patch {short_patch_name(patch)}: {compiled}")
             log.add(done, patch, metrics)
             rate(done)
-            stopping = stop.asked
+            stopping = votes.count()
             saving = done % train.checkpoint_every == 0 or within + 1 == stage.steps or stopping
             if saving or done % train.log_every == 0:
                 log.flush(done)  # refuses a loss that is not finite, so that it is never saved
@@ -139,7 +152,7 @@ def _train(
             bar.advance()
             if stopping:
                 bar.say(f"stopped after step {done} of {train.steps}; saved, the same command goes on from there")
-                return stop.status
+                return votes.status
         start = 0
     return None
 

@@ -47,8 +47,6 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> Mesh:
     Raises:
       UserError: the sizes do not multiply to the number of devices.
     """
-    if jax.process_count() > 1:
-        raise UserError(f"training over several processes is not supported yet, found {jax.process_count()}")
     sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
     devices = jax.device_count()
     known = int(np.prod([size for size in sizes.values() if size != -1]))
@@ -86,8 +84,16 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
 
 
 def placed(tree: Any, mesh: Mesh) -> Any:
-    """`tree` with every leaf where the table says."""
-    return jax.tree.map(jax.device_put, tree, shardings(tree, mesh))
+    """`tree` with every leaf where the table says; over several processes, each holds the same values."""
+    return jax.tree.map(_put, tree, shardings(tree, mesh))
+
+
+def _put(leaf: Any, sharding: NamedSharding) -> Array:
+    here = getattr(leaf, "is_fully_addressable", True)
+    if sharding.is_fully_addressable or not here:  # one process, or an array that lies on all of them already
+        return jax.device_put(leaf, sharding)
+    whole = np.asarray(leaf)  # device_put would send every leaf around to compare it
+    return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
 
 
 def shaped(tree: Any, mesh: Mesh) -> Any:
@@ -126,7 +132,48 @@ def check_batch(batch: int, mesh: Mesh, accumulate: int = 1) -> None:
         )
 
 
+def share(mesh: Mesh) -> tuple[int, int]:
+    """Which part of every batch this process holds, and how many parts there are.
+
+    Where the tensor axis spans processes, several of them hold the same part. On a TPU, whose meshes follow its wires,
+    a process may hold rows that do not lie together; its part is then spread over them in order.
+
+    Raises:
+      UserError: processes hold parts of different sizes, or parts that overlap.
+    """
+    parts = {tuple(rows) for rows in _rows(mesh).values()}
+    if len({len(rows) for rows in parts}) > 1 or len(set().union(*parts)) < sum(map(len, parts)):
+        text, local = " x ".join(f"{name}={size}" for name, size in mesh.shape.items()), len(mesh.local_devices)
+        raise UserError(
+            f"mesh {text} gives processes of {local} device(s) rows of the batch that overlap in part;"
+            f" a tensor axis that divides {local}, or that {local} divides, would do"
+        )
+    return sorted(parts).index(tuple(_rows(mesh)[jax.process_index()])), len(parts)
+
+
+def _rows(mesh: Mesh) -> dict[int, list[int]]:
+    """The places along data x fsdp of every process's devices."""
+    places: dict[int, set[int]] = {}
+    for place, along_tensor in enumerate(mesh.devices.reshape(-1, mesh.shape["tensor"])):
+        for device in along_tensor:
+            places.setdefault(device.process_index, set()).add(place)
+    return {process: sorted(held) for process, held in places.items()}
+
+
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, Array]:
-    """A host's records as global arrays, split over data and fsdp."""
+    """This process's part (see `share`) of a batch as global arrays, split over data and fsdp."""
     sharding = NamedSharding(mesh, PartitionSpec(MESH_AXES["records"]))
-    return {key: jax.make_array_from_process_local_data(sharding, value) for key, value in batch.items()}
+    if sharding.is_fully_addressable:
+        return {key: jax.device_put(value, sharding) for key, value in batch.items()}
+    held, places = _rows(mesh)[jax.process_index()], mesh.shape["data"] * mesh.shape["fsdp"]
+
+    def spread(value: np.ndarray) -> Array:
+        size = len(value) // len(held)  # rows a place
+
+        def rows(index: tuple[slice, ...]) -> np.ndarray:
+            at = held.index((index[0].start or 0) // size) * size
+            return value[at : at + size]
+
+        return jax.make_array_from_callback((size * places, *value.shape[1:]), sharding, rows)
+
+    return {key: spread(value) for key, value in batch.items()}

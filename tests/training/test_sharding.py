@@ -17,7 +17,17 @@ from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.trees import map_named
 from flexidit_jax.models.dit import build_dit, init
 from flexidit_jax.models.flexify import at
-from flexidit_jax.training.sharding import RULES, check_batch, make_mesh, placed, put_batch, shaped, shardings, spec
+from flexidit_jax.training.sharding import (
+    RULES,
+    check_batch,
+    make_mesh,
+    placed,
+    put_batch,
+    shaped,
+    shardings,
+    share,
+    spec,
+)
 from flexidit_jax.training.stages import Stage
 from flexidit_jax.training.state import TrainState, abstract
 
@@ -119,6 +129,43 @@ def test_placing_changes_no_bit(flex: FlexiDiT) -> None:
     batch = {"x": np.arange(8, dtype=np.float32).reshape(4, 2), "label": np.arange(4)}
     for key, value in put_batch(batch, mesh).items():
         np.testing.assert_array_equal(value, batch[key])
+
+
+# ---------------------------------------------------------------- Several processes
+
+
+def processes(shape: tuple[int, int, int], owners: list[int]) -> SimpleNamespace:
+    """A mesh of which `share` reads the owners of the devices, in order."""
+    devices = np.array([SimpleNamespace(process_index=owner) for owner in owners], object).reshape(shape)
+    local = [device for device in devices.flat if device.process_index == jax.process_index()]
+    sizes = dict(zip(("data", "fsdp", "tensor"), shape, strict=True))
+    return SimpleNamespace(devices=devices, shape=sizes, local_devices=local)
+
+
+@pytest.mark.parametrize(
+    ("shape", "owners", "part"),
+    [
+        ((8, 1, 1), [0, 0, 0, 0, 1, 1, 1, 1], (0, 2)),
+        ((8, 1, 1), [1, 1, 1, 1, 0, 0, 0, 0], (1, 2)),  # the order of devices decides, not the number of the process
+        ((2, 4, 1), [0] * 4 + [1] * 4, (0, 2)),
+        ((1, 8, 1), [2, 2, 1, 1, 0, 0, 3, 3], (2, 4)),
+        ((2, 2, 2), [0] * 4 + [1] * 4, (0, 2)),
+        ((1, 2, 4), [1, 1, 0, 0, 2, 2, 3, 3], (0, 2)),  # a tensor axis over two processes: both hold the same rows
+        ((1, 1, 8), [0] * 4 + [1] * 4, (0, 1)),
+        ((4, 1, 1), [0, 1, 0, 1], (0, 2)),  # as on a TPU
+    ],
+)
+def test_the_part_of_a_process(shape: tuple[int, int, int], owners: list[int], part: tuple[int, int]) -> None:
+    assert share(processes(shape, owners)) == part
+
+
+@pytest.mark.parametrize(
+    ("shape", "owners"), [((2, 1, 3), [0, 0, 1, 1, 2, 2]), ((2, 2, 3), [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2])]
+)
+def test_parts_that_overlap_are_refused(shape: tuple[int, int, int], owners: list[int]) -> None:
+    message = r"^mesh data=2 x .* tensor=3 gives processes of \d device\(s\) rows of the batch that overlap"
+    with pytest.raises(UserError, match=message):
+        share(processes(shape, owners))
 
 
 # ---------------------------------------------------------------- Refusals

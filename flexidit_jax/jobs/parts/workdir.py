@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from flexidit_jax.common import cluster
 from flexidit_jax.common.config import difference
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.files import written_aside
@@ -25,20 +26,28 @@ FREE_WITHIN = {
 def claim(workdir: Path, config: dict[str, Any]) -> None:
     """Makes the folder and records the config in it, or checks it against the one recorded.
 
+    Of several processes each checks and the first writes.
+
     Raises:
       UserError: not writable, or trained with another config (the first differing key is named).
     """
     file = workdir / CONFIG_FILE
     if file.is_file():
         check_config(workdir, config)
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        with written_aside(file) as unfinished:
-            unfinished.write_text(json.dumps(config, indent=2) + "\n")
-    except OSError as error:
+    if cluster.first():
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+            with written_aside(file) as unfinished:
+                unfinished.write_text(json.dumps(config, indent=2) + "\n")
+        except OSError as error:
+            raise UserError(
+                f"cannot write to --workdir={workdir} ({error.strerror}); name a folder you may write"
+            ) from None
+    cluster.wait("the run's folder")
+    if not workdir.is_dir():
         raise UserError(
-            f"cannot write to --workdir={workdir} ({error.strerror}); name a folder you may write"
-        ) from None
+            f"--workdir={workdir} is not here, and process 0 has made it; name a folder that all hosts share"
+        )
 
 
 def check_writable(folder: Path, flag: str = "--workdir") -> None:
