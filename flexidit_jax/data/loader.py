@@ -1,4 +1,8 @@
-"""Batches from a random-access source, shuffled, endless, read ahead, and with a position to checkpoint."""
+"""Batches from a random-access source, shuffled, endless, read ahead, and with a position to checkpoint.
+
+Readers are threads: decoding and resizing release the interpreter's lock, and a process would have to send every
+decoded record back (`benchmarks/input.py` measures both).
+"""
 
 from __future__ import annotations
 
