@@ -27,7 +27,8 @@ from flexidit_jax.jobs.parts.log import Log
 from flexidit_jax.main import main
 from flexidit_jax.models.dit import init
 from flexidit_jax.models.flexify import adapter_rank, flexify
-from flexidit_jax.training.checkpoint import newest_step, read_meta
+from flexidit_jax.training.checkpoint import read_meta
+from flexidit_jax.training.newest import newest_step
 
 ROOT = Path(__file__).parents[2]
 DIGITS = ROOT / "configs" / "digits.py"

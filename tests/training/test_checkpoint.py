@@ -19,7 +19,8 @@ import flexidit_jax as fd
 from flexidit_jax.common.config import load_config
 from flexidit_jax.jobs.parts.experiment import Experiment, build_experiment
 from flexidit_jax.models.dit import init
-from flexidit_jax.training.checkpoint import Checkpoints, load_weights, newest_step, read_meta
+from flexidit_jax.training.checkpoint import Checkpoints, load_weights, read_meta
+from flexidit_jax.training.newest import newest_step
 from flexidit_jax.training.sharding import make_mesh, shaped
 from flexidit_jax.training.state import TrainState, abstract
 
@@ -75,10 +76,10 @@ def assert_same_bits(ours: Any, theirs: Any) -> None:
 def test_a_state_comes_back_to_the_bit(checkpoints: Checkpoints, target: TrainState) -> None:
     state = filled(target, 0)
     meta = {"stage": 1, "patches": [[1, 2, 2], [1, 4, 4]], "data": {"next_index": 7}, "config": {"seed": 0}}
-    assert checkpoints.latest() is None
+    assert checkpoints.newest_whole() is None
     checkpoints.save(12, state, meta)
     checkpoints.wait()
-    assert checkpoints.latest() == 12
+    assert checkpoints.newest_whole() == 12
     assert checkpoints.meta(12) == {**meta, "stage_step": int(state.step)}
     assert_same_bits(checkpoints.restore(12, target), state)
 
@@ -96,7 +97,7 @@ def test_only_the_newest_are_kept(checkpoints: Checkpoints, target: TrainState) 
     for number in (1, 2, 10):
         checkpoints.save(number, filled(target, number), {"stage": 0})
     checkpoints.wait()
-    assert checkpoints.latest() == 10
+    assert checkpoints.newest_whole() == 10
     assert sorted(path.name for path in checkpoints.folder.iterdir()) == ["10", "2"]
     assert newest_step(checkpoints.folder.parent) == checkpoints.folder / "10"  # by number, not by name
 
@@ -112,7 +113,7 @@ def test_what_a_killed_save_leaves_is_swept_up(tmp_path: Path, target: TrainStat
     (unfinished / "commit_success.txt").unlink()
     assert newest_step(tmp_path) == first.folder / "4"
     again = Checkpoints(tmp_path)
-    assert again.latest() == 4
+    assert again.newest_whole() == 4
     again.close()
     for _ in range(200):  # it is swept up in the background
         if not unfinished.exists():
