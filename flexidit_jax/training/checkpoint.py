@@ -9,7 +9,7 @@ checksums tell: a run goes on from the newest one that is whole, and the damaged
 from __future__ import annotations
 
 import json
-import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +28,7 @@ from flexidit_jax.models.dit import build_dit, init
 from flexidit_jax.models.flexify import flexify, split_frozen
 from flexidit_jax.training.checksums import CHECKSUMS, META, record
 from flexidit_jax.training.newest import Say, damaged_error, settle, step_to_read, steps_of, sweep
+from flexidit_jax.training.quiet import quiet_orbax
 from flexidit_jax.training.room import check_room, needed, room
 from flexidit_jax.training.state import TrainState
 
@@ -43,7 +44,7 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: Path, keep: int = 2) -> None:
-        logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax narrates every save; what fails is raised anyway
+        quiet_orbax()
         self.folder = (workdir / "checkpoints").resolve()
         self._saving, self._bytes = 0, 0
         if jax.process_index() == 0:
@@ -167,6 +168,7 @@ def load_weights(path: Path) -> tuple[dict[str, Any], Params]:
     Raises:
       UserError: no checkpoint there, or none that is whole.
     """
+    quiet_orbax()
     step = step_to_read(path, ("meta", "ema", "frozen"))
     meta = read_meta(step)
     config = meta["config"]
@@ -193,5 +195,8 @@ def _parts(state: TrainState) -> dict[str, Any]:
 
 
 def _reason(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:160] if lines else type(error).__name__
+    """The system's own words where there are any (tensorstore: `...: No space left on device [os_error_code='28']`)."""
+    text = str(error).strip()
+    if system := re.search(r"([^:]+) \[os_error_code=", text):
+        return system[1].strip()
+    return text.splitlines()[0][:160] if text else type(error).__name__
