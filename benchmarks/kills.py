@@ -25,7 +25,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 MOMENTS = ("step", "save", "checksums", "step", "start")
-#: steps that a life may train before it is killed; saves are closer together
+#: most steps of a life that is killed at one; steps between saves
 LIFE, EVERY = 12, 5
 
 CONFIG = """
@@ -176,7 +176,7 @@ def main(argv: list[str] | None = None) -> int:
     out, chance, began = words.out.resolve(), random.Random(words.seed), time.monotonic()
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
-    config, steps = out / "config.py", 2 * (LIFE + 4) * ((words.kills + 1) // 2)  # no life reaches the end
+    config, steps = out / "config.py", 2 * (3 * words.kills + LIFE)  # kills up to near the end, in both stages
     digits = str(ROOT / "configs" / "digits.py")
     config.write_text(CONFIG.format(digits=digits, steps=steps // 2, every=EVERY))
 
@@ -192,7 +192,7 @@ def main(argv: list[str] | None = None) -> int:
         if moment == "start":
             status, _ = run.live(moment, delay=chance.uniform(0.1, 1.0) * boot)
         else:
-            count = chance.randint(1, LIFE) if moment == "step" else chance.randint(1, LIFE // EVERY)
+            count = chance.randint(1, LIFE) if moment == "step" else chance.randint(2, 3)  # so that it gets on
             status, _ = run.live(moment, count, chance.uniform(0, 0.1))
         if status != -signal.SIGKILL:
             print(f"killed at {moment!r} it ended with status {status}; {out}/killed.log says why", file=sys.stderr)
