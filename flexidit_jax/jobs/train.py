@@ -32,7 +32,8 @@ from flexidit_jax.jobs.parts.stop import Stop, Votes
 from flexidit_jax.models.dit import init
 from flexidit_jax.models.flexify import at
 from flexidit_jax.models.fold import folded
-from flexidit_jax.training.checkpoint import Checkpoints, has_checkpoint
+from flexidit_jax.training.checkpoint import Checkpoints
+from flexidit_jax.training.newest import has_checkpoint
 from flexidit_jax.training.sharding import check_batch, make_mesh, placed, put_batch, shaped, share
 from flexidit_jax.training.state import abstract, first_state, next_stage
 from flexidit_jax.training.step import make_step
@@ -82,7 +83,7 @@ def _train(
     closing.callback(checkpoints.close)
 
     # ---------------------------------------------------------------- State: own checkpoint, init_from, scratch
-    done = checkpoints.latest() or 0
+    done = checkpoints.newest_whole() or 0
     cluster.same("the checkpoints", {f"the newest checkpoint of {workdir}": done})
     if done >= train.steps:
         print(f"{workdir}: training is finished ({done} steps)")
@@ -103,6 +104,7 @@ def _train(
         optimizer = train.optimizer.build(stage.rate())
         state = placed(first_state(plain(), stage, optimizer), mesh)
     del plain  # the weights it may hold
+    checkpoints.check_room(state)
     print(parameter_overview.get_parameter_overview(merge(state.frozen, state.params), include_stats=False))
 
     # ---------------------------------------------------------------- Watching
@@ -151,6 +153,7 @@ def _train(
                 checkpoints.save(done, state, meta)
             bar.advance()
             if stopping:
+                checkpoints.wait()  # before anything is promised
                 bar.say(f"stopped after step {done} of {train.steps}; saved, the same command goes on from there")
                 return votes.status
         start = 0

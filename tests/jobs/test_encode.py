@@ -31,7 +31,7 @@ from flexidit_jax.jobs.parts.experiment import build_experiment
 from flexidit_jax.jobs.parts.latents import latents_of, stacked
 from flexidit_jax.jobs.parts.shards import of_host
 from flexidit_jax.main import main
-from flexidit_jax.training.checkpoint import newest_step
+from flexidit_jax.training.newest import newest_step
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "configs" / "imagenet256_latents.py"

@@ -21,6 +21,7 @@ from typing import Any
 from flexidit_jax.common.config import difference
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.files import unfinished, written_aside
+from flexidit_jax.common.sizes import in_bytes
 
 MANIFEST = "manifest.json"
 
@@ -186,9 +187,3 @@ def on_disk(path: Path) -> None:
     """Returns when what `path` holds is on the disk: a new name must not reach it before."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
-
-
-def in_bytes(n: int) -> str:
-    """`"9.8 GB"`."""
-    power = min((len(str(n)) - 1) // 3, 4)
-    return f"{n} bytes" if power == 0 else f"{n / 1000**power:.1f} {('kB', 'MB', 'GB', 'TB')[power - 1]}"
