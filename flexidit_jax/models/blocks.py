@@ -60,7 +60,8 @@ class Dense(nn.Module):
     def __call__(self, x: Array) -> Array:
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-        y = project(x, self.order(kernel), self.dtype) + self.order(bias).astype(self.dtype)
+        kernel = self.order(kernel.astype(self.dtype))  # cast first: what a mesh gathers is then half as large
+        y = project(x, kernel, self.dtype) + self.order(bias).astype(self.dtype)
         if self.has_variable("params", "lora_a"):
             a, b = self.get_variable("params", "lora_a"), self.get_variable("params", "lora_b")
             y = y + project(project(x, a, self.dtype), self.order(b), self.dtype)
