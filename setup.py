@@ -22,6 +22,7 @@ setup(
         "clu>=0.0.12,<0.1",
         "ml_collections>=1.1,<2",
         "grain>=0.2.18,<0.3",
+        "array_record>=0.8,<0.9",
         "tensorflow-datasets>=4.9.10,<5",
         "importlib_resources>=6,<8",  # tensorflow-datasets needs it and does not say so
         "tensorflow-cpu>=2.21,<3; platform_system != 'Darwin'",  # clu's writers need TensorFlow

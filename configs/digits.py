@@ -44,6 +44,7 @@ def get_config(variant: str = "") -> ConfigDict:
     }
     config.train = {
         "batch": 64,
+        "accumulate": 1,
         "stages": (
             {"patches": (2,), "steps": 2500, "learning_rate": 2e-3, "warmup": 100, "final_rate": 0.02},
             {"patches": (2, 4), "steps": 2500, "learning_rate": 1e-3, "warmup": 100, "final_rate": 0.02},

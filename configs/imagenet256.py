@@ -7,12 +7,16 @@
 
 Without `init_from` both modes train from scratch. Before a run there must be: ImageNet, prepared by
 tensorflow-datasets (the first start says from which files), and the SD-VAE in weights/sd-vae-ft-ema.
-Before training, `--mode=sample` with `init_from` draws from the published model itself.
+Corrupt images are named and skipped; a share of more than `dataset.max_corrupt` stops the run. `train.workers`
+threads decode, None meaning one per core. Before training, `--mode=sample` with `init_from` draws from the
+published model itself.
 
 Constants of FlexiDiT section 3.1 and DiT: all parameters shared, AdamW 1e-4 without decay, batch 256,
 EMA 0.9999, 250 DDPM steps, guidance on three channels. Published there, best scale per budget, 50,000
 samples (the paper's numbers, not this code's): FID 2.25 at 100 %, 2.25 at 64 %, 2.64 at 46 %, 3.24 at 29 %
 of the FLOPs. The number of steps is not published; 100,000 is a choice.
+
+`imagenet256_latents.py` encodes ImageNet once and trains on what it kept.
 
 `:smoke` is the same run shrunk to seconds, on images made on the spot, in pixels and without downloads.
 """
@@ -30,7 +34,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.init_from = None
-    config.dataset = {"name": "imagenet", "size": 256, "data_dir": None}
+    config.dataset = {"name": "imagenet", "size": 256, "data_dir": None, "max_corrupt": 0.001}
     config.codec = {"name": "sd_vae", "path": "weights/sd-vae-ft-ema", "dtype": "bfloat16", "slice": 16}
     config.process = {"name": "gaussian", "steps": 1000, "beta_start": 1e-4, "beta_end": 0.02}
     config.model = {
@@ -44,6 +48,7 @@ def get_config(variant: str = "") -> ConfigDict:
     }
     config.train = {
         "batch": 256,
+        "accumulate": 1,
         "stages": ({"patches": (2, 4), "steps": 100_000, "learning_rate": 1e-4},),
         "loss": {"name": "diffusion", "vlb_weight": 1.0},
         "optimizer": {"b1": 0.9, "b2": 0.999, "weight_decay": 0.0, "clip": None},
@@ -52,6 +57,7 @@ def get_config(variant: str = "") -> ConfigDict:
         "log_every": 100,
         "checkpoint_every": 5000,
         "keep": 2,
+        "workers": None,
     }
     config.sample = {
         "labels": (207, 360, 387, 974, 88, 979, 417, 279),
@@ -71,6 +77,14 @@ def get_config(variant: str = "") -> ConfigDict:
         "files": {"grid": True, "images": True, "npz": False},
     }
     config.generate = {"num": 50_000, "out": None, "labels": "uniform", "shard": None}
+    config.encode = {
+        "out": None,
+        "dtype": "float16",
+        "flipped": None,
+        "held_out": False,
+        "shard": 1024,
+        "batch": 128,
+    }
     config.export = {
         "out": None,
         "platforms": ("cpu", "cuda", "tpu"),

@@ -11,10 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from flexidit_jax.common import cluster
 from flexidit_jax.common.allocator import keep_freed_memory
 from flexidit_jax.common.config import leaves, load_config, override
 from flexidit_jax.common.errors import UserError, nearest
 from flexidit_jax.common.program_cache import keep_programs
+
+#: flags that set a key of the section named like the mode, and the modes that take them
+SHORT = {"num": ("generate",), "out": ("generate", "encode")}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -25,13 +29,18 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one job; returns the exit status: 0 done, 2 bad input (one line says what), 130 interrupted."""
     try:
-        return _run(sys.argv[1:] if argv is None else argv)
+        return cluster.leave(_run(sys.argv[1:] if argv is None else argv))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        print(f"error: {cluster.me()}{error}", file=sys.stderr)
+        return cluster.leave(2, failed=True)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+        print(f"{cluster.me()}interrupted", file=sys.stderr)
+        return cluster.leave(130, failed=True)
+    except Exception:
+        if not cluster.several():
+            raise
+        cluster.trace()
+        return cluster.leave(1, failed=True)
 
 
 def _run(argv: Sequence[str]) -> int:
@@ -48,7 +57,17 @@ def _run(argv: Sequence[str]) -> int:
     parser.add_argument("--workdir", type=Path, help="the run's folder (default: runs/<config name>)")
     parser.add_argument("--mode", default="train", metavar="MODE", help=f"one of {kinds} (default: train)")
     parser.add_argument("--num", type=int, help="generate: how many images; short for --config.generate.num")
-    parser.add_argument("--out", metavar="DIR", help="generate: their folder; short for --config.generate.out")
+    parser.add_argument("--out", metavar="DIR", help="generate, encode: the folder; short for --config.MODE.out")
+    parser.add_argument("--coordinator", metavar="HOST:PORT", help="one of several processes: where process 0 listens")
+    parser.add_argument("--processes", type=int, metavar="N", help="how many they are; TPU pods and Slurm say it all")
+    parser.add_argument("--process", type=int, metavar="I", help="which one this is, 0..N-1")
+    parser.add_argument(
+        "--heartbeat",
+        type=int,
+        metavar="SECONDS",
+        default=cluster.HEARTBEAT,
+        help=f"a process silent for so long counts as dead, which ends the others (default: {cluster.HEARTBEAT})",
+    )
     parser.add_argument("--help", action="store_true", help="show this and exit")
     flags = [word for word in argv if not word.startswith("--config.")]
     known, rest = parser.parse_known_args(flags)
@@ -66,11 +85,12 @@ def _run(argv: Sequence[str]) -> int:
             if not equals:
                 raise UserError(f"{word} has no value; write --config.{key}=VALUE")
             override(config, key, value)
-    for key in ("num", "out"):
+    cluster.check_flags(known.coordinator, known.processes, known.process)
+    for key, takers in SHORT.items():
         if (value := getattr(known, key)) is not None:
-            if known.mode != "generate":
-                raise UserError(f"--{key} is for --mode=generate, not for --mode={known.mode}")
-            override(config, f"generate.{key}", repr(value))
+            if known.mode not in takers:
+                raise UserError(f"--{key} is for --mode={' or '.join(takers)}, not for --mode={known.mode}")
+            override(config, f"{known.mode}.{key}", repr(value))
     if known.help:
         parser.print_help()
         print(f"\nkeys of {known.config}:")
@@ -85,7 +105,11 @@ def _run(argv: Sequence[str]) -> int:
     name = Path(file).stem + (f"_{variant}" if variant else "")
     workdir = known.workdir or Path("runs") / name
     keep_programs(workdir)
-    return importlib.import_module(f"flexidit_jax.jobs.{known.mode}").run(config, workdir)
+    cluster.join(known.coordinator, known.processes, known.process, known.heartbeat)
+    job = importlib.import_module(f"flexidit_jax.jobs.{known.mode}")
+    if cluster.several() and not getattr(job, "SEVERAL_PROCESSES", False):
+        raise UserError(f"--mode={known.mode} runs in one process, and here are several; start it once, on one host")
+    return job.run(config, workdir)
 
 
 def _modes() -> list[str]:

@@ -9,7 +9,7 @@
 #SBATCH --signal=B:TERM@120
 #SBATCH --open-mode=append
 #
-# One process on one node, which sees all GPUs of the job. Two minutes before the time limit Slurm sends this script
+# One process a node, which sees all GPUs of the job there. Two minutes before the time limit Slurm sends this script
 # SIGTERM; the program saves, the job goes back into the queue, and the same command goes on from the checkpoint.
 set -euo pipefail
 
@@ -18,6 +18,7 @@ usage() {
 usage: sbatch [SBATCH OPTIONS] launch/slurm_gpu.sh [--python=PATH] [--dry-run] --config=FILE [words of the program]
 
   sbatch --gpus-per-node=4 --time=8:00:00 launch/slurm_gpu.sh --config=configs/imagenet256.py --workdir=/shared/runs/xl2
+  sbatch --nodes=4 --gpus-per-node=8 launch/slurm_gpu.sh --config=configs/imagenet256.py --workdir=/shared/runs/xl2
 
 Submit from the root of the repository. Options of sbatch before the script override its #SBATCH lines: one node, one
 task, one GPU, 24 hours, requeued.
@@ -26,8 +27,8 @@ task, one GPU, 24 hours, requeued.
   --dry-run        print every command of a job that meets its time limit, one per line, and run none; needs no Slurm
   --help           show this and exit
 
-Several nodes or tasks are refused: the program does not start jax.distributed, so they would train side by side into
-the same folder.
+Several nodes train together, one task on each with all its GPUs (--ntasks-per-node=1, as here), or one task for each
+GPU (--ntasks-per-node=GPUS). --workdir must be a folder that all of them see, and only --mode=train takes several.
 
 Exit status: that of the program; 0 when requeued; 2 bad input (one line says what).
 END
@@ -61,20 +62,18 @@ for word in "$@"; do
   esac
 done
 [[ $config == yes ]] || refuse 'no --config=FILE given, such as --config=configs/imagenet256.py'
-job=${SLURM_JOB_ID:-}
+job=${SLURM_JOB_ID:-} nodes=${SLURM_JOB_NUM_NODES:-1} each=${SLURM_NTASKS_PER_NODE:-1}
+tasks=${SLURM_NTASKS:-$((nodes * each))} # Slurm sets it where --ntasks was given
+((tasks % nodes == 0)) || refuse "$tasks tasks on $nodes nodes are not equally many each; use --ntasks-per-node"
 if [[ $dry_run == yes ]]; then
   job=${job:-JOB_ID}
 else
   [[ -n $job ]] || refuse 'not inside a Slurm job; submit it: sbatch launch/slurm_gpu.sh ..., or add --dry-run'
-  nodes=${SLURM_JOB_NUM_NODES:-1} tasks=${SLURM_NTASKS:-1}
-  # when the program does start jax.distributed, Slurm's detection in jax wants one task for each GPU
-  [[ $nodes == 1 && $tasks == 1 ]] \
-    || refuse "several processes are not supported yet, found $nodes node(s), $tasks task(s); use --nodes=1 --ntasks=1"
   command -v -- "$python" > /dev/null \
     || refuse "no Python at $python in $PWD; submit from the root of the repository, or use --python=PATH"
 fi
 
-command=(srun --nodes=1 --ntasks=1 --kill-on-bad-exit=1 "$python" -m flexidit_jax.main "${words[@]}")
+command=(srun "--nodes=$nodes" "--ntasks=$tasks" --kill-on-bad-exit=1 "$python" -m flexidit_jax.main "${words[@]}")
 # without --batch or --full, scancel signals the steps and not this script; srun itself need not forward anything
 stop=(scancel --signal=TERM "$job")
 again=(scontrol requeue "$job")

@@ -20,8 +20,8 @@ usage: launch/tpu_pod.sh COMMAND --name=NAME --zone=ZONE [OPTIONS] [-- words of 
       --setup='sudo mkdir -p /share && { mountpoint -q /share || sudo mount -t nfs 10.0.0.2:/share /share; }' \
       -- --config=configs/imagenet256.py --workdir=/share/runs/xl2 --config.dataset.data_dir=/share/tfds
 
-Several hosts: the program does not train over several processes yet. On a slice of more than one host, install and run
-reach every worker, and training is to end there with "training over several processes is not supported yet".
+Several hosts: on a slice of more than one, install and run reach every worker, and the processes train together. Worker
+0 writes and speaks. --workdir and the data must be seen by all of them, and only --mode=train takes several.
 
   --project=ID       Google Cloud project (default: gcloud's own)
   --type=TYPE        accelerator type, such as v5litepod-8, v6e-8, v4-8

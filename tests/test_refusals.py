@@ -103,6 +103,12 @@ def test_config_files(refuse: Refuse, tmp_path: Path) -> None:
         ("train.stages[0].steps=-6", "train.stages.steps must be positive, got -6"),
         ("train.batch=-16", "train.batch must be positive, got -16"),
         ("train.checkpoint_every=0", "train.checkpoint_every must be positive, got 0"),
+        ("train.accumulate=0", "train.accumulate must be positive, got 0"),
+        (
+            "train.accumulate=3",
+            "train.batch=16 gives each of the 1 device(s) along data x fsdp 16 record(s), which do not split into"
+            " train.accumulate=3 parts; train.accumulate=2 would do, or train.batch=15",
+        ),
         ("evaluate.samples=0", "evaluate.samples must be positive, got 0"),
         ("model.num_heads=5", "model.width must be a multiple of 4 and of model.num_heads=5, got 32"),
         ("model.latent=(1,16,16,1)", "model.latent is (1, 16, 16, 1), but dataset and codec make latents of"),
@@ -222,16 +228,18 @@ def test_a_folder_trained_with_another_config(refuse: Refuse, trained: str, mode
     )
 
 
-@pytest.mark.parametrize("mode", ["train", "sample"])
-def test_a_truncated_checkpoint(refuse: Refuse, trained: str, mode: str) -> None:
-    step = Path(trained.removeprefix("--workdir=")) / "checkpoints" / "12"
-    shutil.rmtree(step)  # so that training has something left to do
-    step = step.with_name("8")
-    file = step / ("meta" if mode == "train" else "ema") / ("metadata" if mode == "train" else "_METADATA")
-    file.write_bytes(file.read_bytes()[:100])
-    message = refuse(SMOKE, f"--mode={mode}", trained)
-    assert message.startswith(f"checkpoint {step} is damaged or incomplete (")
-    assert message.endswith("; remove that folder to use the step before it")
+@pytest.mark.parametrize("mode", ["train", "sample", "evaluate"])
+def test_no_whole_checkpoint_left(refuse: Refuse, trained: str, mode: str) -> None:
+    folder = Path(trained.removeprefix("--workdir=")) / "checkpoints"
+    (folder / "12" / "ema" / "_METADATA").unlink()
+    meta = folder / "8" / "meta" / "metadata"
+    size = meta.stat().st_size
+    meta.write_bytes(meta.read_bytes()[:100])
+    assert refuse(SMOKE, f"--mode={mode}", trained) == (
+        f"every checkpoint in {folder} is damaged: step 12 (ema/_METADATA is missing),"
+        f" step 8 (meta/metadata has 100 of {size} bytes); all stay as they are: put a good copy there, or name another"
+        " --workdir"
+    )
 
 
 @pytest.mark.parametrize("workdir", ["/dev/null/x", "file", "file/below"])

@@ -127,7 +127,18 @@ class Codec:
         Raises:
           UserError: see `moments`.
         """
-        mean, std = self.moments(x)
+        return self.draw(*self.moments(x), key)
+
+    def draw(self, mean: Array, std: Array, key: Array | None = None) -> jax.Array:
+        """What `encode` makes of data whose `moments` are known.
+
+        Args:
+          mean, std: as `moments` returns them, in any floating type.
+          key: see `encode`.
+
+        Returns:
+          scaled latents like `mean`, float32.
+        """
         return _latents(mean, std, key, self.scale)
 
     def decode(self, latents: Array) -> np.ndarray:
@@ -209,5 +220,6 @@ def _decode(model: VAE, params: Params, latents: Array, scale: float) -> Array:
 @jax.jit
 def _latents(mean: Array, std: Array, key: Array | None, scale: float) -> Array:
     """A draw of the posterior (its mean without a key), scaled."""
+    mean, std = mean.astype(jnp.float32), std.astype(jnp.float32)
     z = mean if key is None else mean + std * jax.random.normal(key, mean.shape)
     return scale * z

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 from tqdm import tqdm
@@ -86,6 +89,29 @@ class Progress:
         time_left = f"{left} left" if self._done < self._total else f"took {_clock(now - self._began)}"
         text = f"{self._label}: {self._done}/{self._total} ({100 * self._done / self._total:.0f} %)"
         print(f"{text}, {rate:.1f}{self._unit}/s, {time_left}  {self._note}".rstrip(), file=sys.stderr, flush=True)
+
+
+@contextmanager
+def warnings_said(bar: Progress) -> Iterator[None]:
+    """Within, what the library warns of is said above `bar`, which a line of another's would tear."""
+    handler = _Said(bar)
+    logger = logging.getLogger(__name__.partition(".")[0])
+    kept, logger.propagate = logger.propagate, False
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = kept
+
+
+class _Said(logging.Handler):
+    def __init__(self, bar: Progress) -> None:
+        super().__init__(logging.WARNING)
+        self._bar = bar
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._bar.say(record.getMessage())
 
 
 def _clock(seconds: float) -> str:

@@ -1,5 +1,7 @@
 """Floor 2: datasets, one a file: `Dataset(...)` with `shape`, `source()` and `held_out()`.
 
 A source is random access (`len`, `[i]`) and yields `{"x": [F, H, W, C] float32 in [-1, 1], ...}`, the
-other keys being what conditioners read. A dataset may have `augment(record, rng)`, applied in training.
+other keys being what conditioners read. A dataset may have `augment(record, rng)`, applied in training; it
+mirrors half of the images. Records of an encoded dataset (`data.latents`) hold `mean` and `std` in place of
+`x`; its `check_origin` refuses those of another dataset or codec.
 """

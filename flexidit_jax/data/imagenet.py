@@ -6,43 +6,32 @@ those needs no TensorFlow.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from flexidit_jax.common.build import positive
-from flexidit_jax.common.crop import centre_crop
 from flexidit_jax.common.errors import UserError
+from flexidit_jax.data.intact import Corrupt, Intact
+from flexidit_jax.data.photos import Photos, photo
 
 NAME = "imagenet2012"
 
 
 @dataclass(frozen=True)
-class Dataset:
+class Dataset(Photos):
     """Centre crops, as DiT trains on.
 
     Attributes:
-      size: side of the crop in pixels.
+      size, max_corrupt: see `data.photos.Photos`.
       data_dir: where tensorflow-datasets keeps its data; None means ~/tensorflow_datasets.
     """
 
-    size: int = 256
     data_dir: str | None = None
 
     classes = 1000
-
-    def __post_init__(self) -> None:
-        positive("dataset", size=self.size)
-
-    @property
-    def shape(self) -> tuple[int, int, int, int]:
-        """(F, H, W, C) of a record."""
-        return (1, self.size, self.size, 3)
 
     def source(self) -> Sequence[dict[str, np.ndarray]]:
         """The training records {"x", "label"}.
@@ -50,15 +39,14 @@ class Dataset:
         Raises:
           UserError: the data set is not there; the message says which files it is made from.
         """
-        return _Crops(self._records("train"), self.size)
+        return self._images("train")
 
     def held_out(self) -> Sequence[dict[str, np.ndarray]]:
         """The 50,000 validation records."""
-        return _Crops(self._records("validation"), self.size)
+        return self._images("validation")
 
-    def augment(self, record: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """Flips half of the images left to right."""
-        return {**record, "x": record["x"][:, :, ::-1]} if rng.random() < 0.5 else record
+    def _images(self, split: str) -> Sequence[dict[str, np.ndarray]]:
+        return Intact(_Crops(self._records(split), self.size), self.max_corrupt)
 
     def _records(self, split: str) -> Sequence[dict[str, Any]]:
         import tensorflow_datasets as tfds  # only where ImageNet is trained on
@@ -85,6 +73,14 @@ class _Crops(Sequence):
         return len(self._records)
 
     def __getitem__(self, i: int) -> dict[str, np.ndarray]:
-        record = self._records[i]
-        pixels = centre_crop(Image.open(io.BytesIO(record["image"])), self._size)  # [H, W, 3]
-        return {"x": (pixels / np.float32(127.5) - 1)[None], "label": np.int32(record["label"])}
+        try:
+            record = self._records[i]
+        except RuntimeError as error:  # all that array_record raises
+            if str(error).startswith("Corrupted"):  # its checksum; whatever else may be better the next time
+                raise Corrupt(f"array record {i}", "its checksum does not match") from None
+            raise UserError(
+                f"record {i} of {NAME} cannot be read ({' '.join(str(error).split()) or 'its file is cut short'});"
+                " when it can, the same command goes on; launch/prepare_imagenet.sh makes the records anew"
+            ) from None
+        name = np.asarray(record["file_name"]).item()
+        return photo(record["image"], record["label"], self._size, name.decode() if isinstance(name, bytes) else name)

@@ -1,21 +1,50 @@
-"""Batches from a random-access source, shuffled, endless, and with a position to checkpoint."""
+"""Batches from a random-access source, shuffled, endless, read ahead, and with a position to checkpoint.
+
+Readers are threads: decoding and resizing release the interpreter's lock, and a process would have to send every
+decoded record back (`benchmarks/input.py` measures both).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import grain
 import numpy as np
 
+#: records that a reader thread takes at a time, at most: handing over one costs more than reading a small one
+CHUNK = 8
 
-class Batches(Protocol):
-    """An endless iterator of `{"x": [B, ...], ...}` whose position is a JSON-ready dict."""
 
-    def __iter__(self) -> Iterator[dict[str, np.ndarray]]: ...
-    def __next__(self) -> dict[str, np.ndarray]: ...
-    def get_state(self) -> dict[str, Any]: ...
-    def set_state(self, state: dict[str, Any]) -> None: ...
+class Batches(Iterator):
+    """An endless iterator of this host's rows of every batch, `{"x": [rows, ...], ...}`.
+
+    The n-th batch depends on the source, the batch size and the seed alone: neither on the number of hosts
+    and threads, nor on where reading began. `get_state` is a JSON-ready dict that holds n, and no more.
+    """
+
+    def __init__(self, rows: _Rows, count: int, threads: int) -> None:
+        chunk = max(c for c in range(1, min(CHUNK, count) + 1) if count % c == 0)
+        self._chunks = count // chunk  # a batch
+        ahead = max(2 * self._chunks, threads) if threads else 0
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
+        chunks = grain.MapDataset.source(rows).batch(chunk).to_iter_dataset(options)
+        self._reader = iter(chunks.batch(self._chunks, batch_fn=_joined))
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        return next(self._reader)
+
+    def get_state(self) -> dict[str, int]:
+        """The position: batches read."""
+        return {"next_index": self._reader.get_state()["next_index"] // self._chunks}
+
+    def set_state(self, state: dict[str, int]) -> None:
+        """Goes to a position, of this or any other stream of the same source, batch size and seed."""
+        self._reader.set_state({"next_index": state["next_index"] * self._chunks})
+
+    def close(self) -> None:
+        """Stops the reader threads."""
+        self._reader.close()
 
 
 def batches(
@@ -24,18 +53,43 @@ def batches(
     seed: int,
     augment: Callable[[Any, np.random.Generator], Any] | None = None,
     threads: int = 1,
+    host: int = 0,
+    hosts: int = 1,
 ) -> Batches:
     """Reshuffles the source every epoch; batches run across epoch ends.
 
     Args:
-      source: random-access records.
-      batch: records per batch.
+      source: random-access records; read from several threads at once.
+      batch: records per batch, over all hosts.
       seed: of the order and of `augment`; the n-th batch depends on it alone.
       augment: (record, rng) -> record, drawn anew for every record of every epoch.
-      threads: readers.
+      threads: readers, two batches ahead; 0 reads in the caller's thread.
+      host: which of the `hosts`: it reads rows host * batch / hosts and so on, batch / hosts of them, of every
+        batch, so that in the order of hosts the rows are those of a single host.
+      hosts: how many; they must divide the batch.
     """
+    if batch % hosts or not 0 <= host < hosts:
+        raise ValueError(f"host {host} of {hosts} has no rows of a batch of {batch}")
     dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
     if augment is not None:
         dataset = dataset.random_map(augment)
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=16)
-    return iter(dataset.batch(batch).to_iter_dataset(options))
+    count = batch // hosts
+    return Batches(_Rows(dataset, batch, host * count, count), count, threads)
+
+
+class _Rows(Sequence):
+    """The records of one host: `count` from row `first` on of every batch."""
+
+    def __init__(self, dataset: grain.MapDataset, batch: int, first: int, count: int) -> None:
+        self._dataset, self._batch, self._first, self._count = dataset, batch, first, count
+
+    def __len__(self) -> int:
+        return len(self._dataset) // self._batch * self._count
+
+    def __getitem__(self, i: int) -> Any:
+        number, row = divmod(i, self._count)
+        return self._dataset[number * self._batch + self._first + row]
+
+
+def _joined(chunks: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {key: np.concatenate([chunk[key] for chunk in chunks]) for key in chunks[0]}

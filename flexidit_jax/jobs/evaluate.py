@@ -23,6 +23,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
     if experiment.evaluate is None:
         raise UserError("this config has no evaluate section")
     samples = experiment.evaluate.samples
+    experiment.check()
     flex = trained_model(experiment, workdir)
     words = {key: value for key, value in experiment.sample.items() if key in PLAN_WORDS}
     words["batch"] = min(experiment.sample.get("batch") or samples, samples)

@@ -19,10 +19,10 @@ from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.progress import Progress
 from flexidit_jax.common.trees import fingerprint
 from flexidit_jax.jobs.parts.experiment import build_experiment
+from flexidit_jax.jobs.parts.image_shards import ImageShards
 from flexidit_jax.jobs.parts.labels import labels_of
 from flexidit_jax.jobs.parts.model import trained_model
 from flexidit_jax.jobs.parts.settled import settled
-from flexidit_jax.jobs.parts.shards import Shards, recorded
 from flexidit_jax.jobs.parts.stop import Stop
 from flexidit_jax.jobs.parts.workdir import FREE_WITHIN, check_writable
 from flexidit_jax.jobs.sample import PLAN_WORDS
@@ -57,7 +57,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
         raise UserError("generate draws classes, and this model is not conditioned on any")
     words = {key: value for key, value in experiment.sample.items() if key not in OWN}
     batch = even(min(experiment.sample.get("batch") or BATCH, section.num), flex.devices)
-    size = section.shard or recorded(folder).get("shard") or batch
+    size = section.shard or ImageShards.recorded(folder).get("shard") or batch
     batch = even(min(batch, size), flex.devices)
     planned = {key: value for key, value in words.items() if key in PLAN_WORDS}
     plan = flex.plan(**planned, batch=batch)
@@ -67,9 +67,9 @@ def run(config: ConfigDict, workdir: Path) -> int:
     frames, *image = flex.codec.data_shape(flex.model.latent)
     image = image if flex.model.latent[0] == 1 else [frames, *image]
     counts = {"num": section.num, "shard": size, "image": image}
-    shards = Shards(folder, counts | _manifest(flex, section.labels, words, plan))
+    shards = ImageShards(folder, counts | _manifest(flex, section.labels, words, plan))
     missing = shards.missing()
-    shards.check_space(missing)
+    shards.check_room(missing)
     seed = words.get("seed", 0)
     labels = labels_of(section.labels, seed, np.arange(even(section.num, size)), classes)
     todo = shards.count(missing)

@@ -8,7 +8,6 @@ and its time is not counted.
 from __future__ import annotations
 
 import json
-import os
 import platform
 import time
 from importlib.metadata import version
@@ -19,6 +18,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from flexidit_jax.api import FlexiDiT
+from flexidit_jax.common.cores import cores
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.files import folder_written_aside
 from flexidit_jax.common.progress import Progress
@@ -37,6 +37,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
     experiment = build_experiment(config)
     if experiment.report is None:
         raise UserError("this config has no report section")
+    experiment.check()
     flex = trained_model(experiment, workdir)
     judge = Judge(experiment.dataset, experiment.codec, experiment.evaluate.features)
     section = experiment.report
@@ -54,7 +55,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
         "points": rows,
         "config": experiment.raw,
         "versions": {name: version(name) for name in PACKAGES}
-        | {"python": platform.python_version(), "machine": f"{platform.machine()}, {_cores()} cores"},
+        | {"python": platform.python_version(), "machine": f"{platform.machine()}, {cores()} cores"},
     }
 
     # ---------------------------------------------------------------- Written aside, then moved into place
@@ -108,7 +109,3 @@ def _measure(flex: FlexiDiT, section: Report, judge: Judge) -> tuple[list[dict[s
             }
         )
     return rows, images
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

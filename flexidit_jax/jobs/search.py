@@ -26,6 +26,7 @@ from flexidit_jax.diffusion.solvers import make_table
 from flexidit_jax.diffusion.steps import Steps
 from flexidit_jax.jobs.parts.experiment import Experiment, build_experiment
 from flexidit_jax.jobs.parts.figures import gap_per_step, pareto
+from flexidit_jax.jobs.parts.latents import latents_of, stacked
 from flexidit_jax.jobs.parts.model import trained_model
 from flexidit_jax.jobs.parts.quality import Judge, Score, balanced_labels
 from flexidit_jax.jobs.parts.search_prose import markdown
@@ -60,6 +61,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
         raise UserError("this config has no search section")
     if experiment.sample.get("guide") is not None:
         raise UserError(f"search wants sample.guide=None, each mode guiding itself, got {experiment.sample['guide']!r}")
+    experiment.check()
     flex = trained_model(experiment, workdir)
     if len(flex.patches) < 2:
         raise UserError(f"there is nothing to search: the model has one mode, {short_patch_name(flex.patches[0])}")
@@ -142,7 +144,7 @@ def _measure(flex: FlexiDiT, experiment: Experiment, words: Words, table: Steps)
     batches = []
     for begin in range(0, len(chosen), size):
         records = [source[int(i)] for i in chosen[begin : begin + size]]
-        latents = experiment.codec.encode(np.stack([record["x"] for record in records]))
+        latents = latents_of(experiment.codec, stacked(records))
         batches.append((latents, [record[flex.model.conditioner.field] for record in records]))
     measured = {}
     for scale in section.guidance:

@@ -14,8 +14,9 @@ from clu import metric_writers, parameter_overview, periodic_actions
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from flexidit_jax.common import cluster
 from flexidit_jax.common.errors import UserError
-from flexidit_jax.common.progress import Progress
+from flexidit_jax.common.progress import Progress, warnings_said
 from flexidit_jax.common.trees import merge
 from flexidit_jax.common.types import Params, short_patch_name
 from flexidit_jax.data.loader import batches
@@ -23,16 +24,21 @@ from flexidit_jax.jobs import report
 from flexidit_jax.jobs.parts import workdir as folder
 from flexidit_jax.jobs.parts.compilation import Compilations
 from flexidit_jax.jobs.parts.experiment import Experiment, build_experiment
+from flexidit_jax.jobs.parts.latents import latents_of
 from flexidit_jax.jobs.parts.log import Log
 from flexidit_jax.jobs.parts.model import load_source
-from flexidit_jax.jobs.parts.stop import Stop
+from flexidit_jax.jobs.parts.several import agree, alone
+from flexidit_jax.jobs.parts.stop import Stop, Votes
 from flexidit_jax.models.dit import init
 from flexidit_jax.models.flexify import at
 from flexidit_jax.models.fold import folded
-from flexidit_jax.training.checkpoint import Checkpoints, has_checkpoint
-from flexidit_jax.training.sharding import check_batch, make_mesh, placed, put_batch, shaped
+from flexidit_jax.training.checkpoint import Checkpoints
+from flexidit_jax.training.newest import has_checkpoint
+from flexidit_jax.training.sharding import check_batch, make_mesh, placed, put_batch, shaped, share
 from flexidit_jax.training.state import abstract, first_state, next_stage
 from flexidit_jax.training.step import make_step
+
+SEVERAL_PROCESSES = True  # it may be started as one of them
 
 
 def run(config: ConfigDict, workdir: Path) -> int:
@@ -42,16 +48,20 @@ def run(config: ConfigDict, workdir: Path) -> int:
       0 when finished or stopped by SIGTERM, 130 when stopped by Ctrl-C.
     """
     experiment = build_experiment(config)
-    experiment.codec.check()
+    experiment.check()
     source = experiment.dataset.source()
     mesh = make_mesh(**experiment.train.mesh)
-    check_batch(experiment.train.batch, mesh)
+    check_batch(experiment.train.batch, mesh, experiment.train.accumulate)
+    agree(config, workdir)
     plain = None if has_checkpoint(workdir) else _plain_params(experiment)  # refused before anything is written
     folder.claim(workdir, experiment.raw)
     with ExitStack() as closing:
         status = _train(experiment, source, plain, workdir, mesh, closing)
     if status is not None:
         return status
+    if cluster.several():
+        print(f"finished; in one process, {alone('report' if experiment.report else 'sample')} draws from it")
+        return 0
     if experiment.report is not None:
         return report.run(config, workdir)
     print("finished; the same command with --mode=sample draws from it")
@@ -73,11 +83,14 @@ def _train(
     closing.callback(checkpoints.close)
 
     # ---------------------------------------------------------------- State: own checkpoint, init_from, scratch
-    done = checkpoints.latest() or 0
+    done = checkpoints.newest_whole() or 0
+    cluster.same("the checkpoints", {f"the newest checkpoint of {workdir}": done})
     if done >= train.steps:
         print(f"{workdir}: training is finished ({done} steps)")
         return None
-    stream = batches(source, train.batch, seed, getattr(experiment.dataset, "augment", None))
+    augment, (host, hosts) = getattr(experiment.dataset, "augment", None), share(mesh)
+    stream = batches(source, train.batch, seed, augment, train.workers, host, hosts)
+    closing.callback(stream.close)
     if done:
         meta = checkpoints.meta(done)
         stage = train.stages[meta["stage"]]
@@ -91,15 +104,21 @@ def _train(
         optimizer = train.optimizer.build(stage.rate())
         state = placed(first_state(plain(), stage, optimizer), mesh)
     del plain  # the weights it may hold
+    checkpoints.check_room(state)
     print(parameter_overview.get_parameter_overview(merge(state.frozen, state.params), include_stats=False))
 
     # ---------------------------------------------------------------- Watching
-    writer = metric_writers.create_default_writer(str(workdir), asynchronous=False)
+    speaks = cluster.first()
+    writer = metric_writers.create_default_writer(str(workdir), just_logging=not speaks, asynchronous=False)
     closing.callback(writer.close)
-    bar = closing.enter_context(Progress(train.steps, "training", start=done))
+    bar = closing.enter_context(Progress(train.steps, "training", start=done, enabled=speaks))
+    closing.enter_context(warnings_said(bar))  # such as a corrupt record
     log = Log(writer, bar)
     rate = periodic_actions.ReportProgress(num_train_steps=train.steps, writer=writer, every_secs=30)
     posterior = jax.random.fold_in(jax.random.key(seed), 2**32 - 1)  # apart from the keys of steps, which count from 0
+
+    votes = Votes(stop, mesh)
+    closing.enter_context(cluster.together())  # innermost: closing a save waits for processes that may be gone
 
     # ---------------------------------------------------------------- Stages
     first_stage, start = train.place(done)
@@ -109,13 +128,14 @@ def _train(
             state = placed(next_stage(state, stage, optimizer), mesh)
         names = ", ".join(map(short_patch_name, stage.patches))
         bar.say(f"stage {i + 1} of {len(train.stages)}: patches {names}, {stage.steps} steps")
-        step = make_step(experiment.model, experiment.process, stage.loss, optimizer, train.ema, seed, stage.times)
+        fixed = (experiment.model, experiment.process, stage.loss, optimizer, train.ema, seed, stage.times)
+        step = make_step(*fixed, mesh, train.accumulate)
 
         # ------------------------------------------------------------ Steps
         for within in range(start, stage.steps):
             batch = put_batch(next(stream), mesh)
             patch = stage.mode(seed, done)
-            x0 = experiment.codec.encode(batch["x"], jax.random.fold_in(posterior, done))
+            x0 = latents_of(experiment.codec, batch, jax.random.fold_in(posterior, done))
             with Compilations() as compiled:
                 state, metrics = step(state, x0, batch[experiment.model.conditioner.field], done, patch)
             done += 1
@@ -123,7 +143,7 @@ def _train(
                 bar.say(f"step {done}, patch {short_patch_name(patch)}: {compiled}")
             log.add(done, patch, metrics)
             rate(done)
-            stopping = stop.asked
+            stopping = votes.count()
             saving = done % train.checkpoint_every == 0 or within + 1 == stage.steps or stopping
             if saving or done % train.log_every == 0:
                 log.flush(done)  # refuses a loss that is not finite, so that it is never saved
@@ -133,8 +153,9 @@ def _train(
                 checkpoints.save(done, state, meta)
             bar.advance()
             if stopping:
+                checkpoints.wait()  # before anything is promised
                 bar.say(f"stopped after step {done} of {train.steps}; saved, the same command goes on from there")
-                return stop.status
+                return votes.status
         start = 0
     return None
 

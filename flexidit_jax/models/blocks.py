@@ -11,6 +11,8 @@ inside segments.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Protocol
 
 import flax.linen as nn
@@ -18,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flexidit_jax.common.axes import laid, ways
 from flexidit_jax.common.types import Array
 from flexidit_jax.models.attention import attention
 
@@ -43,20 +46,25 @@ def project(x: Array, kernel: Array, dtype: jnp.dtype) -> Array:
 
 
 class Dense(nn.Module):
-    """`x @ kernel + bias` over the last axis, plus `x @ lora_a @ lora_b` where the tree has them."""
+    """`x @ kernel + bias` over the last axis, plus `x @ lora_a @ lora_b` where the tree has them.
+
+    With `order` the columns come in another order than they are stored in.
+    """
 
     features: int
     dtype: jnp.dtype
     kernel_init: nn.initializers.Initializer = nn.initializers.xavier_uniform()
+    order: Callable[[Array], Array] = lambda columns: columns
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-        y = project(x, kernel, self.dtype) + bias.astype(self.dtype)
+        kernel = self.order(kernel.astype(self.dtype))  # cast first: what a mesh gathers is then half as large
+        y = project(x, kernel, self.dtype) + self.order(bias).astype(self.dtype)
         if self.has_variable("params", "lora_a"):
             a, b = self.get_variable("params", "lora_a"), self.get_variable("params", "lora_b")
-            y = y + project(project(x, a, self.dtype), b, self.dtype)
+            y = y + project(project(x, a, self.dtype), self.order(b), self.dtype)
         return y
 
 
@@ -102,14 +110,22 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         b, n, d = x.shape
-        qkv = Dense(3 * d, self.dtype, name="qkv")(x)  # [B, N, 3d]
-        q, k, v = jnp.moveaxis(qkv.reshape(b, n, 3, self.num_heads, d // self.num_heads), 2, 0)
+        # stored as q, k, v; where heads are split over devices, each computes q, k and v of its own: s, (q, k, v)
+        s = math.gcd(ways("heads"), self.num_heads)
+
+        def device_first(columns: Array) -> Array:
+            return columns.reshape(-1, 3, s, d // s).swapaxes(1, 2).reshape(columns.shape)
+
+        qkv = laid(Dense(3 * d, self.dtype, order=device_first, name="qkv")(x), "records", None, "heads")  # [B, N, 3d]
+        q, k, v = jnp.moveaxis(qkv.reshape(b, n, s, 3, -1, d // self.num_heads), 3, 0).reshape(
+            3, b, n, self.num_heads, -1
+        )
         mask = None
         if self.layout is not None:
             segments = self.layout.segments()
             # compared inside the program: as a constant it would be [B, N, N]
             mask = jnp.asarray(segments)[:, None, :, None] == jnp.asarray(segments)[:, None, None, :]
-        x = attention(q, k, v, mask, self.implementation)  # [B, N, h, d/h]
+        x = laid(attention(q, k, v, mask, self.implementation), "records", None, "heads")  # [B, N, h, d/h]
         return Dense(d, self.dtype, name="proj")(x.reshape(b, n, d))  # [B, N, d]
 
 
@@ -121,7 +137,7 @@ class Mlp(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        x, width = Dense(self.hidden, self.dtype, name="fc1")(x), x.shape[-1]  # [B, N, hidden]
+        x, width = laid(Dense(self.hidden, self.dtype, name="fc1")(x), "records", None, "heads"), x.shape[-1]
         return Dense(width, self.dtype, name="fc2")(nn.gelu(x, approximate=True))  # [B, N, d]
 
 
@@ -140,14 +156,14 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: Array, c: Array) -> tuple[Array, None]:
         d = x.shape[-1]
-        modulation = Dense(6 * d, self.dtype, nn.initializers.zeros, name="modulation")(c)  # [B, 6d]
+        modulation = laid(Dense(6 * d, self.dtype, nn.initializers.zeros, name="modulation")(c), "records")  # [B, 6d]
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = jnp.split(modulation.astype(jnp.float32), 6, axis=-1)
         h = ModulatedNorm(self.layout, name="norm1")(x, shift_a, scale_a)
         h = Attention(self.num_heads, self.dtype, self.attention, self.layout, name="attention")(h)
-        x = x + spread(gate_a, self.layout) * h  # [B, N, d]
+        x = laid(x + spread(gate_a, self.layout) * h, "records")  # [B, N, d]
         h = ModulatedNorm(self.layout, name="norm2")(x, shift_m, scale_m)
         h = Mlp(self.mlp_ratio * d, self.dtype, name="mlp")(h)
-        return x + spread(gate_m, self.layout) * h, None  # [B, N, d]
+        return laid(x + spread(gate_m, self.layout) * h, "records"), None  # [B, N, d]
 
 
 class Final(nn.Module):
@@ -157,6 +173,6 @@ class Final(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, c: Array) -> Array:
-        modulation = Dense(2 * x.shape[-1], self.dtype, nn.initializers.zeros, name="modulation")(c)
+        modulation = laid(Dense(2 * x.shape[-1], self.dtype, nn.initializers.zeros, name="modulation")(c), "records")
         shift, scale = jnp.split(modulation.astype(jnp.float32), 2, axis=-1)
         return ModulatedNorm(name="norm")(x, shift, scale)  # [B, N, d]

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from flexidit_jax.common import build
+from flexidit_jax.common.axes import laid
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.types import Array, Params, Patch, Prediction, as_patch
 from flexidit_jax.models.blocks import Block, Dense, Final, Layout, project
@@ -33,7 +34,7 @@ class TimestepEmbedding(nn.Module):
     def __call__(self, t: Array) -> Array:
         init = nn.initializers.normal(0.02)
         h = Dense(self.width, jnp.float32, init, name="fc1")(timestep_features(t))
-        return Dense(self.width, jnp.float32, init, name="fc2")(nn.silu(h))  # [B, d]
+        return Dense(self.width, jnp.float32, init, name="fc2")(nn.silu(laid(h, "records")))  # [B, d]
 
 
 class Embed(nn.Module):
@@ -124,7 +125,7 @@ class DiT(nn.Module):
         """The first part: patches, positions and the mode's embedding, [B, F, H, W, C] -> [B, N, d]."""
         with self._precision():
             positions = position_embedding(x.shape[1:], self.patch, self.base_patch, self.width)
-            x = self.embed(x) + positions  # [B, N, d]
+            x = laid(self.embed(x) + positions, "records")  # [B, N, d]
             if self.has_variable("params", "patch_embedding"):  # optional: see models.flexify
                 x = x + self.get_variable("params", "patch_embedding")
             return x
@@ -132,7 +133,7 @@ class DiT(nn.Module):
     def condition(self, t: Array, cond: Any) -> Array:
         """What every modulation begins with, [B, d]."""
         with self._precision():
-            return nn.silu(self.timestep(t) + self.conditioner(cond))  # [B, d]
+            return laid(nn.silu(self.timestep(t) + self.conditioner(cond)), "records")  # [B, d]
 
     @nn.compact
     def trunk(self, x: Array, c: Array, layout: Layout | None = None) -> Array:
@@ -166,7 +167,7 @@ class DiT(nn.Module):
     def read(self, x: Array, c: Array) -> Prediction:
         """The last part: the trunk's [B, N, d] and c [B, d] -> the prediction, [B, F, H, W, C] each."""
         with self._precision():
-            x = self.deembed(self.final(x, c), self.latent)  # [B, F, H, W, C or 2C]
+            x = laid(self.deembed(self.final(x, c), self.latent), "records")  # [B, F, H, W, C or 2C]
         if self.learn_variance:
             return Prediction(*jnp.split(x, 2, axis=-1))
         return Prediction(x, None)

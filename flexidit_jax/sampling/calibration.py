@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from flexidit_jax.common.cores import cores
 from flexidit_jax.common.files import written_aside
 from flexidit_jax.common.types import Patch, short_patch_name
 from flexidit_jax.diffusion.steps import Steps
@@ -66,8 +67,7 @@ def machine() -> str:
     device = jax.devices()[0]
     kind, number = device.device_kind, jax.local_device_count()
     if device.platform == "cpu":
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        kind = f"{platform.machine()} cpu of {cores} cores"
+        kind = f"{platform.machine()} cpu of {cores()} cores"
     return f"{number} x {kind}, jax {jax.__version__}"
 
 

@@ -1,20 +1,24 @@
 """Checkpoints: everything a run needs to go on as if nothing had happened.
 
-A step folder holds `params`, `ema`, `optimizer`, with adapters `frozen` (orbax) and `meta` (JSON: stage,
-step within it, position of the data, config). Saving is asynchronous and a step appears under its name only when
-it is complete, so a kill at any moment leaves the step before intact.
+A step folder holds `params`, `ema`, `optimizer`, with adapters `frozen` (orbax), `meta` (JSON: stage, step within it,
+position of the data, config) and the checksums of all of it. Saving is asynchronous and a step appears under its name
+only when it is complete, so a kill at any moment leaves the step before intact. What happens to a step afterwards its
+checksums tell: a run goes on from the newest one that is whole, and the damaged ones after it are set aside.
 """
 
 from __future__ import annotations
 
 import json
-import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental.multihost_utils import broadcast_one_to_all
 
 from flexidit_jax.common import build
 from flexidit_jax.common.errors import UserError
@@ -22,6 +26,10 @@ from flexidit_jax.common.trees import merge
 from flexidit_jax.common.types import Params, as_patch
 from flexidit_jax.models.dit import build_dit, init
 from flexidit_jax.models.flexify import flexify, split_frozen
+from flexidit_jax.training.checksums import CHECKSUMS, META, record
+from flexidit_jax.training.newest import Say, damaged_error, settle, step_to_read, steps_of, sweep
+from flexidit_jax.training.quiet import quiet_orbax
+from flexidit_jax.training.room import check_room, needed, room
 from flexidit_jax.training.state import TrainState
 
 CONFIG_FILE = "config.json"
@@ -36,23 +44,63 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: Path, keep: int = 2) -> None:
-        logging.getLogger("absl").setLevel(logging.ERROR)  # orbax narrates every save
+        quiet_orbax()
         self.folder = (workdir / "checkpoints").resolve()
+        self._saving, self._bytes = 0, 0
+        if jax.process_index() == 0:
+            sweep(self.folder)
         try:
-            options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True, create=True)
+            options = ocp.CheckpointManagerOptions(
+                max_to_keep=keep,
+                create=True,
+                async_options=ocp.options.AsyncOptions(post_finalization_callback=self._record),
+            )
             self._manager = ocp.CheckpointManager(self.folder, options=options)
         except OSError as error:
             raise UserError(f"cannot write to {self.folder} ({error.strerror})") from None
 
-    def latest(self) -> int | None:
-        """The newest complete step of the whole run."""
-        return self._manager.latest_step()
+    def newest_whole(self, say: Say = print) -> int | None:
+        """The newest step that is what was written, those after it set aside (`newest.settle`); None without steps.
+
+        Process 0 looks, the others take its word.
+        """
+        none, refused = -1, -2
+        number, caught = none, UserError("process 0 found no checkpoint to go on from; its message says why")
+        if jax.process_index() == 0:
+            try:
+                step = settle(self.folder.parent, say)
+                number = none if step is None else int(step.name)
+            except UserError as error:
+                number, caught = refused, error
+        if jax.process_count() > 1:
+            number = int(broadcast_one_to_all(np.int32(number)))
+        if number == refused:
+            raise caught
+        self._manager.reload()
+        return None if number == none else number
+
+    def check_room(self, state: TrainState) -> None:
+        """Refuses to train what could not be saved even once.
+
+        Raises:
+          UserError: the disk has no room for one checkpoint of `state`.
+        """
+        check_room(self.folder, needed(_parts(state)), f"no room for a single checkpoint in {self.folder}")
 
     def save(self, number: int, state: TrainState, meta: dict[str, Any]) -> None:
-        """Saves step `number` of the run; returns while the files are still being written."""
-        parts = {name: ocp.args.StandardSave(tree) for name, tree in _parts(state).items()}
-        meta = ocp.args.JsonSave({**meta, "stage_step": int(state.step)})
-        self._manager.save(number, args=ocp.args.Composite(**parts, meta=meta))
+        """Saves step `number` of the run; returns while the files are still being written.
+
+        Raises:
+          UserError: the disk is full, or this save or the one before cannot be written; the steps there stay.
+        """
+        self.wait()
+        trees = _parts(state)
+        self._saving, self._bytes = number, needed(trees)
+        parts = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
+        meta = ocp.args.JsonSave({**meta, "stage_step": int(state.step), "checksums": CHECKSUMS})
+        check_room(self.folder, self._bytes, self._not_saved())
+        with self._writing():
+            self._manager.save(number, args=ocp.args.Composite(**parts, meta=meta))
 
     def meta(self, number: int) -> dict[str, Any]:
         """The JSON part of a step."""
@@ -65,54 +113,63 @@ class Checkpoints:
         try:
             found = self._manager.restore(number, args=args)
         except Exception as error:
-            raise _damaged(self.folder / str(number), error) from error
-        return target.replace(step=jnp.int32(meta["stage_step"]), **{name: found[name] for name in _parts(target)})
+            raise damaged_error(self.folder / str(number), _reason(error)) from error
+        # where a step would leave it: elsewhere, the second step after a resume would be compiled anew
+        step = jax.device_put(np.int32(meta["stage_step"]), target.step.sharding)
+        return target.replace(step=step, **{name: found[name] for name in _parts(target)})
 
     def wait(self) -> None:
-        """Blocks until every save is on disk."""
-        self._manager.wait_until_finished()
+        """Blocks until every save is on disk.
+
+        Raises:
+          UserError: the last save could not be written.
+        """
+        with self._writing():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
-        self._manager.close()
+        """As `wait`, and no more saves."""
+        with self._writing():
+            self._manager.close()
+
+    def _record(self) -> None:
+        """Called by orbax in the background, on process 0, when all files are there and the step has no name yet."""
+        (unfinished,) = self.folder.glob(f"{self._saving}{ocp.utils.TMP_DIR_SUFFIX}*")
+        record(unfinished)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """An error of orbax, which may be that of a save begun earlier, in one line."""
+        try:
+            yield
+        except Exception as error:
+            raise UserError(
+                f"{self._not_saved()} ({_reason(error)}): {room(self.folder, self._bytes)};"
+                " make room, then give the same command again"
+            ) from error
+
+    def _not_saved(self) -> str:
+        kept = [step.name for step in steps_of(self.folder.parent) if step.name != str(self._saving)]
+        stays = f"step {max(kept, key=int)} stays" if kept else "there is none before it"
+        return f"checkpoint {self.folder / str(self._saving)} could not be written and {stays}"
 
 
 def read_meta(step: Path) -> dict[str, Any]:
     """The JSON part of a step folder."""
     try:
-        return json.loads((step / "meta" / "metadata").read_text())
+        return json.loads((step / META).read_text())
     except (OSError, ValueError) as error:
-        raise _damaged(step, error) from None
-
-
-def has_checkpoint(workdir: Path) -> bool:
-    """Whether a run's folder holds a step to resume from."""
-    return bool(_steps(workdir))
-
-
-def newest_step(workdir: Path) -> Path:
-    """The folder of the newest complete checkpoint.
-
-    Raises:
-      UserError: there is none.
-    """
-    steps = _steps(workdir)
-    if not steps:
-        raise UserError(f"{workdir} holds no checkpoint; train there first, or name another folder")
-    return max(steps, key=lambda path: int(path.name))
-
-
-def _steps(workdir: Path) -> list[Path]:
-    folder = workdir / "checkpoints"
-    return [path for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
+        raise damaged_error(step, _reason(error)) from None
 
 
 def load_weights(path: Path) -> tuple[dict[str, Any], Params]:
-    """The config and EMA weights of a run's newest checkpoint, or of the step folder given.
+    """The config and EMA weights of a run's newest checkpoint in which these are whole, or of the step folder given.
 
     Raises:
-      UserError: no checkpoint there, or a damaged one.
+      UserError: no checkpoint there, or none that is whole.
     """
-    step = path if (path / "meta").is_dir() else newest_step(path)
+    quiet_orbax()
+    step = step_to_read(path, ("meta", "ema", "frozen"))
     meta = read_meta(step)
     config = meta["config"]
     model = build.call(build_dit, config["model"], "model")
@@ -128,7 +185,7 @@ def load_weights(path: Path) -> tuple[dict[str, Any], Params]:
             params = reader.restore((step / "ema").resolve(), trained)
             return config, merge(reader.restore((step / "frozen").resolve(), frozen) if frozen else {}, params)
     except Exception as error:
-        raise _damaged(step, error) from error
+        raise damaged_error(step, _reason(error)) from error
 
 
 def _parts(state: TrainState) -> dict[str, Any]:
@@ -137,9 +194,9 @@ def _parts(state: TrainState) -> dict[str, Any]:
     return {name: tree for name, tree in parts.items() if jax.tree.leaves(tree)}
 
 
-def _damaged(step: Path, error: Exception) -> UserError:
-    lines = str(error).strip().splitlines()
-    reason = lines[0][:160] if lines else type(error).__name__
-    return UserError(
-        f"checkpoint {step} is damaged or incomplete ({reason}); remove that folder to use the step before it"
-    )
+def _reason(error: Exception) -> str:
+    """The system's own words where there are any (tensorstore: `...: No space left on device [os_error_code='28']`)."""
+    text = str(error).strip()
+    if system := re.search(r"([^:]+) \[os_error_code=", text):
+        return system[1].strip()
+    return text.splitlines()[0][:160] if text else type(error).__name__

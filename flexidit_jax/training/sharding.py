@@ -6,6 +6,7 @@ trees of the same names.
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -13,16 +14,22 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from flexidit_jax.common.axes import MESH_AXES
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.trees import map_named
 from flexidit_jax.common.types import Array
 
-#: first match wins; trailing axes of a leaf (stacked blocks carry one more, at the front)
-RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
+#: first match wins; trailing axes of a leaf (stacked blocks carry one more, at the front). What is not named is small
+#: (norms, biases, embeddings of a patch size) and lies whole on every device.
+RULES: tuple[tuple[str, tuple[str | tuple[str, ...] | None, ...]], ...] = (
     (r"attention/qkv/kernel$", ("fsdp", "tensor")),
     (r"attention/proj/kernel$", ("tensor", "fsdp")),
     (r"mlp/fc1/kernel$", ("fsdp", "tensor")),
     (r"mlp/fc2/kernel$", ("tensor", "fsdp")),
+    (r"(attention/qkv|mlp/fc1)/lora_a$", ("fsdp", None)),
+    (r"(attention/qkv|mlp/fc1)/lora_b$", (None, ("tensor", "fsdp"))),  # a rank divides by few devices
+    (r"(attention/proj|mlp/fc2)/lora_a$", (("tensor", "fsdp"), None)),
+    (r"(attention/proj|mlp/fc2)/lora_b$", (None, "fsdp")),
     (r"modulation/kernel$", ("fsdp", "tensor")),
     (r"timestep/fc\d/kernel$", ("fsdp", None)),
     (r"conditioner/table$", (None, "fsdp")),
@@ -40,8 +47,6 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> Mesh:
     Raises:
       UserError: the sizes do not multiply to the number of devices.
     """
-    if jax.process_count() > 1:
-        raise UserError(f"training over several processes is not supported yet, found {jax.process_count()}")
     sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
     devices = jax.device_count()
     known = int(np.prod([size for size in sizes.values() if size != -1]))
@@ -59,9 +64,18 @@ def spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
     for pattern, axes in RULES:
         if re.search(pattern, path) and len(axes) <= len(shape):
             sizes = shape[len(shape) - len(axes) :]
-            kept = [a if a and size % mesh.shape[a] == 0 else None for a, size in zip(axes, sizes, strict=True)]
+            kept = [_dividing(a, size, mesh) for a, size in zip(axes, sizes, strict=True)]
             return PartitionSpec(*[None] * (len(shape) - len(axes)), *kept)
     return PartitionSpec()
+
+
+def _dividing(axes: str | tuple[str, ...] | None, size: int, mesh: Mesh) -> str | tuple[str, ...] | None:
+    """The axes, or of several the largest, or none: the first that divides `size`."""
+    several = (axes,) if isinstance(axes, str) else axes or ()
+    for choice in (several, *((axis,) for axis in sorted(several, key=lambda axis: -mesh.shape[axis]))):
+        if choice and size % math.prod(mesh.shape[axis] for axis in choice) == 0:
+            return choice if len(choice) > 1 else choice[0]
+    return None
 
 
 def shardings(tree: Any, mesh: Mesh) -> Any:
@@ -70,8 +84,16 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
 
 
 def placed(tree: Any, mesh: Mesh) -> Any:
-    """`tree` with every leaf where the table says."""
-    return jax.tree.map(jax.device_put, tree, shardings(tree, mesh))
+    """`tree` with every leaf where the table says; over several processes, each holds the same values."""
+    return jax.tree.map(_put, tree, shardings(tree, mesh))
+
+
+def _put(leaf: Any, sharding: NamedSharding) -> Array:
+    here = getattr(leaf, "is_fully_addressable", True)
+    if sharding.is_fully_addressable or not here:  # one process, or an array that lies on all of them already
+        return jax.device_put(leaf, sharding)
+    whole = np.asarray(leaf)  # device_put would send every leaf around to compare it
+    return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
 
 
 def shaped(tree: Any, mesh: Mesh) -> Any:
@@ -83,21 +105,75 @@ def shaped(tree: Any, mesh: Mesh) -> Any:
     )
 
 
-def check_batch(batch: int, mesh: Mesh) -> None:
+def constrained(tree: Any, mesh: Mesh | None) -> Any:
+    """`placed` for use inside a jitted function; without a mesh, `tree` as it is."""
+    return tree if mesh is None else jax.lax.with_sharding_constraint(tree, shardings(tree, mesh))
+
+
+def check_batch(batch: int, mesh: Mesh, accumulate: int = 1) -> None:
     """Refuses a batch that does not split evenly.
 
     Raises:
-      UserError: it is not divisible by the devices along data and fsdp.
+      UserError: it is not divisible by the devices along data and fsdp, or a device's share of it by `accumulate`.
     """
     parts = mesh.shape["data"] * mesh.shape["fsdp"]
     if batch < 1 or batch % parts:
         raise UserError(
             f"train.batch={batch} is not divisible by the {parts} device(s) along data x fsdp;"
-            f" {max(batch // parts, 1) * parts} would do"
+            f" {max(batch // (parts * accumulate), 1) * parts * accumulate} would do"
+        )
+    share = batch // parts
+    if share % accumulate:
+        fits = max(k for k in range(1, accumulate) if share % k == 0)
+        raise UserError(
+            f"train.batch={batch} gives each of the {parts} device(s) along data x fsdp {share} record(s), which do not"
+            f" split into train.accumulate={accumulate} parts; train.accumulate={fits} would do, or"
+            f" train.batch={max(share // accumulate, 1) * accumulate * parts}"
         )
 
 
+def share(mesh: Mesh) -> tuple[int, int]:
+    """Which part of every batch this process holds, and how many parts there are.
+
+    Where the tensor axis spans processes, several of them hold the same part. On a TPU, whose meshes follow its wires,
+    a process may hold rows that do not lie together; its part is then spread over them in order.
+
+    Raises:
+      UserError: processes hold parts of different sizes, or parts that overlap.
+    """
+    parts = {tuple(rows) for rows in _rows(mesh).values()}
+    if len({len(rows) for rows in parts}) > 1 or len(set().union(*parts)) < sum(map(len, parts)):
+        text, local = " x ".join(f"{name}={size}" for name, size in mesh.shape.items()), len(mesh.local_devices)
+        raise UserError(
+            f"mesh {text} gives processes of {local} device(s) rows of the batch that overlap in part;"
+            f" a tensor axis that divides {local}, or that {local} divides, would do"
+        )
+    return sorted(parts).index(tuple(_rows(mesh)[jax.process_index()])), len(parts)
+
+
+def _rows(mesh: Mesh) -> dict[int, list[int]]:
+    """The places along data x fsdp of every process's devices."""
+    places: dict[int, set[int]] = {}
+    for place, along_tensor in enumerate(mesh.devices.reshape(-1, mesh.shape["tensor"])):
+        for device in along_tensor:
+            places.setdefault(device.process_index, set()).add(place)
+    return {process: sorted(held) for process, held in places.items()}
+
+
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, Array]:
-    """A host's records as global arrays, split over data and fsdp."""
-    sharding = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
-    return {key: jax.make_array_from_process_local_data(sharding, value) for key, value in batch.items()}
+    """This process's part (see `share`) of a batch as global arrays, split over data and fsdp."""
+    sharding = NamedSharding(mesh, PartitionSpec(MESH_AXES["records"]))
+    if sharding.is_fully_addressable:
+        return {key: jax.device_put(value, sharding) for key, value in batch.items()}
+    held, places = _rows(mesh)[jax.process_index()], mesh.shape["data"] * mesh.shape["fsdp"]
+
+    def spread(value: np.ndarray) -> Array:
+        size = len(value) // len(held)  # rows a place
+
+        def rows(index: tuple[slice, ...]) -> np.ndarray:
+            at = held.index((index[0].start or 0) // size) * size
+            return value[at : at + size]
+
+        return jax.make_array_from_callback((size * places, *value.shape[1:]), sharding, rows)
+
+    return {key: spread(value) for key, value in batch.items()}

@@ -9,13 +9,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
+from flexidit_jax.common.axes import using
 from flexidit_jax.common.trees import merge
 from flexidit_jax.common.types import Array, Params, Patch, Prediction, patch_name
 from flexidit_jax.diffusion.process import NoiseProcess
 from flexidit_jax.models.dit import DiT
 from flexidit_jax.models.flexify import at
+from flexidit_jax.training.accumulate import accumulated, micro_batches, quartiles
 from flexidit_jax.training.optimizer import Ema
+from flexidit_jax.training.sharding import constrained
 from flexidit_jax.training.state import TrainState, keep_idle_modes
 
 Metrics = dict[str, Array]
@@ -30,6 +34,8 @@ def make_step(
     ema: Ema,
     seed: int,
     times: Mapping[Patch, tuple[float, float]] | None = None,
+    mesh: Mesh | None = None,
+    accumulate: int = 1,
 ) -> Step:
     """The training step of a stage.
 
@@ -37,29 +43,42 @@ def make_step(
       model, process, loss, optimizer, ema: what the config built.
       seed: of all randomness.
       times: shares of T between which a mode's t is drawn; modes not named train at all times.
+      mesh: where state and batch lie (`training.sharding`); None for one device.
+      accumulate: micro-batches the batch is evaluated in, one after the other; the gradient is their mean, and
+        what is drawn for a record does not depend on it.
 
     Returns:
       step(state, x0, cond, number, patch) -> (state, metrics): x0 [B, F, H, W, C] latents, cond [B, ...],
       `number` the step of the whole run (all randomness comes from (seed, number)), `patch` static.
-      Metrics are scalars: loss, its terms and grad_norm. The state is donated.
+      Metrics are scalars (loss, its terms and grad_norm) and, by quarter of the time axis, low noise first,
+      `quartile_sums` and `quartile_counts` [4]: the sum of the losses of the records there, and their number.
+      The state is donated.
     """
+    place = partial(constrained, mesh=mesh)
 
     @partial(jax.jit, static_argnames="patch", donate_argnames="state")
     def step(state: TrainState, x0: Array, cond: Any, number: Array, patch: Patch) -> tuple[TrainState, Metrics]:
+        # ------------------------------------------------------------ Draw, for the whole batch
         drop_key, loss_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), number))
         dropped = model.conditioner.drop(cond, drop_key)
+        t, noise = loss.draw(process, loss_key, x0.shape, (times or {}).get(patch, (0.0, 1.0)))
 
-        def objective(params: Params) -> tuple[Array, Metrics]:
+        # ------------------------------------------------------------ Evaluate, part by part
+        def objective(params: Params, x0: Array, cond: Any, t: Array, noise: Array) -> tuple[Array, Metrics]:
             stored = merge(state.frozen, params)
 
             def network(mode: Patch, x: Array, t: Array, c: Any) -> Prediction:
                 return model.at(mode).apply({"params": at(stored, mode)}, x, t, c)
 
             student, teacher = partial(network, patch), partial(network, model.base_patch)
-            within = (times or {}).get(patch, (0.0, 1.0))
-            return loss(process, student, teacher, x0, dropped, loss_key, within)
+            values, terms = loss(process, student, teacher, x0, cond, t, noise)
+            return values.mean(), {**terms, "loss": values, "t": t}
 
-        (value, parts), gradients = jax.value_and_grad(objective, has_aux=True)(state.params)
+        with using(mesh):
+            parts = micro_batches((x0, dropped, t, noise), accumulate)
+            gradients, records = accumulated(objective, state.params, parts, place)
+
+        # ------------------------------------------------------------ Update
         updates, opt_state = optimizer.update(gradients, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
         decay = jnp.float32(ema.decay)
@@ -67,7 +86,9 @@ def make_step(
             decay = jnp.minimum(decay, (1 + state.step) / (10 + state.step))
         average = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state.ema, params)
         new = TrainState(state.step + 1, params, average, opt_state, state.frozen)
-        metrics = {"loss": value, "grad_norm": optax.global_norm(gradients), **parts}
-        return keep_idle_modes(patch_name(patch), state, new), metrics
+        by_time = quartiles(records["loss"], records.pop("t") / process.steps)
+        metrics = {name: values.mean() for name, values in records.items()}
+        metrics |= {"grad_norm": optax.global_norm(gradients), **by_time}
+        return place(keep_idle_modes(patch_name(patch), state, new)), metrics
 
     return step

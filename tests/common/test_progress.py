@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 
 from flexidit_jax.common import progress
-from flexidit_jax.common.progress import Progress
+from flexidit_jax.common.progress import Progress, warnings_said
 
 
 class Clock:
@@ -54,3 +56,15 @@ def test_nothing_is_shown_when_not_enabled(clock: Clock, capsys: pytest.CaptureF
         clock.now = 20.0 * k
         bar.advance()
     assert capsys.readouterr().err == ""
+
+
+def test_warnings_are_said_above_the_bar(caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]) -> None:
+    logger = logging.getLogger("flexidit_jax.data.intact")
+    with Progress(2, "training") as bar, warnings_said(bar):
+        logger.info("of no interest")
+        logger.warning("corrupt: %s", "a.jpg")
+    assert capsys.readouterr().out == "corrupt: a.jpg\n"
+    assert caplog.records == []  # said once
+    logger.warning("later")
+    assert [record.getMessage() for record in caplog.records] == ["later"]
+    assert capsys.readouterr().out == ""

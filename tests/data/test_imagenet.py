@@ -12,6 +12,7 @@ from PIL import Image
 from flexidit_jax.common.crop import centre_crop
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.data.imagenet import Dataset, _Crops
+from flexidit_jax.data.intact import Corrupt
 from flexidit_jax.data.loader import batches
 from flexidit_jax.data.synthetic import Dataset as Synthetic
 
@@ -54,7 +55,7 @@ def test_crop_is_the_middle_of_the_halved_image() -> None:
 def test_records_hold_the_crop_and_the_flip_mirrors_half_of_them() -> None:
     image = np.zeros((16, 16, 3), np.uint8)
     image[:, :8] = 255
-    source = _Crops([{"image": jpeg(image), "label": 7}] * 50, 16)
+    source = _Crops([{"image": jpeg(image), "label": 7, "file_name": "a.JPEG"}] * 50, 16)
     np.testing.assert_allclose(source[0]["x"][0], image / 127.5 - 1, atol=0.05)
     stream = batches(source, 25, seed=0, augment=Dataset().augment)
     first, second = next(stream), next(stream)
@@ -62,6 +63,65 @@ def test_records_hold_the_crop_and_the_flip_mirrors_half_of_them() -> None:
     assert 10 < bright_left.sum() < 40
     again = next(batches(source, 25, seed=0, augment=Dataset().augment))
     np.testing.assert_array_equal(again["x"], first["x"])
+
+
+def test_a_corrupt_image_is_skipped_and_named(caplog: pytest.LogCaptureFixture) -> None:
+    tfds = pytest.importorskip("tensorflow_datasets")
+    with tfds.testing.mock_data(num_examples=6):
+        prepared = [dict(record) for record in Dataset(data_dir="anywhere")._records("train")]
+    prepared[2] |= {"image": prepared[2]["image"][:-40], "file_name": np.array(b"n01440764_10.JPEG", object)}
+
+    class Mocked(Dataset):
+        def _records(self, split: str) -> list[dict]:
+            return prepared
+
+    source = Mocked(32).source()
+    np.testing.assert_array_equal(source[2]["x"], source[3]["x"])
+    assert source[2]["label"] == prepared[3]["label"]
+    [warning] = [record.getMessage() for record in caplog.records if "corrupt" in record.getMessage()]
+    assert warning.startswith("corrupt, skipped (1 of at most 1): n01440764_10.JPEG (image file is truncated")
+    with pytest.raises(
+        UserError, match=r"^1 of 6 records are corrupt, more than dataset.max_corrupt=0 admits; the last"
+    ):
+        Mocked(32, max_corrupt=0).source()[2]
+
+
+def test_a_damaged_array_record_is_corrupt(tmp_path: Path) -> None:
+    module = pytest.importorskip("array_record.python.array_record_module")
+    data_source = pytest.importorskip("array_record.python.array_record_data_source")
+    path = tmp_path / "x.array_record"
+    writer = module.ArrayRecordWriter(str(path), "group_size:1")
+    for i in range(10):
+        writer.write(np.random.default_rng(i).bytes(5000))
+    writer.close()
+    content = bytearray(path.read_bytes())
+    content[30_000] ^= 1
+    path.write_bytes(content)
+
+    class Read(list):  # records of that file, all with a sound image
+        def __init__(self) -> None:
+            super().__init__([{"image": jpeg(np.zeros((16, 16, 3), np.uint8)), "label": 0, "file_name": b"x"}] * 10)
+            self._file = data_source.ArrayRecordDataSource([str(path)])
+
+        def __getitem__(self, i: int) -> dict:
+            assert self._file[i]
+            return super().__getitem__(i)
+
+    source = _Crops(Read(), 16)
+    damaged = []
+    for i in range(10):
+        try:
+            source[i]
+        except Corrupt as error:
+            damaged.append((i, str(error)))
+    assert damaged == [(5, "array record 5 (its checksum does not match)")]
+    with pytest.raises(UserError, match=r"^record 0 of imagenet2012 cannot be read \("):
+        _Crops(_Unreadable(), 16)[0]
+
+
+class _Unreadable(list):
+    def __getitem__(self, i: int) -> dict:
+        raise RuntimeError("Input/output error")
 
 
 def test_synthetic_records() -> None:

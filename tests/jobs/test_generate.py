@@ -25,8 +25,8 @@ from flexidit_jax.codecs.sd_vae import Codec
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.jobs.generate import _manifest
 from flexidit_jax.jobs.parts import shards as shards_module
+from flexidit_jax.jobs.parts.image_shards import ImageShards
 from flexidit_jax.jobs.parts.labels import labels_of
-from flexidit_jax.jobs.parts.shards import Shards
 from flexidit_jax.main import main
 
 ROOT = Path(__file__).parents[2]
@@ -114,7 +114,7 @@ def test_again_makes_nothing(
 ) -> None:
     before = files(broken)
     for part in ("write", "join"):
-        monkeypatch.setattr(Shards, part, None)
+        monkeypatch.setattr(ImageShards, part, None)
     assert generate(broken) == 0
     assert files(broken) == before
     assert f"written: {broken}/samples.npz, 22 images and their classes" in capsys.readouterr().out
@@ -238,7 +238,8 @@ def test_the_array_is_on_the_disk_before_its_name(broken: Path, monkeypatch: pyt
     monkeypatch.setattr(os, "fsync", synced)
     monkeypatch.setattr(Path, "replace", replaced)
     size = (broken / "samples.npz").stat().st_size
-    Shards(broken, json.loads((broken / "manifest.json").read_text())).join(np.load(broken / "samples.npz")["arr_1"])
+    words, labels = json.loads((broken / "manifest.json").read_text()), np.load(broken / "samples.npz")["arr_1"]
+    ImageShards(broken, words).join(labels)
     assert names == [("fsync", size), ("samples.npz", size)]
 
 
@@ -303,23 +304,23 @@ def test_a_disk_that_fills_up_leaves_whole_shards(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    out, write = tmp_path / "out", Shards.write
+    out, write = tmp_path / "out", ImageShards.write
 
-    def fills(self: Shards, number: int, images: np.ndarray) -> None:
+    def fills(self: ImageShards, number: int, images: np.ndarray) -> None:
         if number == 1:
             monkeypatch.setattr(os, "fsync", full)
         write(self, number, images)
 
-    monkeypatch.setattr(Shards, "write", fills)
+    monkeypatch.setattr(ImageShards, "write", fills)
     assert generate(out) == 2
-    message = f"cannot write to --out={out} (No space left on device); whole shards stay, and once that is mended the"
+    message = f"cannot write to {out} (No space left on device); whole shards stay, and once that is mended the"
     assert said(capsys) == f"{message} same command goes on"
     assert set(files(out)) == {"manifest.json", "shards/000000.npy"}
     monkeypatch.undo()
     with monkeypatch.context() as patch:  # and in the middle of the last file
         patch.setattr(shards_module.shutil, "copyfileobj", full)
         assert generate(out) == 2
-    assert said(capsys).startswith(f"cannot write to --out={out} (No space left on device)")
+    assert said(capsys).startswith(f"cannot write to {out} (No space left on device)")
     assert set(files(out)) == {"manifest.json", *(f"shards/00000{i}.npy" for i in range(3))}
     assert generate(out) == 0
     assert files(out) == files(unbroken)
@@ -328,10 +329,10 @@ def test_a_disk_that_fills_up_leaves_whole_shards(
 #: kills itself with half of shard 1 on the disk
 KILLED = """
 import os, signal, sys
-from flexidit_jax.jobs.parts.shards import Shards
+from flexidit_jax.jobs.parts.image_shards import ImageShards
 from flexidit_jax.main import main
 
-write = Shards.write
+write = ImageShards.write
 
 def write_and_die(self, number, images):
     if number == 1:
@@ -340,7 +341,7 @@ def write_and_die(self, number, images):
         os.kill(os.getpid(), signal.SIGKILL)
     write(self, number, images)
 
-Shards.write = write_and_die
+ImageShards.write = write_and_die
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -444,7 +445,7 @@ def test_other_words_are_refused(
 ) -> None:
     before = files(broken)
     assert generate(broken, word) == 2
-    message = f"--out={broken} holds images made with other words: {differs}; name another --out, or go back to that"
+    message = f"{broken} holds images made with other words: {differs}; name another --out, or go back to that"
     assert said(capsys) == f"{message} value"
     assert files(broken) == before
 
@@ -506,7 +507,7 @@ def test_numbers_and_folders_that_cannot_be(
     for size in ("0", "-8", "true"):
         (broken / "manifest.json").write_text(f'{{"shard": {size}}}')
         assert generate(broken) == 2
-        assert said(capsys) == f"{broken / 'manifest.json'} is not one of generated images; name another --out"
+        assert said(capsys) == f"{broken / 'manifest.json'} is no manifest of images; name another --out"
     (broken / "manifest.json").unlink()
     assert generate(broken) == 2
     assert said(capsys) == f"{broken} holds images without a manifest.json; name another --out"
@@ -518,7 +519,7 @@ def test_one_process_at_a_time(generate: Generate, broken: Path, capsys: pytest.
     try:
         fcntl.flock(other, fcntl.LOCK_EX)
         assert generate(broken) == 2
-        assert said(capsys) == f"another process is at work in --out={broken}; name another --out"
+        assert said(capsys) == f"another process is at work in {broken}; name another --out"
     finally:
         os.close(other)
     assert generate(broken) == 0

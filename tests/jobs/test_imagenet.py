@@ -26,7 +26,7 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "dit_tiny.safetensors"
 def test_smoke(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [f"--config={CONFIGS / name}.py:smoke", f"--workdir={tmp_path}"]
     assert main(words) == 0
-    assert Checkpoints(tmp_path).latest() == 6
+    assert Checkpoints(tmp_path).newest_whole() == 6
     capsys.readouterr()
     labels = "golden retriever,360,None"
     assert main([*words, "--mode=sample", f"--config.sample.labels={labels}", "--config.sample.budget=0.7"]) == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -27,7 +28,8 @@ from flexidit_jax.jobs.parts.log import Log
 from flexidit_jax.main import main
 from flexidit_jax.models.dit import init
 from flexidit_jax.models.flexify import adapter_rank, flexify
-from flexidit_jax.training.checkpoint import newest_step, read_meta
+from flexidit_jax.training.checkpoint import Checkpoints, read_meta
+from flexidit_jax.training.newest import newest_step
 
 ROOT = Path(__file__).parents[2]
 DIGITS = ROOT / "configs" / "digits.py"
@@ -97,6 +99,10 @@ def test_tensorboard(smoke_run: Path) -> None:
     tags = set(events.Tags()["tensors"]) | set(events.Tags()["scalars"])
     for metric in ("loss", "mse", "vlb", "grad_norm"):
         assert {f"{metric}/patch_2", f"{metric}/patch_4"} <= tags
+    assert {tag for tag in tags if "quartile" in tag} <= {
+        f"loss/patch_{p}/quartile_{i}" for p in (2, 4) for i in range(1, 5)
+    }
+    assert {f"loss/patch_2/quartile_{i}" for i in range(1, 5)} <= tags
     steps = {event.step for event in events.Tensors("loss/patch_2")}
     assert {2, 4, 6} <= steps <= {2, 4, 6, 8, 10, 12}
     assert not {event.step for event in events.Tensors("loss/patch_4")} & {2, 4, 6}
@@ -179,6 +185,48 @@ def test_resuming_within_the_second_stage(smoke_run: Path, tmp_path: Path, quiet
     assert newest_step(copy).name == "8"
     assert main([quiet, f"--workdir={copy}"]) == 0
     assert_same_end(copy, smoke_run)
+
+
+def test_a_damaged_newest_step_costs_what_came_after_the_one_before(
+    smoke_run: Path, tmp_path: Path, quiet: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(smoke_run, tmp_path / "copy")
+    step = copy / "checkpoints" / "12"
+    manifest = step / "optimizer" / "manifest.ocdbt"
+    manifest.write_bytes(manifest.read_bytes()[:-1] + b"~")
+    assert main([quiet, f"--workdir={copy}"]) == 0
+    out = capsys.readouterr().out
+    assert (
+        f"checkpoint {step} is damaged (optimizer/manifest.ocdbt is not what was written): set aside as damaged-12,"
+        " going on from step 8\n"
+    ) in out
+    assert f"{copy}: resuming after step 8 of 12\n" in out
+    assert_same_end(copy, smoke_run)
+    assert sorted(path.name for path in (copy / "checkpoints").iterdir()) == ["12", "8", "damaged-12"]
+
+
+def test_a_disk_that_fills_up_ends_the_run_with_one_line(
+    tmp_path: Path, quiet: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    save = Checkpoints.save
+
+    def filling_up(self: Checkpoints, number: int, *rest: Any) -> None:
+        save(self, number, *rest)
+        if number == 4:
+            self.wait()
+            resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))  # in every library and thread
+
+    monkeypatch.setattr(Checkpoints, "save", filling_up)
+    run = tmp_path / "run"
+    try:
+        assert main([quiet, f"--workdir={run}"]) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    error = capsys.readouterr().err.splitlines()[-1]
+    folder = run / "checkpoints"
+    assert error.startswith(f"error: checkpoint {folder / '6'} could not be written and step 4 stays (File too large)")
+    assert [path.name for path in folder.iterdir() if "tmp" not in path.name] == ["4"]
 
 
 class Stopped(NamedTuple):

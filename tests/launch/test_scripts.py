@@ -245,12 +245,21 @@ def test_slurm_commands() -> None:
     assert dry(SLURM, *words)[0][4] == ".venv/bin/python"
 
 
+def test_slurm_starts_every_task() -> None:
+    """One process a node by default; as many as the job has tasks where it names them."""
+    nodes, gpus = {"SLURM_JOB_NUM_NODES": "2"}, {"SLURM_JOB_NUM_NODES": "2", "SLURM_NTASKS": "8"}
+    assert dry(SLURM, "--config=c.py", **nodes)[0][:3] == ("srun", "--nodes=2", "--ntasks=2")
+    each = nodes | {"SLURM_NTASKS_PER_NODE": "4"}
+    assert dry(SLURM, "--config=c.py", **each)[0][:3] == ("srun", "--nodes=2", "--ntasks=8")
+    assert dry(SLURM, "--config=c.py", **gpus)[0][:3] == ("srun", "--nodes=2", "--ntasks=8")
+
+
 def test_slurm_refuses() -> None:
     config = "--config=configs/digits.py"
     assert "no --config=FILE given" in refused(SLURM, "--workdir=x")
     assert "not inside a Slurm job; submit it: sbatch" in refused(SLURM, config)
-    several = refused(SLURM, config, SLURM_JOB_ID="7", SLURM_JOB_NUM_NODES="2", SLURM_NTASKS="8")
-    assert "found 2 node(s), 8 task(s); use --nodes=1 --ntasks=1" in several
+    uneven = refused(SLURM, config, SLURM_JOB_ID="7", SLURM_JOB_NUM_NODES="2", SLURM_NTASKS="3")
+    assert "3 tasks on 2 nodes are not equally many each; use --ntasks-per-node" in uneven
     assert "no Python at nowhere in " in refused(SLURM, config, "--python=nowhere", SLURM_JOB_ID="7")
 
 

@@ -48,21 +48,17 @@ def test_the_exact_velocity_costs_nothing_and_an_error_its_square() -> None:
 
     for times in ("uniform", "logit_normal"):
         for error in (0.0, 0.3):
-            value, parts = Loss(times)(process, predict, predict, x0, error, jax.random.key(0))
-            np.testing.assert_allclose(value, error**2, atol=1e-7)
-            assert set(parts) == {"mse"} and parts["mse"] == value
+            t, noise = Loss(times).draw(process, jax.random.key(0), x0.shape)
+            values, parts = Loss(times)(process, predict, predict, x0, error, t, noise)
+            np.testing.assert_allclose(values, np.full(8, error**2), atol=1e-6)
+            assert set(parts) == {"mse"}
+            np.testing.assert_array_equal(parts["mse"], values)
 
 
 def test_logit_normal_times() -> None:
-    seen: list[np.ndarray] = []
-
-    def predict(x: Array, t: Array, cond: Any) -> Prediction:
-        seen.append(np.asarray(t))
-        return Prediction(x, None)
-
-    x0 = jnp.zeros((20000, 1, 1, 1, 1))
-    Loss("logit_normal", mean=0.5, std=2.0)(Process(shift=3.0), predict, predict, x0, None, jax.random.key(0))
-    share = seen[0] / 1000
+    loss = Loss("logit_normal", mean=0.5, std=2.0)
+    t, _ = loss.draw(Process(shift=3.0), jax.random.key(0), (20000, 1, 1, 1, 1))
+    share = np.asarray(t) / 1000
     logit = np.log(share / (1 - share)) - np.log(3)  # a shift adds to the logit
     np.testing.assert_allclose([logit.mean(), logit.std()], [0.5, 2.0], atol=0.05)
 

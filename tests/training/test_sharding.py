@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from types import SimpleNamespace
 
 import jax
@@ -14,8 +15,19 @@ from jax.sharding import PartitionSpec as P
 from flexidit_jax.api import FlexiDiT
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.trees import map_named
+from flexidit_jax.models.dit import build_dit, init
 from flexidit_jax.models.flexify import at
-from flexidit_jax.training.sharding import RULES, check_batch, make_mesh, placed, put_batch, shaped, shardings, spec
+from flexidit_jax.training.sharding import (
+    RULES,
+    check_batch,
+    make_mesh,
+    placed,
+    put_batch,
+    shaped,
+    shardings,
+    share,
+    spec,
+)
 from flexidit_jax.training.stages import Stage
 from flexidit_jax.training.state import TrainState, abstract
 
@@ -42,6 +54,13 @@ D, DEPTH = 1152, 28  # DiT-XL
         ("trunk/blocks/attention/qkv/bias", (DEPTH, 3 * D), P()),
         ("modes/1x2x2/patch_embedding", (D,), P()),
         ("modes/1x2x2/blocks/norm1/gain", (DEPTH, D), P()),
+        ("modes/1x4x4/embed/kernel", (1, 4, 4, 4, D), P(None, None, None, None, "fsdp")),
+        ("modes/1x4x4/deembed/kernel", (D, 1, 4, 4, 8), P("fsdp", None, None, None, None)),
+        ("modes/1x4x4/blocks/attention/qkv/lora_a", (DEPTH, D, 32), P(None, "fsdp", None)),
+        ("modes/1x4x4/blocks/attention/qkv/lora_b", (DEPTH, 32, 3 * D), P(None, None, "fsdp")),
+        ("modes/1x4x4/blocks/mlp/fc1/lora_b", (DEPTH, 32, 4096), P(None, None, ("tensor", "fsdp"))),
+        ("modes/1x4x4/blocks/mlp/fc2/lora_a", (DEPTH, 4096, 32), P(None, ("tensor", "fsdp"), None)),
+        ("modes/1x4x4/blocks/attention/proj/lora_b", (DEPTH, 32, D), P(None, None, "fsdp")),
     ],
 )
 def test_the_table_on_stacked_leaves(path: str, shape: tuple[int, ...], axes: P) -> None:
@@ -61,11 +80,34 @@ def state(flex: FlexiDiT, dit: FlexiDiT) -> TrainState:
     return abstract(lambda: at(dit.params, dit.model.base_patch), Stage(flex.patches, 5), optax.adamw(1e-3))
 
 
-def test_every_rule_meets_a_leaf(state: TrainState) -> None:
-    paths: list[str] = []
-    map_named(lambda path, leaf: paths.append(path), state.params)
-    for pattern, _ in RULES:
-        assert any(re.search(pattern, path) for path in paths), pattern
+@pytest.fixture(scope="module", params=[None, 16], ids=["shared", "adapters"])
+def small(request: pytest.FixtureRequest) -> TrainState:
+    """The shapes of a training state of DiT-S/2 with modes 2 and 4."""
+    model = build_dit((1, 32, 32, 4), {"name": "classes", "classes": 1000}, size="S")
+    stage = Stage(((1, 2, 2), (1, 4, 4)), 5, adapters=request.param)
+    return abstract(partial(init, model, jax.random.key(0)), stage, optax.adamw(1e-3))
+
+
+def test_every_rule_meets_a_leaf_that_is_its_own(small: TrainState) -> None:
+    met = set()
+    map_named(lambda path, leaf: met.add(next((p for p, _ in RULES if re.search(p, path)), None)), small)
+    adapted = bool(small.frozen)
+    assert met - {None} == {pattern for pattern, _ in RULES if adapted or "lora" not in pattern}
+
+
+@pytest.mark.parametrize(("fsdp", "tensor"), [(2, 1), (2, 2)])
+def test_every_large_leaf_is_split(small: TrainState, fsdp: int, tensor: int) -> None:
+    mesh, whole = SimpleNamespace(shape={"data": 1, "fsdp": fsdp, "tensor": tensor}), []
+
+    def check(path: str, leaf: jax.ShapeDtypeStruct) -> None:
+        axes = str(spec(path, leaf.shape, mesh))
+        if leaf.size >= 2**16 and "fsdp" not in axes:
+            whole.append(path)
+        in_blocks = re.search(r"(qkv|proj|fc1|fc2|modulation)/kernel$", path) and "timestep" not in path
+        assert ("tensor" in axes) == bool(in_blocks or re.search(r"(qkv|fc1)/lora_b$|(proj|fc2)/lora_a$", path)), path
+
+    map_named(check, small)
+    assert whole == []
 
 
 def test_parameters_average_and_moments_lie_alike(state: TrainState) -> None:
@@ -87,6 +129,43 @@ def test_placing_changes_no_bit(flex: FlexiDiT) -> None:
     batch = {"x": np.arange(8, dtype=np.float32).reshape(4, 2), "label": np.arange(4)}
     for key, value in put_batch(batch, mesh).items():
         np.testing.assert_array_equal(value, batch[key])
+
+
+# ---------------------------------------------------------------- Several processes
+
+
+def processes(shape: tuple[int, int, int], owners: list[int]) -> SimpleNamespace:
+    """A mesh of which `share` reads the owners of the devices, in order."""
+    devices = np.array([SimpleNamespace(process_index=owner) for owner in owners], object).reshape(shape)
+    local = [device for device in devices.flat if device.process_index == jax.process_index()]
+    sizes = dict(zip(("data", "fsdp", "tensor"), shape, strict=True))
+    return SimpleNamespace(devices=devices, shape=sizes, local_devices=local)
+
+
+@pytest.mark.parametrize(
+    ("shape", "owners", "part"),
+    [
+        ((8, 1, 1), [0, 0, 0, 0, 1, 1, 1, 1], (0, 2)),
+        ((8, 1, 1), [1, 1, 1, 1, 0, 0, 0, 0], (1, 2)),  # the order of devices decides, not the number of the process
+        ((2, 4, 1), [0] * 4 + [1] * 4, (0, 2)),
+        ((1, 8, 1), [2, 2, 1, 1, 0, 0, 3, 3], (2, 4)),
+        ((2, 2, 2), [0] * 4 + [1] * 4, (0, 2)),
+        ((1, 2, 4), [1, 1, 0, 0, 2, 2, 3, 3], (0, 2)),  # a tensor axis over two processes: both hold the same rows
+        ((1, 1, 8), [0] * 4 + [1] * 4, (0, 1)),
+        ((4, 1, 1), [0, 1, 0, 1], (0, 2)),  # as on a TPU
+    ],
+)
+def test_the_part_of_a_process(shape: tuple[int, int, int], owners: list[int], part: tuple[int, int]) -> None:
+    assert share(processes(shape, owners)) == part
+
+
+@pytest.mark.parametrize(
+    ("shape", "owners"), [((2, 1, 3), [0, 0, 1, 1, 2, 2]), ((2, 2, 3), [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2])]
+)
+def test_parts_that_overlap_are_refused(shape: tuple[int, int, int], owners: list[int]) -> None:
+    message = r"^mesh data=2 x .* tensor=3 gives processes of \d device\(s\) rows of the batch that overlap"
+    with pytest.raises(UserError, match=message):
+        share(processes(shape, owners))
 
 
 # ---------------------------------------------------------------- Refusals
@@ -114,6 +193,20 @@ def test_a_batch_that_does_not_split_is_refused_and_one_that_does_named(batch: i
     with pytest.raises(UserError, match=message):
         check_batch(batch, mesh)
     check_batch(would_do, mesh)
+
+
+def test_a_batch_that_does_not_split_into_parts_is_refused_and_what_would_do_named() -> None:
+    mesh = SimpleNamespace(shape={"data": 2, "fsdp": 2, "tensor": 5})
+    message = (
+        r"^train\.batch=24 gives each of the 4 device\(s\) along data x fsdp 6 record\(s\), which do not split into"
+        r" train\.accumulate=4 parts; train\.accumulate=3 would do, or train\.batch=16$"
+    )
+    with pytest.raises(UserError, match=message):
+        check_batch(24, mesh, 4)
+    check_batch(24, mesh, 3)
+    check_batch(16, mesh, 4)
+    with pytest.raises(UserError, match=r"train\.accumulate=2 would do, or train\.batch=32$"):
+        check_batch(8, mesh, 8)
 
 
 @pytest.mark.parametrize("batch", [0, -4])

@@ -12,7 +12,7 @@ import pytest
 
 from flexidit_jax.common.config import load_config
 from flexidit_jax.common.errors import UserError
-from flexidit_jax.common.types import Array, Prediction
+from flexidit_jax.common.types import Array
 from flexidit_jax.diffusion import flow, gaussian
 from flexidit_jax.jobs.parts.experiment import build_experiment
 from flexidit_jax.models.dit import init
@@ -63,28 +63,14 @@ def test_flow_times_between_shares_of_what_the_network_is_told(shift: float) -> 
     ids=["diffusion", "distillation", "distillation flow", "flow", "logit-normal"],
 )
 def test_every_loss_stays_within(loss: Any, process: Any) -> None:
-    seen: list[np.ndarray] = []
-
-    def predict(x: Array, t: Array, cond: Any) -> Prediction:
-        seen.append(np.asarray(t))
-        return Prediction(jnp.zeros_like(x), None)
-
-    x0 = jnp.zeros((4000, 1, 1, 1, 1))
+    shape = (4000, 1, 1, 1, 1)
     for low, high in ((0.0, 0.3), (0.3, 0.5), (0.5, 1.0)):
-        loss(process, predict, predict, x0, None, KEY, (low, high))
-        t = seen[-1]
+        t, noise = loss.draw(process, KEY, shape, (low, high))
+        assert t.shape == (4000,) and noise.shape == shape
         assert 1000 * low - 1e-3 <= t.min() < 1000 * low + 60
         assert 1000 * high - 60 < t.max() <= 1000 * high + 1e-3
-    loss(process, predict, predict, x0, None, KEY)
-    assert seen[-1].min() < 120 and seen[-1].max() > 900
-
-
-def test_logit_normal_times_keep_their_density() -> None:
-    loss, process = velocity.Loss("logit_normal", mean=0.3, std=0.8), flow.Process(shift=2.0)
-    cut, whole = (np.asarray(loss._logit_normal(process, KEY, 100000, *ends)) for ends in ((0.4, 0.7), (0.0, 1.0)))
-    s = process.shifted(whole)
-    inside = whole[(s >= 0.4) & (s <= 0.7)]
-    np.testing.assert_allclose(np.quantile(cut, [0.1, 0.5, 0.9]), np.quantile(inside, [0.1, 0.5, 0.9]), rtol=0.02)
+    t, _ = loss.draw(process, KEY, shape)
+    assert t.min() < 120 and t.max() > 900
 
 
 # ---------------------------------------------------------------- Stages
@@ -119,11 +105,17 @@ def test_a_step_hands_each_mode_its_own_times() -> None:
     smoke = build_experiment(load_config(f"{CONFIGS / 'digits.py'}:smoke"))
     stage = smoke.train.stages[1]
 
-    def loss(process: Any, predict: Any, teacher: Any, x0: Array, cond: Any, key: Array, within: Any) -> Any:
-        return jnp.float32(0), {"low": jnp.float32(within[0]), "high": jnp.float32(within[1])}
+    class Within:
+        def draw(self, process: Any, key: Array, shape: Any, within: Any) -> Any:
+            return jnp.full(shape[0], within[0]), jnp.full(shape[0], within[1])
+
+        def __call__(
+            self, process: Any, predict: Any, teacher: Any, x0: Array, cond: Any, t: Array, noise: Array
+        ) -> Any:
+            return 0 * t, {"low": t, "high": noise}
 
     optimizer = smoke.train.optimizer.build(stage.rate())
-    step = make_step(smoke.model, smoke.process, loss, optimizer, smoke.train.ema, 0, {P4: (0.25, 0.75)})
+    step = make_step(smoke.model, smoke.process, Within(), optimizer, smoke.train.ema, 0, {P4: (0.25, 0.75)})
     state = jax.eval_shape(lambda: first_state(init(smoke.model, KEY), stage, optimizer))
     state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), state)
     x0, labels = jnp.zeros((2, 1, 8, 8, 1)), jnp.zeros(2, int)

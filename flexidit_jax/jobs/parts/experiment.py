@@ -11,12 +11,14 @@ from ml_collections import ConfigDict
 from flexidit_jax.api import FlexiDiT
 from flexidit_jax.common import build
 from flexidit_jax.common.config import plain
+from flexidit_jax.common.cores import cores
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.types import Patch
 from flexidit_jax.diffusion.process import NoiseProcess, suits
 from flexidit_jax.diffusion.solvers import make_table
 from flexidit_jax.jobs.parts.exported import Export
 from flexidit_jax.jobs.parts.labels import check_kind
+from flexidit_jax.jobs.parts.latents import Encoding, origin
 from flexidit_jax.jobs.parts.pictures import Files
 from flexidit_jax.jobs.parts.points import Report
 from flexidit_jax.jobs.parts.searched import Search, build_search
@@ -37,11 +39,13 @@ class Training:
 
     Attributes:
       batch: records per step, over all devices.
+      accumulate: parts a device evaluates its records in, one after the other; memory falls, nothing else changes.
       stages: see `training.stages.Stage`.
       optimizer, ema: see `training.optimizer`.
       mesh: see `training.sharding.make_mesh`.
       log_every, checkpoint_every: steps; the last step of a stage is always saved.
       keep: checkpoints kept.
+      workers: threads that read records ahead, in every process; 0 reads between steps, None takes one per core.
     """
 
     batch: int
@@ -52,6 +56,8 @@ class Training:
     log_every: int
     checkpoint_every: int
     keep: int
+    workers: int
+    accumulate: int = 1
 
     @property
     def steps(self) -> int:
@@ -118,6 +124,7 @@ class Experiment:
       generate: many images, None for none.
       export: the `export` section.
       search: which budgets to search schedules for, None for none.
+      encode: how latents are kept on disk.
     """
 
     raw: dict[str, Any]
@@ -135,6 +142,19 @@ class Experiment:
     generate: Generation | None
     export: Export
     search: Search | None
+    encode: Encoding
+
+    def check(self) -> None:
+        """Says before long work that weights of the codec are missing, or that records are of another codec.
+
+        Raises:
+          UserError: so it is.
+        """
+        self.codec.check()
+        if (check_origin := getattr(self.dataset, "check_origin", None)) is not None:
+            check_origin(origin(self))
+        if self.report is not None:
+            self.dataset.held_out()  # the report wants them
 
 
 def build_experiment(config: ConfigDict) -> Experiment:
@@ -159,6 +179,7 @@ def build_experiment(config: ConfigDict) -> Experiment:
         generate: Section | None = None,
         export: Section | None = None,
         search: Section | None = None,
+        encode: Section | None = None,
     ) -> Experiment:
         network = build.call(build_dit, model, "model")
         words = {key: value for key, value in sample.items() if key != "files"}
@@ -182,6 +203,7 @@ def build_experiment(config: ConfigDict) -> Experiment:
             generate=generate and build.call(Generation, generate, "generate"),
             export=build.call(Export, export or {}, "export"),
             search=search and build_search(search, words, evaluation and evaluation.samples),
+            encode=build.call(Encoding, encode or {}, "encode"),
         )
         build.check(make_mesh, built.train.mesh, "train.mesh")
         for where, number in {"seed": seed, "sample.seed": sample.get("seed", 0)}.items():
@@ -227,8 +249,14 @@ def _training(
     log_every: int = 100,
     checkpoint_every: int = 1000,
     keep: int = 2,
+    workers: int | None = 1,
+    accumulate: int = 1,
 ) -> Training:
-    build.positive("train", batch=batch, log_every=log_every, checkpoint_every=checkpoint_every, keep=keep)
+    counts = {"batch": batch, "log_every": log_every, "checkpoint_every": checkpoint_every, "keep": keep}
+    build.positive("train", **counts, accumulate=accumulate)
+    workers = cores() if workers is None else workers
+    if workers < 0:
+        raise UserError(f"train.workers must be at least 0, got {workers}")
     return Training(
         batch=batch,
         stages=build_stages(stages, base, loss),
@@ -238,4 +266,6 @@ def _training(
         log_every=log_every,
         checkpoint_every=checkpoint_every,
         keep=keep,
+        workers=workers,
+        accumulate=accumulate,
     )

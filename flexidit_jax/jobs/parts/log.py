@@ -7,6 +7,7 @@ from collections import defaultdict
 from typing import Any
 
 import jax
+import numpy as np
 from clu import metric_writers
 
 from flexidit_jax.common.errors import UserError
@@ -18,7 +19,8 @@ class Log:
     """Collects each step's metrics on the device and fetches them together.
 
     Args:
-      writer: clu's writer; gets `<metric>/patch_<p>` averaged since the last flush.
+      writer: clu's writer; gets `<metric>/patch_<p>` averaged since the last flush, and `loss/patch_<p>/quartile_1`
+        to `_4` over the records of each quarter of the time axis (low noise first) that had any.
       bar: shows the loss.
     """
 
@@ -39,9 +41,11 @@ class Log:
           UserError: a loss or gradient norm that is not finite, naming its step and mode.
         """
         groups: dict[str, list[float]] = defaultdict(list)
+        quarters: dict[str, np.ndarray] = defaultdict(lambda: np.zeros((2, 4)))
         fetched: list[tuple[int, Patch, dict[str, Any]]] = jax.device_get(self._pending)
         self._pending = []
         for step, patch, metrics in fetched:
+            sums_and_counts = metrics.pop("quartile_sums"), metrics.pop("quartile_counts")
             for name in sorted(metrics, reverse=True):  # the loss and its terms before the gradient norm
                 if not math.isfinite(metrics[name]):
                     raise UserError(
@@ -51,8 +55,15 @@ class Log:
                     )
             for name, value in metrics.items():
                 groups[f"{name}/patch_{short_patch_name(patch)}"].append(float(value))
+            quarters[f"loss/patch_{short_patch_name(patch)}"] += sums_and_counts
         if fetched:
             means = {name: sum(values) / len(values) for name, values in groups.items()}
-            self._writer.write_scalars(number, means)
+            by_time = {
+                f"{name}/quartile_{i}": float(total / count)
+                for name, rows in quarters.items()
+                for i, (total, count) in enumerate(rows.T, 1)
+                if count
+            }
+            self._writer.write_scalars(number, means | by_time)
             losses = [f"{name.removeprefix('loss/')} {value:.3f}" for name, value in means.items() if "loss/" in name]
             self._bar.note("loss " + ", ".join(sorted(losses)))

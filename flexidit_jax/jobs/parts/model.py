@@ -8,7 +8,7 @@ from pathlib import Path
 from flexidit_jax.api import FlexiDiT, load
 from flexidit_jax.jobs.parts.experiment import Experiment
 from flexidit_jax.jobs.parts.workdir import check_config
-from flexidit_jax.training.checkpoint import has_checkpoint
+from flexidit_jax.training.newest import has_checkpoint
 
 
 def trained_model(experiment: Experiment, workdir: Path) -> FlexiDiT:

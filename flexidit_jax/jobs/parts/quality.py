@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from flexidit_jax.common import build
+from flexidit_jax.jobs.parts.latents import latents_of, stacked
 from flexidit_jax.metrics.frechet import Moments, frechet_distance
 from flexidit_jax.metrics.nearest import mean_nearest_distance
 
@@ -71,8 +72,8 @@ class Judge:
         return float(np.mean(self._features.classify(self.held_out) == self.held_out_labels))
 
     def _images(self, records: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
-        x = np.stack([record["x"] for record in records])
-        return self._codec.decode(self._codec.encode(x))[:, 0], np.array([record["label"] for record in records])
+        batch = stacked(records)
+        return self._codec.decode(latents_of(self._codec, batch))[:, 0], batch["label"]
 
 
 def balanced_labels(n: int, classes: int) -> np.ndarray:

@@ -1,9 +1,13 @@
-"""Signals as a request to come to a good end."""
+"""Signals as a request to come to a good end, together."""
 
 from __future__ import annotations
 
 import signal
 import sys
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 
 class Stop:
@@ -43,3 +47,46 @@ class Stop:
             raise KeyboardInterrupt
         self.signal = number
         print(f"\n{self._says}", file=sys.stderr, flush=True)
+
+
+class Votes:
+    """A request to stop any process, known to all of them at the same step.
+
+    Each step every process hands in its own, and reads what all handed in a step before: a gather of one number a
+    device, which is done long before anyone waits for it. One process alone decides at once.
+
+    Args:
+      stop: this process's request.
+      mesh: over the devices of all processes.
+
+    Attributes:
+      asked: the signals that came, by process.
+    """
+
+    def __init__(self, stop: Stop, mesh: Mesh) -> None:
+        self.asked: dict[int, int] = {}
+        self._stop = stop
+        self._devices = mesh.devices.flatten()
+        self._split = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+        self._gather = jax.jit(lambda votes: votes, out_shardings=NamedSharding(mesh, PartitionSpec()))
+        self._before: jax.Array | None = None
+
+    @property
+    def status(self) -> int:
+        """The exit status: 130 if anybody pressed Ctrl-C, else 0."""
+        return 130 if signal.SIGINT in self.asked.values() else 0
+
+    def count(self) -> bool:
+        """Whether to stop after this step; to be asked once a step."""
+        own = self._stop.signal or 0
+        if self._split.is_fully_addressable:
+            self.asked = {0: own} if own else {}
+            return bool(own)
+        votes = jax.make_array_from_callback(
+            self._devices.shape, self._split, lambda index: np.full(self._devices[index].shape, own, np.int32)
+        )
+        before, self._before = self._before, self._gather(votes)
+        if before is not None:
+            handed_in = zip(self._devices, np.asarray(before), strict=True)
+            self.asked = {device.process_index: int(vote) for device, vote in handed_in if vote}
+        return bool(self.asked)

@@ -7,23 +7,26 @@ import os
 from pathlib import Path
 from typing import Any
 
+from flexidit_jax.common import cluster
 from flexidit_jax.common.config import difference
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.files import written_aside
 from flexidit_jax.training.checkpoint import CONFIG_FILE
 
-#: what may change between two starts of one run: nothing here changes what is computed
-FREE = {"init_from", "sample", "evaluate", "report", "generate", "export", "search"}
+#: what may change between two starts of one run: nothing here changes what is computed, but for rounding
+FREE = {"init_from", "sample", "evaluate", "report", "generate", "export", "search", "encode"}
 FREE_WITHIN = {
-    "train": {"log_every", "checkpoint_every", "keep", "mesh"},
+    "train": {"log_every", "checkpoint_every", "keep", "mesh", "workers", "accumulate"},
     "model": {"attention", "remat", "unroll"},
     "codec": {"path", "slice"},
-    "dataset": {"data_dir"},
+    "dataset": {"data_dir", "path", "validation", "max_corrupt"},
 }
 
 
 def claim(workdir: Path, config: dict[str, Any]) -> None:
     """Makes the folder and records the config in it, or checks it against the one recorded.
+
+    Of several processes each checks and the first writes.
 
     Raises:
       UserError: not writable, or trained with another config (the first differing key is named).
@@ -31,14 +34,20 @@ def claim(workdir: Path, config: dict[str, Any]) -> None:
     file = workdir / CONFIG_FILE
     if file.is_file():
         check_config(workdir, config)
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        with written_aside(file) as unfinished:
-            unfinished.write_text(json.dumps(config, indent=2) + "\n")
-    except OSError as error:
+    if cluster.first():
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+            with written_aside(file) as unfinished:
+                unfinished.write_text(json.dumps(config, indent=2) + "\n")
+        except OSError as error:
+            raise UserError(
+                f"cannot write to --workdir={workdir} ({error.strerror}); name a folder you may write"
+            ) from None
+    cluster.wait("the run's folder")
+    if not workdir.is_dir():
         raise UserError(
-            f"cannot write to --workdir={workdir} ({error.strerror}); name a folder you may write"
-        ) from None
+            f"--workdir={workdir} is not here, and process 0 has made it; name a folder that all hosts share"
+        )
 
 
 def check_writable(folder: Path, flag: str = "--workdir") -> None:
@@ -74,5 +83,14 @@ def check_config(workdir: Path, config: dict[str, Any]) -> None:
 def _binding(config: dict[str, Any]) -> dict[str, Any]:
     kept = {key: value for key, value in config.items() if key not in FREE}
     for section, free in FREE_WITHIN.items():
-        kept[section] = {key: value for key, value in kept.get(section, {}).items() if key not in free}
+        kept[section] = without(kept.get(section, {}), free)
     return kept
+
+
+def without(section: dict[str, Any], keys: set[str]) -> dict[str, Any]:
+    """A section, and those within it, without some keys."""
+    return {
+        key: without(value, keys) if isinstance(value, dict) else value
+        for key, value in section.items()
+        if key not in keys
+    }

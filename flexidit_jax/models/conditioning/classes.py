@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flexidit_jax.common.axes import laid
 from flexidit_jax.common.errors import UserError, nearest
 from flexidit_jax.common.types import Array
 
@@ -49,7 +50,7 @@ class Conditioner(nn.Module):
     @nn.compact
     def __call__(self, label: Array) -> Array:
         table = self.param("table", nn.initializers.normal(0.02), (self.classes + 1, self.width), jnp.float32)
-        return table[label]  # [B, d]
+        return laid(table)[label]  # [B, d]
 
     def parse(self, labels: Sequence[int | str | None] | Array) -> np.ndarray:
         """Labels as typed by a user -> int32 [B]: numbers, names, or `None` for the null class.

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flexidit_jax.common.types import Array, Prediction
 from flexidit_jax.diffusion.gaussian import Process
 from flexidit_jax.diffusion.likelihood import variational_bound
+from flexidit_jax.training.losses.draws import Draws
 
 Predict = Callable[[Array, Array, Any], Prediction]
 
@@ -30,7 +31,7 @@ def terms(process: Process, predict: Predict, x0: Array, noise: Array, t: Array,
 
 
 @dataclass(frozen=True)
-class Loss:
+class Loss(Draws):
     """MSE + vlb_weight x VLB at uniformly drawn times.
 
     Attributes:
@@ -40,16 +41,9 @@ class Loss:
     vlb_weight: float = 1.0
 
     def __call__(
-        self,
-        process: Process,
-        predict: Predict,
-        teacher: Predict,
-        x0: Array,
-        cond: Any,
-        key: Array,
-        within: tuple[float, float] = (0.0, 1.0),
+        self, process: Process, predict: Predict, teacher: Predict, x0: Array, cond: Any, t: Array, noise: Array
     ) -> tuple[Array, dict[str, Array]]:
-        """Draws t and noise from `key`.
+        """Evaluates records, a batch or a part of one.
 
         Args:
           process: noise process.
@@ -57,14 +51,10 @@ class Loss:
           teacher: the network at the pre-trained mode; not asked here.
           x0: [B, F, H, W, C] latents.
           cond: [B, ...].
-          key: randomness of this step.
-          within: shares of T between which t is drawn.
+          t, noise: of these records, from `draw`.
 
         Returns:
-          The mean loss, and the mean of each term.
+          The loss of every record [B], and each of its terms [B].
         """
-        time_key, noise_key = jax.random.split(key)
-        t = process.draw_times(time_key, x0.shape[0], *within)
-        parts = terms(process, predict, x0, jax.random.normal(noise_key, x0.shape), t, cond)
-        means = {name: term.mean() for name, term in parts.items()}
-        return means["mse"] + self.vlb_weight * means.get("vlb", 0.0), means
+        parts = terms(process, predict, x0, noise, t, cond)
+        return parts["mse"] + self.vlb_weight * parts.get("vlb", 0.0), parts

@@ -11,10 +11,11 @@ import jax.numpy as jnp
 from flexidit_jax.common.types import Array
 from flexidit_jax.diffusion.process import NoiseProcess
 from flexidit_jax.training.losses.diffusion import Predict
+from flexidit_jax.training.losses.draws import Draws
 
 
 @dataclass(frozen=True)
-class Loss:
+class Loss(Draws):
     """`|output(x_t; powerful) - output(x_t; weak)|^2`, the teacher running in the same step without gradient.
 
     The output is eps, or a flow's velocity.
@@ -29,27 +30,15 @@ class Loss:
     variance_weight: float = 1.0
 
     def __call__(
-        self,
-        process: NoiseProcess,
-        predict: Predict,
-        teacher: Predict,
-        x0: Array,
-        cond: Any,
-        key: Array,
-        within: tuple[float, float] = (0.0, 1.0),
+        self, process: NoiseProcess, predict: Predict, teacher: Predict, x0: Array, cond: Any, t: Array, noise: Array
     ) -> tuple[Array, dict[str, Array]]:
-        """Draws t and noise from `key`; arguments as in `losses.diffusion`.
-
-        Returns:
-          The loss, and the mean of each term.
-        """
-        time_key, noise_key = jax.random.split(key)
-        t = process.draw_times(time_key, x0.shape[0], *within)
-        xt = process.add_noise(x0, jax.random.normal(noise_key, x0.shape), t)
+        """Evaluates records; arguments and result as in `losses.diffusion`."""
+        xt = process.add_noise(x0, noise, t)
         wanted, got = jax.lax.stop_gradient(teacher(xt, t, cond)), predict(xt, t, cond)
-        terms = {"gap": jnp.mean(jnp.square(got.output - wanted.output))}
+        axes = tuple(range(1, x0.ndim))
+        terms = {"gap": jnp.mean(jnp.square(got.output - wanted.output), axes)}
         loss = terms["gap"]
         if wanted.variance is not None:
-            terms["variance_gap"] = jnp.mean(jnp.square(got.variance - wanted.variance))
+            terms["variance_gap"] = jnp.mean(jnp.square(got.variance - wanted.variance), axes)
             loss = loss + self.variance_weight * terms["variance_gap"]
         return loss, terms

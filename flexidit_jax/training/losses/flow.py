@@ -14,10 +14,11 @@ from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.types import Array
 from flexidit_jax.diffusion.flow import Process
 from flexidit_jax.training.losses.diffusion import Predict
+from flexidit_jax.training.losses.draws import Draws
 
 
 @dataclass(frozen=True)
-class Loss:
+class Loss(Draws):
     """`|output - (noise - x0)|^2`.
 
     Attributes:
@@ -36,29 +37,22 @@ class Loss:
         positive("loss", std=self.std)
 
     def __call__(
-        self,
-        process: Process,
-        predict: Predict,
-        teacher: Predict,
-        x0: Array,
-        cond: Any,
-        key: Array,
-        within: tuple[float, float] = (0.0, 1.0),
+        self, process: Process, predict: Predict, teacher: Predict, x0: Array, cond: Any, t: Array, noise: Array
     ) -> tuple[Array, dict[str, Array]]:
-        """Draws t and noise from `key`; arguments as in `losses.diffusion`.
+        """Evaluates records; arguments as in `losses.diffusion`.
 
         Returns:
-          The mean loss, and it again as the term `mse`.
+          The loss of every record [B], and it again as the term `mse`.
         """
-        time_key, noise_key = jax.random.split(key)
-        if self.times == "uniform":
-            t = process.draw_times(time_key, x0.shape[0], *within)
-        else:
-            t = process.steps * process.shifted(self._logit_normal(process, time_key, x0.shape[0], *within))
-        noise = jax.random.normal(noise_key, x0.shape)
         output, _ = predict(process.add_noise(x0, noise, t), t, cond)
-        mse = jnp.mean(jnp.square(output - (noise - x0)))
+        mse = jnp.mean(jnp.square(output - (noise - x0)), axis=tuple(range(1, x0.ndim)))
         return mse, {"mse": mse}
+
+    def draw_times(self, process: Process, key: Array, n: int, low: float, high: float) -> Array:
+        """[n] times between the shares `low` and `high` of T, distributed as `times` says."""
+        if self.times == "uniform":
+            return super().draw_times(process, key, n, low, high)
+        return process.steps * process.shifted(self._logit_normal(process, key, n, low, high))
 
     def _logit_normal(self, process: Process, key: Array, n: int, low: float, high: float) -> Array:
         """[n] shares of noise before the shift that are between `low` and `high` after it."""

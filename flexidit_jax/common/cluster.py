@@ -1,0 +1,303 @@
+"""Several processes as one job: they join, agree on what they were told, wait for each other and end together.
+
+Only what says which host is late needs jax's coordination client, which has no public name; it is used here alone.
+Nothing below imports jax before it is asked to join: a command line with a mistake in it stays quick.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import itertools
+import json
+import os
+import re
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from typing import Any, NoReturn
+
+from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.lifeline import Lifeline, pause
+
+#: seconds of silence after which a process counts as dead, which ends all others
+HEARTBEAT = 20
+#: seconds that processes wait for each other, to start and to come to the same place
+PATIENCE = 300
+#: seconds given to the others, when one process fails, to fail of the same
+GRACE = 5
+
+_lifelines: list[Lifeline] = []  # this process's, once it has joined
+_numbers = itertools.count()  # every process waits in the same order, so that a number names a barrier
+
+
+def check_flags(coordinator: str | None, processes: int | None, process: int | None) -> None:
+    """Refuses flags that do not name one process of a job.
+
+    Raises:
+      UserError: some of the three without the others, or values that cannot be.
+    """
+    given = {"--coordinator=HOST:PORT": coordinator, "--processes=N": processes, "--process=I": process}
+    missing = [flag for flag, value in given.items() if value is None]
+    if len(missing) == len(given):
+        return
+    if missing:
+        raise UserError(f"{' and '.join(missing)} missing; a job of several processes needs {', '.join(given)}")
+    if not re.fullmatch(r".+:\d{1,5}", coordinator):
+        raise UserError(f"--coordinator={coordinator} is not HOST:PORT, such as 10.0.0.1:8476")
+    if processes < 1 or not 0 <= process < processes:
+        raise UserError(f"--process={process} of --processes={processes} does not exist; they count 0..N-1")
+
+
+def join(
+    coordinator: str | None = None,
+    processes: int | None = None,
+    process: int | None = None,
+    heartbeat: int = HEARTBEAT,
+) -> None:
+    """Makes this process one of a job, before anything touches a device.
+
+    Without flags the environment says so: a Slurm step or Open MPI with more than one task, a Cloud TPU, an indexed
+    job of Kubernetes. On any other machine nothing happens, and nothing asks the network.
+
+    Args:
+      coordinator, processes, process: where process 0 listens, how many there are, and which one this is; all or none.
+      heartbeat: see `HEARTBEAT`; the same for all processes.
+
+    Raises:
+      UserError: the flags are wrong, or process 0 cannot be reached or cannot listen.
+    """
+    check_flags(coordinator, processes, process)
+    if heartbeat < 1:
+        raise UserError(f"--heartbeat={heartbeat} is not a positive number of seconds")
+    import jax
+
+    words: dict[str, Any] = {"coordinator_address": coordinator, "num_processes": processes, "process_id": process}
+    if coordinator is not None:
+        words["cluster_detection_method"] = "deactivate"
+        if process:
+            _reach(coordinator)
+    elif not _clustered(jax.config.jax_platforms):
+        return
+    elif _count("SLURM_NTASKS") > 1 and _count("SLURM_NTASKS") == _count("SLURM_STEP_NUM_NODES"):
+        words["local_device_ids"] = ()  # one task a node: it takes every GPU that it sees, not that of its local number
+    with contextlib.suppress(AttributeError):
+        jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM from `jobs.parts.stop`
+    times = {"heartbeat_timeout_seconds": heartbeat, "shutdown_timeout_seconds": max(heartbeat, GRACE)}
+    try:
+        jax.distributed.initialize(**words, initialization_timeout=PATIENCE, **times)
+    except ValueError as error:
+        if coordinator is None and "coordinator_address should be defined" in str(error):
+            return  # looked like a cluster, and is none
+        raise UserError(f"cannot join the other processes ({_first_line(error)})") from None
+    except Exception as error:  # jax's own, and those of requests and of kubernetes
+        raise UserError(f"cannot join the other processes ({type(error).__name__}: {_first_line(error)})") from None
+    client = _client()
+    client.key_value_set(f"flexidit_jax/host/{_index()}", socket.gethostname())
+    line = Lifeline(_index(), _gone)
+    _lifelines.append(line)
+    if _index() == 0:
+        client.key_value_set("flexidit_jax/lifeline", str(line.listen()))
+    elif several():
+        port = client.blocking_key_value_get("flexidit_jax/lifeline", 1000 * PATIENCE)
+        line.connect(_state().coordinator_address.rpartition(":")[0].strip("[]"), int(port))
+    _name(0)  # while it can be asked
+    if jax.process_index():  # C++ libraries write to the descriptor itself
+        sys.stdout.flush()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def several() -> bool:
+    """Whether this process is one of several."""
+    state = _state()
+    return state is not None and state.client is not None and state.num_processes > 1
+
+
+def first() -> bool:
+    """Whether this is the process that writes and speaks."""
+    if not several():
+        return True
+    import jax
+
+    return jax.process_index() == 0
+
+
+def me() -> str:
+    """`"process 1 (its-host): "` where there are several, else nothing."""
+    return f"{_name(_index())}: " if several() else ""
+
+
+def same(what: str, told: Mapping[str, Any]) -> None:
+    """Compares what every process was told with process 0's.
+
+    Args:
+      what: what is compared, in words.
+      told: names and values, JSON-ready.
+
+    Raises:
+      UserError: on every process: the first process that differs, and in what; or one did not come (see `wait`).
+    """
+    if not several():
+        return
+    client, folder = _client(), f"flexidit_jax/same/{next(_numbers)}/"
+    client.key_value_set(f"{folder}{_index()}", json.dumps({name: _short(value) for name, value in told.items()}))
+    wait(what)
+    found = {int(key.rpartition("/")[2]): json.loads(value) for key, value in client.key_value_dir_get(folder)}
+    for process in sorted(found):
+        for name, theirs in found[process].items():
+            if theirs != (ours := found[0].get(name)):
+                raise UserError(
+                    f"{name} is {theirs} for {_name(process)} and {ours} for {_name(0)}; it must be the same"
+                )
+
+
+def wait(what: str, patience: float = PATIENCE) -> None:
+    """Waits until all processes are here.
+
+    Args:
+      what: where that is, in words.
+      patience: seconds.
+
+    Raises:
+      UserError: some did not come; they are named.
+    """
+    if not several():
+        return
+    import jax
+
+    try:
+        _client().wait_at_barrier(f"flexidit_jax/{next(_numbers)}/{what}", int(1000 * patience))
+    except jax.errors.JaxRuntimeError as error:
+        raise UserError(f"at {what}: {_missing(str(error), patience)}") from None
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Ends this process, in a line, where a computation shared with others fails: they may be gone.
+
+    What comes later, such as the end of a save, would wait for them.
+    """
+    import jax
+
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if not several():
+            raise
+        pause()
+        print(f"error: {me()}a shared computation failed: {_first_line(error)}", file=sys.stderr)
+        _end(1)
+
+
+def leave(status: int, failed: bool = False) -> int:
+    """Ends the job with the others; the last thing a process does.
+
+    Args:
+      status: its exit status, returned.
+      failed: others may not know. They get `GRACE` seconds to fail alike; else this process ends on the spot, so that
+        they notice.
+    """
+    if not several():
+        return status
+    import jax
+
+    try:
+        wait("the end", GRACE if failed else PATIENCE)
+    except UserError as error:
+        if not failed:
+            print(f"error: {me()}{error}", file=sys.stderr)
+        _end(status or 1)
+    for line in _lifelines:
+        line.close()
+    jax.distributed.shutdown()
+    return status
+
+
+def trace() -> None:
+    """Prints the exception being handled, naming the process."""
+    print(f"error: {me()}", file=sys.stderr)
+    traceback.print_exc()
+
+
+def _gone(process: int) -> None:
+    """Ends this process too; process 0 last, since the others would be aborted."""
+    print(f"error: {me()}{_name(process)} is gone, and nothing goes on without it", file=sys.stderr, flush=True)
+    if _index() == 0:
+        pause()
+    _end(1)
+
+
+def _clustered(platforms: str | None) -> bool:
+    """Whether jax is to look for a cluster: where it finds one of a single task it would take one GPU of many."""
+    tasks = max(_count("SLURM_NTASKS"), _count("OMPI_COMM_WORLD_SIZE"))
+    pod = "KUBERNETES_SERVICE_HOST" in os.environ and "JOB_COMPLETION_INDEX" in os.environ
+    return tasks > 1 or pod or "tpu" in (platforms or "")  # jax itself sets the platform where it sees TPU chips
+
+
+def _count(variable: str) -> int:
+    value = os.environ.get(variable, "")
+    return int(value) if value.isdigit() else 0
+
+
+def _reach(coordinator: str) -> None:
+    """Waits until process 0 listens: jax would abort where it does not."""
+    host, _, port = coordinator.rpartition(":")
+    until, reason = time.monotonic() + PATIENCE, ""
+    while time.monotonic() < until:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+            return
+        except (OSError, OverflowError) as error:
+            reason = str(error)
+        time.sleep(0.2)
+    raise UserError(f"--coordinator={coordinator} did not answer within {PATIENCE} s ({reason}); is process 0 there?")
+
+
+def _state() -> Any:
+    module = sys.modules.get("jax._src.distributed")
+    return None if module is None else module.global_state
+
+
+def _client() -> Any:
+    return _state().client
+
+
+def _index() -> int:
+    """The number given at the start, which is also that of the coordination service's messages."""
+    return _state().process_id
+
+
+@functools.cache
+def _name(process: int) -> str:
+    with contextlib.suppress(Exception):
+        return f"process {process} ({_client().key_value_try_get(f'flexidit_jax/host/{process}')})"
+    return f"process {process}"
+
+
+def _missing(error: str, patience: float) -> str:
+    """Who is late, from the words of the coordination service."""
+    named = re.search(r"timed out task names:\n((?:\S+\n)+)", error)
+    if named is None:
+        return f"the other processes are gone ({_first_line(error)})"
+    late = [int(number) for name in named[1].split() for number in re.findall(r"(\d+)$", name)]
+    return f"{', '.join(map(_name, sorted(late)))} did not come within {patience:g} s; see what was said there"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, default=str)
+    return text if len(text) <= 60 else f"one of hash {hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def _first_line(error: object) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__
+
+
+def _end(status: int) -> NoReturn:
+    """Without the farewell that jax says at exit, which waits for processes that are gone."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

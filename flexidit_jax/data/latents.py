@@ -1,0 +1,189 @@
+"""Latents that `--mode=encode` made of another dataset, as the posterior (mean, std) of every image.
+
+    <path>/train/manifest.json                     what the records depend on, and their layout
+    <path>/train/shards/000000.array_record        records 0 .. shard - 1, one after another
+    <path>/held_out/...                            likewise, where it was asked for
+
+A record is one element of a numpy structured dtype, little-endian: `mean` and `std` [F, h, w, C], unscaled,
+`flipped_mean` and `flipped_std` of the mirrored image where the dataset augments, then the other fields of the
+dataset's record. Nothing is drawn or scaled here: the codec's `draw` does both, once, for every step anew.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+from flexidit_jax.common import build
+from flexidit_jax.common.config import difference
+from flexidit_jax.common.errors import UserError
+
+#: folders of the two parts of a dataset, and what a file of records ends in
+TRAIN, HELD_OUT = "train", "held_out"
+SUFFIX = ".array_record"
+#: before the fields of the mirrored image
+FLIPPED = "flipped_"
+MAKES = "the same command with --mode=encode makes them"
+
+
+class Dataset:
+    """Records {"mean", "std", ...} of an encoded dataset, whose shape and classes these are.
+
+    Args:
+      path: the folder that `--mode=encode` writes; nothing is read before `source` or `held_out`.
+      of: the section of the dataset that is encoded.
+    """
+
+    def __init__(self, path: str, of: Mapping[str, Any]) -> None:
+        self.path, self._section = path, of
+        self.of = build.part("flexidit_jax.data", "Dataset", of, "dataset.of")
+        if isinstance(self.of, Dataset):
+            raise UserError("dataset.of must name the dataset of images, not latents again")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(F, H, W, C) of the data that the latents were made of."""
+        return self.of.shape
+
+    @property
+    def classes(self) -> int:
+        """Of the dataset encoded."""
+        return self.of.classes
+
+    def source(self) -> Sequence[dict[str, np.ndarray]]:
+        """The training records {"mean", "std", "label", ...}.
+
+        Raises:
+          UserError: they are not there, or not all.
+        """
+        return Records(Path(self.path).expanduser() / TRAIN)
+
+    def held_out(self) -> Sequence[dict[str, np.ndarray]]:
+        """Records of the held-out images.
+
+        Raises:
+          UserError: see `source`.
+        """
+        return Records(Path(self.path).expanduser() / HELD_OUT)
+
+    def check_origin(self, made: Mapping[str, Any]) -> None:
+        """Refuses latents of another dataset or codec.
+
+        Args:
+          made: what latents depend on, as the config says it; see `jobs.parts.latents.origin`.
+
+        Raises:
+          UserError: the first word on which they differ.
+        """
+        there = _manifest(Path(self.path).expanduser() / TRAIN)
+        differs = difference(made, {key: there[key] for key in made})
+        if differs is not None:
+            key, ours, theirs = differs
+            raise UserError(
+                f"{self.path} holds latents made with other words: {key} is {theirs!r} there, {ours!r} here; go back to"
+                " that value, or encode into another dataset.path"
+            )
+
+    def augment(self, record: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Takes the mirrored image's posterior for half of the records, where there is one."""
+        kept = {key: value for key, value in record.items() if not key.startswith(FLIPPED)}
+        if len(kept) < len(record) and rng.random() < 0.5:
+            kept |= {key: record[FLIPPED + key] for key in ("mean", "std")}
+        return kept
+
+
+def layout(shape: Sequence[int], dtype: str, flipped: bool, others: Mapping[str, np.ndarray]) -> list[list[Any]]:
+    """The fields of a record as `[name, dtype, shape]`, JSON-ready; `record_dtype` reads them.
+
+    Args:
+      shape: (F, h, w, C) of latents.
+      dtype: of means and deviations, "float16" or "float32".
+      flipped: whether there are those of the mirrored image.
+      others: the rest of a record of the dataset.
+    """
+    moments = [prefix + name for prefix in ("", FLIPPED)[: 1 + flipped] for name in ("mean", "std")]
+    fields = [[name, np.dtype(dtype).newbyteorder("<").str, list(shape)] for name in moments]
+    for key, value in others.items():
+        array = np.asarray(value)
+        fields.append([key, array.dtype.newbyteorder("<").str, list(array.shape)])
+    return fields
+
+
+def record_dtype(fields: Sequence[Sequence[Any]]) -> np.dtype:
+    """The structured dtype of `layout`."""
+    return np.dtype([(name, dtype, tuple(shape)) for name, dtype, shape in fields])
+
+
+def shard_file(folder: Path, shard: int) -> Path:
+    """The file of a shard of one part of the dataset."""
+    return folder / "shards" / f"{shard:06d}{SUFFIX}"
+
+
+class Records(Sequence):
+    """The records of one folder, each read when it is asked for; safe in threads, readers open once a file.
+
+    Raises:
+      UserError: the folder is absent or not finished.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        manifest = _manifest(folder)
+        self._dtype, num, size = record_dtype(manifest["record"]), manifest["num"], manifest["shard"]
+        parts = [_Part(str(shard_file(folder, first // size)), min(size, num - first)) for first in range(0, num, size)]
+        absent = [part.filename for part in parts if not Path(part.filename).is_file()]
+        if absent:
+            raise UserError(
+                f"{folder} holds {len(parts) - len(absent)} of {len(parts)} files of latents, {absent[0]} is missing;"
+                f" {MAKES}"
+            )
+        self._records, self._shard = ArrayRecordDataSource(parts), size
+        self._parts = parts
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, i: int) -> dict[str, np.ndarray]:
+        """Record i.
+
+        Raises:
+          UserError: its file is damaged.
+        """
+        if not 0 <= i < len(self):
+            raise IndexError(i)
+        try:
+            [record] = np.frombuffer(self._records[i], self._dtype)
+        except (RuntimeError, ValueError) as error:  # every record carries a checksum
+            file = self._parts[i // self._shard].filename
+            raise UserError(f"{file} is damaged ({str(error).splitlines()[0]}); delete it, {MAKES}") from None
+        return {name: record[name] for name in self._dtype.names}
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A file of which array_record need not count the records."""
+
+    filename: str
+    take: int
+    skip: int = 0
+
+    @property
+    def examples_in_shard(self) -> int:
+        return self.take
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    file = folder / "manifest.json"
+    try:
+        manifest = json.loads(file.read_text())
+        return {key: manifest[key] for key in ("num", "shard", "record", "dataset", "codec")}
+    except FileNotFoundError:
+        asked = " (with --config.encode.held_out=True)" if folder.name == HELD_OUT else ""
+        raise UserError(f"no latents in {folder}; {MAKES}{asked}") from None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{file} cannot be read ({error}); encode into another dataset.path") from None

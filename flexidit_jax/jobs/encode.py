@@ -1,0 +1,173 @@
+"""`--mode=encode --out=DIR`: latents of the whole dataset, once; stopped at any moment, it goes on.
+
+Training on them (`data.latents`) runs no encoder and reads no pictures.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.progress import Progress, warnings_said
+from flexidit_jax.data.latents import FLIPPED, HELD_OUT, TRAIN, layout
+from flexidit_jax.data.latents import Dataset as Latents
+from flexidit_jax.jobs.parts.ahead import read_ahead
+from flexidit_jax.jobs.parts.experiment import Experiment, build_experiment
+from flexidit_jax.jobs.parts.latent_shards import LatentShards
+from flexidit_jax.jobs.parts.latents import Encoding, origin, stacked
+from flexidit_jax.jobs.parts.shards import of_host
+from flexidit_jax.jobs.parts.stop import Stop
+from flexidit_jax.jobs.parts.workdir import check_writable
+from flexidit_jax.sampling.spread import even, split, spread
+
+
+def run(config: ConfigDict, workdir: Path) -> int:
+    """Writes the posteriors of the config's dataset under its codec into `encode.out`.
+
+    Returns:
+      0 when all are there or stopped by SIGTERM, 130 when stopped by Ctrl-C.
+    """
+    # ---------------------------------------------------------------- What is encoded, and whereto
+    experiment = build_experiment(config)
+    section, codec = experiment.encode, experiment.codec
+    if not hasattr(codec, "moments"):
+        name = experiment.raw["codec"]["name"]
+        raise UserError(f"codec {name!r} has no posterior to keep; encode is for codecs that draw, such as 'sd_vae'")
+    codec.check()
+    dataset, home = experiment.dataset, workdir / "latents"
+    if isinstance(dataset, Latents):
+        dataset, home = dataset.of, dataset.path
+    folder = Path(section.out or home).expanduser()
+    check_writable(folder, "--out")
+    sources = {TRAIN: dataset.source()} | ({HELD_OUT: dataset.held_out()} if section.held_out else {})
+
+    # ---------------------------------------------------------------- The folder: what is there, what is missing
+    made = origin(experiment)
+    parts = {
+        name: LatentShards(folder / name, _words(experiment, dataset, source) | made)
+        for name, source in sources.items()
+    }
+    host, hosts = jax.process_index(), jax.process_count()
+    missing = {name: of_host(shards.missing(), host, hosts) for name, shards in parts.items()}
+    images = sum(shards.count(missing[name]) for name, shards in parts.items())
+    needed = sum(shards.size(missing[name]) for name, shards in parts.items())
+    parts[TRAIN].check_space(needed, f"latents of {images} images", " or encode.dtype=float16")
+
+    # ---------------------------------------------------------------- Encoding
+    for name, shards in parts.items():
+        status = _encode(codec, sources[name], shards, missing[name], section, (host, hosts))
+        if status is not None:
+            return status
+    record, total = parts[TRAIN].dtype.itemsize, sum(map(len, sources.values()))
+    share = f"; those of process {host} of {hosts}" if hosts > 1 else ""
+    print(f"written: {folder}, {total} images of {record} bytes{share}")
+    return 0
+
+
+def _words(experiment: Experiment, dataset: Any, source: Sequence[Any]) -> dict[str, Any]:
+    """What is recorded of a part beside its origin."""
+    section = experiment.encode
+    if not len(source):
+        raise UserError("there is nothing to encode: the dataset is empty")
+    others = {key: value for key, value in source[0].items() if key != "x"}
+    for key, value in others.items():
+        if np.asarray(value).dtype.kind not in "biuf":
+            raise UserError(f"encode keeps numbers beside latents; {key!r} of the dataset's records is none")
+    flipped = hasattr(dataset, "augment") if section.flipped is None else section.flipped
+    return {
+        "num": len(source),
+        "shard": section.shard,
+        "dtype": section.dtype,
+        "shape": list(dataset.shape),
+        "classes": getattr(dataset, "classes", None),
+        "flipped": flipped,
+        "record": layout(experiment.model.latent, section.dtype, flipped, others),
+    }
+
+
+def _encode(
+    codec: Any,
+    source: Sequence[Any],
+    shards: LatentShards,
+    missing: Sequence[int],
+    section: Encoding,
+    place: tuple[int, int],
+) -> int | None:
+    """Makes the missing shards of a part: None; or stops at a signal: the exit status."""
+    host, hosts = place
+    own = shards.count(of_host(shards.all, host, hosts))
+    there = own - shards.count(missing)
+    if missing and there:
+        print(f"{shards.folder}: resuming, {there} of {own} images are there")
+    devices = jax.local_device_count()
+    mesh, batch = spread(devices), even(min(section.batch, section.shard), devices)
+    clock = time.perf_counter()
+    with (
+        shards.claimed(host, hosts),
+        Stop("finishing this shard before stopping") as stop,
+        Progress(own, f"encoding {shards.folder.name}", start=there, unit="images") as bar,
+        warnings_said(bar),  # such as a corrupt image
+        ThreadPoolExecutor(1) as writer,
+        closing(read_ahead(source, _batches(shards, missing, batch))) as batches,
+    ):
+        written: Future[None] | None = None
+        for shard in missing:
+            if stop.asked:
+                break
+            numbers = shards.numbers(shard)
+            rows = np.empty(len(numbers), shards.dtype)
+            for first in range(0, len(numbers), batch):
+                records = next(batches)
+                _fill(rows[first : first + batch], codec, stacked(records), batch, mesh, numbers[first])
+                bar.advance(len(records))
+            if written is not None:
+                written.result()
+            written = writer.submit(shards.write, shard, rows)
+            there += len(numbers)
+        if written is not None:
+            written.result()
+    if there < own:
+        print(f"{shards.folder}: stopped, {there} of {own} images are there; the same command goes on")
+        return stop.status
+    if missing:
+        print(f"{shards.folder}: {shards.count(missing)} images in {time.perf_counter() - clock:.1f} s")
+    return None
+
+
+def _batches(shards: LatentShards, missing: Sequence[int], batch: int) -> Iterator[range]:
+    """The numbers of images that are encoded at once; no batch reaches into another shard."""
+    for shard in missing:
+        numbers = shards.numbers(shard)
+        yield from (numbers[first : first + batch] for first in range(0, len(numbers), batch))
+
+
+def _fill(rows: np.ndarray, codec: Any, records: dict[str, np.ndarray], batch: int, mesh: Any, first: int) -> None:
+    """Writes the posteriors of `records` into `rows` [n]; `first` is the number of the first."""
+    x = records.pop("x")
+    padding = ((0, batch - len(x)), *((0, 0),) * (x.ndim - 1))
+    x = split(np.pad(x, padding), mesh)  # [batch, F, H, W, C]: no batch of another shape, each device its part
+    for prefix in ("", FLIPPED):
+        if prefix + "mean" not in rows.dtype.names:
+            continue
+        moments = codec.moments(x[:, :, :, ::-1] if prefix else x)
+        for name, moment in zip(("mean", "std"), moments, strict=True):
+            with np.errstate(over="ignore"):
+                rows[prefix + name] = np.asarray(moment)[: len(rows)]
+            whole = np.isfinite(rows[prefix + name]).reshape(len(rows), -1).all(1)
+            if not whole.all():
+                dtype = rows[prefix + name].dtype
+                raise UserError(
+                    f"the posterior of image {first + int(np.argmin(whole))} is not finite in {dtype};"
+                    f" {'set encode.dtype=float32' if dtype == np.float16 else 'look at the image and the codec'}"
+                )
+    for key, value in records.items():
+        rows[key] = value

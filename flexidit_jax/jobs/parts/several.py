@@ -1,0 +1,38 @@
+"""What a job says and asks when it is one of several processes."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from flexidit_jax.common import cluster
+from flexidit_jax.common.config import leaves
+
+#: packages whose versions decide what is computed and written
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
+#: words of the command line that belong to one process of several
+OWN = ("--coordinator", "--processes", "--process", "--heartbeat", "--mode")
+
+
+def agree(config: ConfigDict, workdir: Path) -> None:
+    """Refuses processes that were started with other configs or packages.
+
+    Raises:
+      UserError: the process that differs and in what, or the one that did not come.
+    """
+    told = {f"config.{key}": value for key, value in leaves(config)} | {"--workdir": str(workdir)}
+    cluster.same("the start", told | {name: importlib.metadata.version(name) for name in PACKAGES})
+
+
+def alone(mode: str, argv: Sequence[str] | None = None) -> str:
+    """The command of this process, by itself and with another mode."""
+    words = sys.argv[1:] if argv is None else argv
+    own = {i for i, word in enumerate(words) if word.partition("=")[0] in OWN}
+    own |= {i + 1 for i in own if "=" not in words[i]}  # the value is a word of its own
+    kept = [word for i, word in enumerate(words) if i not in own]
+    return shlex.join(["python", "-m", "flexidit_jax.main", *kept, f"--mode={mode}"])

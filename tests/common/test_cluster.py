@@ -1,0 +1,95 @@
+"""Joining several processes: what flags and environment say. `tests/jobs/test_several.py` starts some."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import jax
+import pytest
+
+from flexidit_jax.common import cluster
+from flexidit_jax.main import main
+
+CONFIG = "--config=configs/digits.py:smoke"
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (("--process=0",), "--coordinator=HOST:PORT and --processes=N missing"),
+        (("--coordinator=h:1", "--processes=2"), "--process=I missing; a job of several processes needs"),
+        (
+            ("--coordinator=h", "--processes=2", "--process=0"),
+            "--coordinator=h is not HOST:PORT, such as",
+        ),
+        (("--coordinator=h:1", "--processes=2", "--process=2"), "--process=2 of --processes=2 does not exist"),
+        (("--coordinator=h:1", "--processes=0", "--process=0"), "--process=0 of --processes=0 does not exist"),
+        (("--coordinator=h:1", "--processes=2", "--process=-1"), "--process=-1 of --processes=2 does not exist"),
+        (("--heartbeat=0",), "--heartbeat=0 is not a positive number of seconds"),
+        (("--processes=two",), "argument --processes: invalid int value: 'two'"),
+    ],
+)
+def test_flags_that_name_no_process_are_refused(
+    flags: tuple[str, ...], says: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **words: pytest.fail("joined"))
+    assert main([CONFIG, *flags]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {says}") and error.count("\n") == 1
+
+
+def joined(monkeypatch: pytest.MonkeyPatch, platforms: str | None = None, **environment: str) -> list[dict[str, Any]]:
+    """With what jax is asked to join in such an environment, if it is."""
+    asked: list[dict[str, Any]] = []
+
+    def initialize(**words: Any) -> None:
+        asked.append(words)
+        raise ValueError("coordinator_address should be defined.")
+
+    for name in list(os.environ):
+        if name.startswith(("SLURM_", "OMPI_", "KUBERNETES_")) or name == "JOB_COMPLETION_INDEX":
+            monkeypatch.delenv(name)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    platforms_before = jax.config.jax_platforms
+    try:
+        jax.config.update("jax_platforms", platforms)
+        cluster.join()
+    finally:
+        jax.config.update("jax_platforms", platforms_before)
+    assert not cluster.several()
+    return asked
+
+
+def test_a_machine_by_itself_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert joined(monkeypatch) == joined(monkeypatch, "cpu") == joined(monkeypatch, "cuda,cpu") == []
+    # jax would start a cluster of one for these, and take the first of the GPUs
+    assert joined(monkeypatch, SLURM_NTASKS="1", SLURM_STEP_NUM_NODES="1", SLURM_PROCID="0") == []
+    assert joined(monkeypatch, OMPI_COMM_WORLD_SIZE="1") == []
+    assert joined(monkeypatch, KUBERNETES_SERVICE_HOST="10.0.0.1") == []
+
+
+def test_a_cluster_is_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    (pod,) = joined(monkeypatch, "tpu,cpu")
+    assert pod["coordinator_address"] is None and "local_device_ids" not in pod
+    assert 0 < pod["heartbeat_timeout_seconds"] < 60 and 0 < pod["shutdown_timeout_seconds"] < 60
+    (each,) = joined(monkeypatch, SLURM_NTASKS="8", SLURM_STEP_NUM_NODES="2")
+    assert "local_device_ids" not in each  # one task a GPU: jax gives it the one of its local number
+    (node,) = joined(monkeypatch, SLURM_NTASKS="2", SLURM_STEP_NUM_NODES="2")
+    assert node["local_device_ids"] == ()  # one task a node: it takes all
+    assert len(joined(monkeypatch, OMPI_COMM_WORLD_SIZE="2")) == 1
+    assert len(joined(monkeypatch, KUBERNETES_SERVICE_HOST="10.0.0.1", JOB_COMPLETION_INDEX="0")) == 1
+
+
+def test_only_some_modes_run_as_several(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(cluster, "join", lambda *words: None)
+    monkeypatch.setattr(cluster, "several", lambda: True)
+    monkeypatch.setattr(cluster, "me", lambda: "process 1 (b): ")
+    monkeypatch.setattr(cluster, "leave", lambda status, failed=False: status)
+    assert main([CONFIG, "--mode=sample"]) == 2
+    said = capsys.readouterr().err
+    assert said == (
+        "error: process 1 (b): --mode=sample runs in one process, and here are several; start it once, on one host\n"
+    )

@@ -1,0 +1,92 @@
+"""Rows of every batch for each host: together the batches of one host, at any position, by any number of threads."""
+
+from __future__ import annotations
+
+import json
+import threading
+
+import numpy as np
+import pytest
+
+from flexidit_jax.data.loader import Batches, batches
+
+RECORDS, BATCH = 22, 24  # of rows enough for several chunks on one host and on two
+SOURCE = [{"x": np.full((1, 2, 2, 1), i, np.float32), "label": np.int32(i)} for i in range(RECORDS)]
+
+
+def noisy(record: dict, rng: np.random.Generator) -> dict:
+    return {**record, "x": record["x"] + rng.normal(size=record["x"].shape).astype(np.float32)}
+
+
+def streams(hosts: int, threads: int = 2) -> list[Batches]:
+    return [batches(SOURCE, BATCH, 5, noisy, threads, host, hosts) for host in range(hosts)]
+
+
+def joined(shards: list[Batches], number: int) -> dict[str, np.ndarray]:
+    drawn = [[next(stream) for stream in shards] for _ in range(number)]
+    return {key: np.stack([np.concatenate([part[key] for part in parts]) for parts in drawn]) for key in ("x", "label")}
+
+
+@pytest.mark.parametrize(("hosts", "threads"), [(1, 0), (1, 3), (2, 2), (4, 0), (4, 2), (8, 1)])
+def test_the_hosts_together_read_the_batches_of_one(hosts: int, threads: int) -> None:
+    whole = joined(streams(1, threads=1), 12)  # thirteen epochs; they end within batches
+    parts = joined(streams(hosts, threads), 12)
+    np.testing.assert_array_equal(parts["label"], whole["label"])
+    np.testing.assert_array_equal(parts["x"], whole["x"])  # augmentation included
+
+
+@pytest.mark.parametrize("hosts", [1, 2, 4])
+def test_the_shards_of_an_epoch_are_disjoint_and_complete(hosts: int) -> None:
+    shards = streams(hosts)
+    labels = joined(shards, 11)["label"]
+    assert labels.shape == (11, BATCH)
+    for epoch in labels.reshape(12, RECORDS):
+        assert sorted(epoch) == list(range(RECORDS))
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 4), (4, 2)])
+def test_a_position_is_that_of_any_number_of_hosts_and_threads(before: int, after: int) -> None:
+    shards = streams(before)
+    joined(shards, 5)
+    positions = [json.loads(json.dumps(stream.get_state())) for stream in shards]
+    assert all(position == positions[0] for position in positions)
+    expected = joined(shards, 4)
+    others = streams(after, threads=0)
+    joined(others, 2)  # it goes back as well as forth
+    for stream in others:
+        stream.set_state(positions[0])
+    following = joined(others, 4)
+    np.testing.assert_array_equal(following["x"], expected["x"])
+    np.testing.assert_array_equal(following["label"], expected["label"])
+
+
+def test_a_host_reads_its_own_rows_alone() -> None:
+    read: list[int] = []
+
+    class Counted(list):
+        def __getitem__(self, i: int) -> dict:
+            read.append(i)
+            return super().__getitem__(i)
+
+    stream = batches(Counted(SOURCE), BATCH, 5, None, 0, host=1, hosts=4)
+    drawn = np.concatenate([next(stream)["label"] for _ in range(3)])
+    assert read == drawn.tolist() and len(drawn) == 18
+
+
+def test_closing_ends_the_threads() -> None:
+    before = threading.active_count()
+    stream = batches(SOURCE, BATCH, 5, threads=3)
+    next(stream)
+    assert threading.active_count() > before
+    stream.close()
+    for thread in threading.enumerate():
+        if thread.name.startswith("grain-prefetch"):
+            thread.join(timeout=10)
+    assert threading.active_count() <= before
+
+
+def test_shares_that_do_not_exist_are_refused() -> None:
+    with pytest.raises(ValueError, match="host 0 of 5 has no rows of a batch of 24"):
+        batches(SOURCE, BATCH, 0, hosts=5)
+    with pytest.raises(ValueError, match="host 2 of 2 has no rows"):
+        batches(SOURCE, BATCH, 0, host=2, hosts=2)

@@ -1,0 +1,179 @@
+"""Two processes with four devices each on this machine: the same training, one end."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.util.tensor_util import make_ndarray
+
+import flexidit_jax as fd
+from flexidit_jax.jobs.parts.several import alone
+from flexidit_jax.main import main
+from flexidit_jax.training.checkpoint import newest_step
+
+ROOT = Path(__file__).parents[2]
+DIGITS = ROOT / "configs" / "digits.py"
+SMOKE = f"--config={DIGITS}:smoke"
+WORDS = (
+    "--config.train.log_every=1",
+    "--config.train.stages[0].steps=4",
+    "--config.train.stages[1].steps=3",
+)
+
+pytestmark = pytest.mark.slow
+
+
+@contextmanager
+def pair(*argv: str) -> Iterator[list[subprocess.Popen[str]]]:
+    """The same command as process 0 and 1, four devices each; killed at the end where they are left."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+    children = [
+        subprocess.Popen(
+            [*argv, f"--coordinator=localhost:{port}", "--processes=2", f"--process={i}"],
+            cwd=ROOT,
+            env=os.environ | {"XLA_FLAGS": flags},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(2)
+    ]
+    try:
+        yield children
+    finally:
+        for child in children:
+            child.kill()
+            child.communicate()
+
+
+def training(workdir: Path, *words: str) -> list[str]:
+    return [sys.executable, "-m", "flexidit_jax.main", SMOKE, *WORDS, f"--workdir={workdir}", *words]
+
+
+def read_until(child: subprocess.Popen[str], start: str) -> None:
+    assert child.stdout is not None
+    for line in child.stdout:
+        if line.startswith(start):
+            return
+    pytest.fail(f"{start!r} was never said: {child.communicate()[1]}")
+
+
+def losses(workdir: Path) -> dict[tuple[str, int], float]:
+    events = EventAccumulator(str(workdir))
+    events.Reload()
+    tags = [tag for tag in events.Tags()["tensors"] if tag.startswith("loss/")]
+    return {(tag, e.step): float(make_ndarray(e.tensor_proto)) for tag in tags for e in events.Tensors(tag)}
+
+
+def test_stopped_by_one_resumed_by_both_ended_as_by_one_device(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    mesh = ("--config.train.mesh.data=2", "--config.train.mesh.fsdp=4")
+
+    # ------------------------------------------------------------ SIGTERM reaches one; both save the same step
+    with pair(*training(run, *mesh)) as (first, other):
+        read_until(first, "stage 1 of 2")
+        other.send_signal(signal.SIGTERM)
+        (out, err), (other_out, other_err) = first.communicate(timeout=300), other.communicate(timeout=300)
+    assert (first.returncode, other.returncode) == (0, 0), err + other_err
+    stopped = int(newest_step(run).name)
+    assert 1 <= stopped < 7
+    assert f"stopped after step {stopped} of 7" in out and "Traceback" not in err + other_err
+    assert other_out == "" and other_err.strip() == "saving before stopping"
+
+    # ------------------------------------------------------------ Both go on, into the next stage and to the end
+    with pair(*training(run, *mesh)) as (first, other):
+        (out, err), (other_out, other_err) = first.communicate(timeout=300), other.communicate(timeout=300)
+    assert (first.returncode, other.returncode) == (0, 0), err + other_err
+    assert f"resuming after step {stopped} of 7" in out
+    assert (other_out, other_err) == ("", "")
+    command = re.search(r"python -m flexidit_jax\.main .*--mode=report", out)
+    assert command and "--process" not in command[0] and f"--workdir={run}" in command[0]
+    assert not (run / "report").exists()
+    assert {path.name.split(".")[0] for path in run.iterdir()} == {"checkpoints", "config", "events"}
+
+    # ------------------------------------------------------------ As on one device of one process
+    reference = tmp_path / "reference"
+    quiet = tmp_path / "quiet.py"
+    quiet.write_text(
+        "import runpy\n\n\n"
+        "def get_config():\n"
+        f"    config = runpy.run_path({str(DIGITS)!r})['get_config']('smoke')\n"
+        "    config.report = None\n"
+        "    return config\n"
+    )
+    assert main([f"--config={quiet}", *WORDS, f"--workdir={reference}"]) == 0
+    ours, theirs = losses(run), losses(reference)
+    assert sorted(step for _, step in theirs) == list(range(1, 8))
+    assert ours.keys() == theirs.keys()
+    np.testing.assert_allclose([ours[key] for key in theirs], list(theirs.values()), rtol=1e-5)
+    a, b = (fd.load(folder).sample([1, 2], steps=2, decode=False) for folder in (run, reference))
+    np.testing.assert_allclose(a, b, atol=1e-4)
+    # one process goes on from what two saved
+    capsys.readouterr()
+    assert main([f"--config={quiet}", *WORDS, f"--workdir={run}"]) == 0
+    assert "training is finished (7 steps)" in capsys.readouterr().out
+
+
+def test_kill_9_ends_the_other(tmp_path: Path) -> None:
+    with pair(*training(tmp_path / "run", "--config.train.stages[0].steps=9999")) as (first, other):
+        read_until(first, "stage 1 of 2")
+        other.kill()
+        _, err = first.communicate(timeout=60)
+    here = socket.gethostname()
+    said = f"error: process 0 ({here}): process 1 ({here}) is gone, and nothing goes on without it"
+    assert (first.returncode, err.strip().splitlines()[-1]) == (1, said), err
+
+
+#: compares, then lets process 0 wait for a process 1 that comes too late
+MEETING = """
+import sys
+from flexidit_jax.common import cluster
+from flexidit_jax.common.errors import UserError
+words = dict(word[2:].split("=") for word in sys.argv[1:])
+me = int(words["process"])
+cluster.join(words["coordinator"], int(words["processes"]), me)
+cluster.wait("the beginning")
+cluster.same("nothing", {"seed": 1})
+for say in (lambda: cluster.same("seeds", {"seed": me}), lambda: cluster.wait("lunch", 0.5)):
+    try:
+        say()
+    except UserError as error:
+        print(error, file=sys.stderr, flush=True)
+    if me:
+        sys.stdin.readline()
+sys.exit(cluster.leave(0))
+"""
+
+
+def test_who_differs_and_who_is_late_is_named() -> None:
+    with pair(sys.executable, "-c", MEETING) as (first, other):
+        assert first.stderr is not None
+        said = [first.stderr.readline(), first.stderr.readline()]
+        assert other.communicate("\n\n", timeout=60)[1] == "".join(said)  # too late for lunch
+        assert first.communicate(timeout=60)[1] == ""
+    here = socket.gethostname()
+    assert said[0] == f"seed is 1 for process 1 ({here}) and 0 for process 0 ({here}); it must be the same\n"
+    assert said[1] == f"at lunch: process 1 ({here}) did not come within 0.5 s; see what was said there\n"
+    assert (first.returncode, other.returncode) == (0, 0)
+
+
+def test_the_command_for_one_process() -> None:
+    words = ["--config=c.py", "--process", "1", "--coordinator=h:1", "--mode=train", "--workdir=a b", "--processes=2"]
+    assert alone("report", words) == "python -m flexidit_jax.main --config=c.py '--workdir=a b' --mode=report"

@@ -1,0 +1,71 @@
+"""Run by `test_meshes.py` in a process of eight CPU devices: the same 20 steps on several meshes, as JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from functools import partial
+
+import jax
+import numpy as np
+import optax
+
+from flexidit_jax.diffusion.gaussian import Process
+from flexidit_jax.models.dit import build_dit, init
+from flexidit_jax.training.optimizer import Ema
+from flexidit_jax.training.sharding import make_mesh, placed, put_batch
+from flexidit_jax.training.stages import build_stages
+from flexidit_jax.training.state import first_state
+from flexidit_jax.training.step import make_step
+
+#: mesh (None is one device) and accumulate
+CASES = ((None, 1), ((8, 1, 1), 1), ((2, 4, 1), 1), ((2, 2, 2), 1), ((2, 4, 1), 2), ((2, 2, 2), 2))
+STEPS, BATCH, LATENT = 20, 16, (1, 12, 12, 4)
+MOVES = re.compile(r" = (.*?) (all-gather|all-to-all|collective-permute)(?:-start)?\(")
+
+model = build_dit(LATENT, {"name": "classes", "classes": 10}, width=32, depth=2, num_heads=4, unroll=2)
+(stage,) = build_stages([{"patches": (2, 4), "steps": STEPS}], model.base_patch, {"name": "diffusion"})
+rng = np.random.default_rng(0)
+plain = jax.tree.map(
+    lambda leaf: leaf + 0.05 * rng.normal(size=leaf.shape).astype(np.float32), init(model, jax.random.key(0))
+)
+records = [(rng.normal(size=(BATCH, *LATENT)).astype(np.float32), rng.integers(0, 10, BATCH)) for _ in range(STEPS)]
+
+
+def moved(program: str) -> list[str]:
+    """Collectives that carry activations or latents: the only arrays with a side of 12 or a multiple of 9."""
+    found = []
+    for text, kind in (match.groups() for match in map(MOVES.search, program.splitlines()) if match):
+        sides = [int(side) for shape in re.findall(r"\[([\d,]+)\]", text) for side in shape.split(",")]
+        if any(side == 12 or side % 9 == 0 for side in sides):
+            found.append(f"{kind} {text}")
+    return found
+
+
+def run(sizes: tuple[int, int, int] | None, accumulate: int) -> dict[str, object]:
+    mesh = make_mesh(*sizes) if sizes else None
+    optimizer = optax.adamw(1e-3)
+    state = first_state(plain, stage, optimizer)
+    state = placed(state, mesh) if mesh else state
+    held = sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in jax.tree.leaves(state))
+    put = partial(put_batch, mesh=mesh) if mesh else lambda batch: batch
+    step = make_step(model, Process(), stage.loss, optimizer, Ema(), 0, None, mesh, accumulate)
+    logged, programs, where = [], {}, [leaf.sharding for leaf in jax.tree.leaves(state)]
+    for number, (x, label) in enumerate(records):
+        batch, patch = put({"x": x, "label": label}), stage.patches[number % 2]
+        if patch not in programs:
+            programs[patch] = step.lower(state, batch["x"], batch["label"], number, patch).compile()
+        state, metrics = programs[patch](state, batch["x"], batch["label"], number)
+        logged.append({name: np.asarray(value).tolist() for name, value in metrics.items()})
+    stayed = all(a.sharding.is_equivalent_to(b, a.ndim) for a, b in zip(jax.tree.leaves(state), where, strict=True))
+    return {
+        "metrics": logged,
+        "held": held,
+        "stayed": stayed,
+        "moved": [line for program in programs.values() for line in moved(program.as_text())],
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps({str(case): run(*case) for case in CASES}))

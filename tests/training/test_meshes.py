@@ -1,0 +1,54 @@
+"""The same run on one device, on eight in several meshes, and in parts."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+FOLDER = Path(__file__).parent
+ONE = "(None, 1)"
+
+
+@pytest.fixture(scope="module")
+def runs() -> dict[str, dict[str, Any]]:
+    """What `meshes.py` printed, by case: mesh and accumulate."""
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
+    env = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(FOLDER.parents[1])}
+    command = [sys.executable, str(FOLDER / "meshes.py")]
+    child = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
+    assert child.returncode == 0, child.stderr[-3000:]
+    assert "full rematerialization" not in child.stderr  # XLA's word for gathering what it cannot reshard
+    return json.loads(child.stdout)
+
+
+def test_twenty_steps_agree(runs: dict[str, dict[str, Any]]) -> None:
+    assert len(runs) == 6
+    wanted = runs[ONE]["metrics"]
+    assert len({row["loss"] for row in wanted}) == len(wanted) == 20
+    for case, run in runs.items():
+        for number, (ours, theirs) in enumerate(zip(run["metrics"], wanted, strict=True)):
+            for name in ("loss", "mse", "vlb"):
+                assert ours[name] == pytest.approx(theirs[name], rel=1e-5), (case, number, name)
+            assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-4), (case, number)
+            assert ours["quartile_counts"] == theirs["quartile_counts"], (case, number)
+            np.testing.assert_allclose(ours["quartile_sums"], theirs["quartile_sums"], rtol=1e-4, err_msg=case)
+
+
+def test_the_state_is_split_and_stays_where_it_is(runs: dict[str, dict[str, Any]]) -> None:
+    assert all(run["stayed"] for run in runs.values())
+    whole = runs[ONE]["held"]
+    shares = {case: run["held"] / whole for case, run in runs.items()}
+    assert shares["((8, 1, 1), 1)"] == 1
+    assert shares["((2, 4, 1), 1)"] < 0.32  # a quarter, and the small leaves
+    assert 0.25 < shares["((2, 2, 2), 1)"] < 0.40  # kernels of the blocks in four, others in two
+
+
+def test_no_activation_and_no_record_is_gathered(runs: dict[str, dict[str, Any]]) -> None:
+    assert {case: run["moved"] for case, run in runs.items() if run["moved"]} == {}
