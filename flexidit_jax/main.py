@@ -17,7 +17,7 @@ from flexidit_jax.common.errors import UserError, nearest
 from flexidit_jax.common.program_cache import keep_programs
 
 #: flags that set a key of the section named like the mode, and the modes that take them
-SHORT = {"num": ("generate",), "out": ("generate", "encode")}
+SHORT = {"num": ("generate",), "out": ("generate", "encode"), "topology": ("compile",)}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -52,6 +52,9 @@ def _run(argv: Sequence[str]) -> int:
     parser.add_argument("--mode", default="train", metavar="MODE", help=f"one of {kinds} (default: train)")
     parser.add_argument("--num", type=int, help="generate: how many images; short for --config.generate.num")
     parser.add_argument("--out", metavar="DIR", help="generate, encode: the folder; short for --config.MODE.out")
+    parser.add_argument(
+        "--topology", metavar="SLICE", help="compile: such as v5e:16x16; short for --config.compile.topology"
+    )
     parser.add_argument("--help", action="store_true", help="show this and exit")
     flags = [word for word in argv if not word.startswith("--config.")]
     known, rest = parser.parse_known_args(flags)

@@ -1,0 +1,100 @@
+"""Bytes that one run of a compiled program moves to and from the main memory of a chip: an estimate.
+
+The compiler's own count (`cost_analysis`) takes the body of a loop once. Here every instruction that is not
+fused into another reads its operands and writes its result, as often as it runs; arrays that the TPU compiler
+keeps on the chip (memory space 1) cost nothing, a slice costs what it takes and an update what it changes.
+Temporary rereads inside a fusion and padding are not seen, so the truth is a little higher.
+"""
+
+from __future__ import annotations
+
+from flexidit_jax.jobs.parts.hlo import Computation, Instruction, Program
+
+#: that move nothing, or whose pieces are counted where they run
+FREE = {
+    "parameter", "constant", "get-tuple-element", "tuple", "bitcast", "while", "conditional", "call", "after-all",
+    "partition-id", "replica-id", "add-dependency", "opt-barrier", "iota",
+}  # fmt: skip
+SLICES = ("slice", "dynamic-slice", "gather")
+
+
+def moved_bytes(program: Program) -> float:
+    """Bytes of one run on one chip."""
+    runs, _ = program.runs()
+    fused = program.fused()
+    return sum(
+        times
+        * sum(_moved(program, program.computations[name], i) for i in program.computations[name].instructions.values())
+        for name, times in runs.items()
+        if name not in fused
+    )
+
+
+def _moved(program: Program, here: Computation, instruction: Instruction) -> int:
+    opcode = instruction.opcode
+    if opcode in FREE or opcode.endswith("-done"):
+        return 0
+    if opcode == "copy-start":  # (to, from, context)
+        return _hbm(instruction, 2)
+    if opcode == "slice-start":  # ((from), to, context)
+        return instruction.pieces[1].bytes * (1 + (instruction.pieces[1].space == 0))
+    if opcode == "fusion":
+        inner = program.computations[instruction.called("calls")[0]]
+        parameters = {
+            int(i.attributes.split(")")[0]): i for i in inner.instructions.values() if i.opcode == "parameter"
+        }
+        read = sum(
+            _read(inner, parameters[k]) if _hbm(here.instructions[name]) else 0
+            for k, name in enumerate(instruction.operands)
+        )
+        return read + _written(inner, instruction)
+    operands = [here.instructions[name] for name in instruction.operands]
+    if opcode == "dynamic-update-slice":
+        return 2 * _hbm(operands[1])
+    read = _hbm(instruction) if opcode in SLICES else sum(map(_hbm, operands))
+    return read + _hbm(instruction)
+
+
+def _hbm(instruction: Instruction, first: int | None = None) -> int:
+    return sum(piece.bytes for piece in instruction.pieces[:first] if piece.space == 0)
+
+
+def _read(inner: Computation, parameter: Instruction) -> int:
+    """Bytes read of a fusion's operand: of one that is only sliced, the slices."""
+    total = 0
+    for user in _users(inner, parameter):
+        if user.opcode in SLICES and user.operands[0] in _names(inner, parameter):
+            total += sum(piece.bytes for piece in user.pieces)
+        elif user.opcode == "dynamic-update-slice" and user.operands[0] in _names(inner, parameter):
+            continue  # changed in place
+        else:
+            return sum(piece.bytes for piece in parameter.pieces)
+    return total
+
+
+def _written(inner: Computation, fusion: Instruction) -> int:
+    """Bytes written by a fusion: of an array that is updated in place, the update."""
+    root = inner.root
+    outputs = [inner.instructions[name] for name in root.operands] if root.opcode == "tuple" else [root]
+    total = 0
+    for output, piece in zip(outputs, fusion.pieces, strict=False):
+        while output.opcode == "bitcast":
+            output = inner.instructions[output.operands[0]]
+        if piece.space == 0:
+            updated = output.opcode == "dynamic-update-slice"
+            total += sum(p.bytes for p in inner.instructions[output.operands[1]].pieces) if updated else piece.bytes
+    return total
+
+
+def _names(inner: Computation, source: Instruction) -> set[str]:
+    """`source` and what merely renames it."""
+    names = {source.name}
+    for instruction in inner.instructions.values():
+        if instruction.opcode == "bitcast" and instruction.operands[0] in names:
+            names.add(instruction.name)
+    return names
+
+
+def _users(inner: Computation, source: Instruction) -> list[Instruction]:
+    names = _names(inner, source)
+    return [i for i in inner.instructions.values() if i.name not in names and names & set(i.operands)]
