@@ -28,7 +28,6 @@ from flexidit_jax.training.stages import Stage
 from flexidit_jax.training.state import TrainState, abstract
 from flexidit_jax.training.step import make_step
 
-
 PLAN_WORDS = set(inspect.signature(FlexiDiT.plan).parameters) - {"self", "batch"}
 
 
