@@ -22,12 +22,12 @@ def moved_bytes(program: Program) -> float:
     """Bytes of one run on one chip."""
     runs, _ = program.runs()
     fused = program.fused()
-    return sum(
-        times
-        * sum(_moved(program, program.computations[name], i) for i in program.computations[name].instructions.values())
-        for name, times in runs.items()
-        if name not in fused
-    )
+    total = 0.0
+    for name, times in runs.items():
+        if name not in fused:
+            here = program.computations[name]
+            total += times * sum(_moved(program, here, instruction) for instruction in here.instructions.values())
+    return total
 
 
 def _moved(program: Program, here: Computation, instruction: Instruction) -> int:

@@ -177,9 +177,8 @@ def pieces(text: str) -> Iterator[Piece]:
     """The arrays of a printed shape, `f32[2,3]{1,0:T(8,128)S(1)}` or a tuple of such."""
     for kind, sides, layout in _ARRAY.findall(text):
         space = re.search(r"S\((\d+)\)", layout)
-        yield Piece(
-            prod(map(int, filter(None, sides.split(",")))) * BITS.get(kind, 0) // 8, int(space[1]) if space else 0
-        )
+        elements = prod(int(side) for side in sides.split(",") if side)
+        yield Piece(elements * BITS.get(kind, 0) // 8, int(space[1]) if space else 0)
 
 
 def _instruction(line: str) -> Instruction | None:

@@ -86,11 +86,9 @@ def training_flops(experiment: Experiment, stage: Stage, patch: Patch) -> float:
     """
     model, rank = experiment.model, stage.adapters
     forward = forward_flops(model, patch)
-    if rank is None:
-        total = 3.0 * forward
-    else:
-        total = 2.0 * forward + 3.0 * (forward_flops(model, patch, rank) - forward)
-    return total + teacher_calls(experiment, stage) * forward_flops(model, model.base_patch)
+    learned = forward_flops(model, patch, rank or 0) - forward
+    trained = 3.0 * forward if rank is None else 2.0 * forward + 3.0 * learned
+    return trained + teacher_calls(experiment, stage) * forward_flops(model, model.base_patch)
 
 
 def sampling_programs(experiment: Experiment, device: Any) -> Iterator[Lowering]:
