@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental.mesh_utils import create_device_mesh
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from flexidit_jax.common.axes import MESH_AXES
@@ -61,7 +62,11 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, *, devices: Sequen
         raise UserError(f"mesh {text} does not fit {count} device(s); {_would_do(sizes, count)}")
     if free:
         sizes[free[0]] = count // known
-    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * 3, devices=devices)
+    shape, names, types = tuple(sizes.values()), tuple(sizes), (AxisType.Auto,) * 3
+    try:
+        return jax.make_mesh(shape, names, axis_types=types, devices=devices)
+    except NotImplementedError:  # no axes of the torus make up an axis of the mesh: part of one has to
+        return Mesh(create_device_mesh(shape, devices, allow_split_physical_axes=True), names, axis_types=types)
 
 
 def _would_do(sizes: dict[str, int], count: int) -> str:

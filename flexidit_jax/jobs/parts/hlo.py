@@ -20,7 +20,6 @@ BITS = {
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _START = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = ")
 _ARRAY = re.compile(r"(\w+)\[([\d,]*)\](?:\{([^}]*)\})?")
-_CALLED = re.compile(r"\b(calls|body|condition|to_apply|branch_computations|true_computation|false_computation)=")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 
 
@@ -141,17 +140,10 @@ class Program:
         if recorded := _TRIPS.search(loop.attributes):
             return int(recorded[1])
         condition = self.computations[loop.called("condition")[0]]
-        root, where = condition.root, condition
-        if root.opcode == "fusion":  # the comparison inside, its operands outside
-            where = self.computations[root.called("calls")[0]]
-            outer, root = root, where.root
-        else:
-            outer = None
-        if root.opcode != "compare" or "direction=LT" not in root.attributes or len(root.operands) != 2:
+        root = condition.root
+        if root.opcode != "compare" or "direction=LT" not in root.attributes:
             return None
-        bound = where.instructions[root.operands[1]]
-        if bound.opcode == "parameter" and outer is not None:
-            bound = condition.instructions[outer.operands[int(bound.attributes.split(")")[0])]]
+        bound = condition.instructions[root.operands[1]]
         found = re.match(r"(\d+)\)", bound.attributes) if bound.opcode == "constant" else None
         return int(found[1]) if found else None
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from math import prod
 from typing import Any, NamedTuple
 
 import jax
@@ -25,6 +26,7 @@ class Chip(NamedTuple):
       bandwidth: of the HBM, GB/s.
       links: GB/s that it sends to its neighbours, over all links together.
       axes: of the torus.
+      most: chips of a slice.
       options: what the compiler is told beyond the shape.
     """
 
@@ -33,6 +35,7 @@ class Chip(NamedTuple):
     bandwidth: float
     links: float
     axes: int
+    most: int
     options: dict[str, Any]
 
 
@@ -40,10 +43,10 @@ class Chip(NamedTuple):
 #: chip (1600, 4800) or as the sum of both directions (400 and 800 GB/s); that of v4 is six links of 50 GB/s, from
 #: arXiv 2304.01433. v4 runs as jax runs it: the two cores of a chip as one device.
 CHIPS = {
-    "v4": Chip(32, 275, 1200, 300, 3, {"chip_config_name": "megacore"}),
-    "v5e": Chip(16, 197, 819, 200, 2, {}),
-    "v5p": Chip(95, 459, 2765, 600, 3, {}),
-    "v6e": Chip(32, 918, 1638, 400, 2, {}),
+    "v4": Chip(32, 275, 1200, 300, 3, 4096, {"chip_config_name": "megacore"}),
+    "v5e": Chip(16, 197, 819, 200, 2, 256, {}),
+    "v5p": Chip(95, 459, 2765, 600, 3, 6144, {}),
+    "v6e": Chip(32, 918, 1638, 400, 2, 256, {}),
 }
 
 #: shapes that Google names, for messages; others with the right axes are tried
@@ -77,7 +80,8 @@ def tpu_slice(name: str) -> Slice:
     """
     kind, _, shape = name.partition(":")
     chip = CHIPS.get(kind)
-    if chip is None or not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", shape) or shape.count("x") + 1 != chip.axes:
+    sides = [int(side) for side in shape.split("x")] if re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", shape) else []
+    if chip is None or len(sides) != chip.axes or prod(sides) > chip.most:
         raise UserError(f"no TPU slice {name!r}{_near(name)}")
     try:
         return Slice(name, _devices(name, chip, shape), chip, chip.hbm * 2**30)
@@ -98,10 +102,11 @@ def devices_here() -> Slice:
 
 
 def _near(name: str) -> str:
-    known = [f"{kind}:{shape}" for kind, chip in CHIPS.items() for shape in SHAPES[chip.axes]]
+    """What comes near, among the shapes of that kind of chip, or of each kind one."""
     kind = name.partition(":")[0]
-    same = [word for word in known if word.startswith(f"{kind}:")] or known
-    return f"{nearest(name, same, most=3)} (kinds: {', '.join(CHIPS)})"
+    if kind in CHIPS:
+        return nearest(name, [f"{kind}:{shape}" for shape in SHAPES[CHIPS[kind].axes]], most=3)
+    return f"; known: {', '.join(f'{kind}:{SHAPES[chip.axes][-3]}' for kind, chip in CHIPS.items())} and other shapes"
 
 
 def _devices(name: str, chip: Chip, shape: str) -> Sequence[Any]:
