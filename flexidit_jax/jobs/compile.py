@@ -35,7 +35,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
     if "train" in section.programs:
         mesh = make_mesh(**train.mesh, devices=where.devices)
         check_axes(experiment.model.width, mesh)
-        check_batch(train.batch, mesh)
+        check_batch(train.batch, mesh, train.accumulate)
         lowerings += training_programs(experiment, mesh)
         axes = dict(mesh.shape)
         shape = " x ".join(f"{axis}={size}" for axis, size in axes.items())

@@ -13,8 +13,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from flexidit_jax.api import FlexiDiT
+from flexidit_jax.common.axes import MESH_AXES
 from flexidit_jax.common.trees import merge
-from flexidit_jax.common.types import Params, Patch, short_patch_name
+from flexidit_jax.common.types import Params, short_patch_name
 from flexidit_jax.diffusion.steps import Carry, Steps
 from flexidit_jax.jobs.parts.experiment import Experiment
 from flexidit_jax.models.dit import init
@@ -23,6 +24,7 @@ from flexidit_jax.sampling.engine import Engine
 from flexidit_jax.sampling.packing import choices
 from flexidit_jax.sampling.programs import pair_text
 from flexidit_jax.sampling.schedule import Segment, text_of
+from flexidit_jax.training.flops import recomputed_flops, training_flops
 from flexidit_jax.training.sharding import shaped
 from flexidit_jax.training.stages import Stage
 from flexidit_jax.training.state import TrainState, abstract
@@ -55,14 +57,15 @@ class Lowering:
 def training_programs(experiment: Experiment, mesh: Mesh) -> Iterator[Lowering]:
     """The training step of every stage at every patch size that the stage draws."""
     train, model = experiment.train, experiment.model
-    split = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    split = NamedSharding(mesh, PartitionSpec(MESH_AXES["records"]))
     label = model.conditioner.parse([None])
     x0 = jax.ShapeDtypeStruct((train.batch, *model.latent), np.float32, sharding=split)
     cond = jax.ShapeDtypeStruct((train.batch, *label.shape[1:]), label.dtype, sharding=split)
     for i, stage in enumerate(train.stages):
         optimizer = train.optimizer.build(stage.rate())
         state = shaped(_state(experiment, stage), mesh)
-        step = make_step(experiment.model, experiment.process, stage.loss, optimizer, train.ema, 0, stage.times)
+        fixed = (model, experiment.process, stage.loss, optimizer, train.ema, experiment.seed, stage.times)
+        step = make_step(*fixed, mesh, train.accumulate)
         for k, patch in enumerate(stage.patches):
             if stage.probabilities is not None and not stage.probabilities[k]:
                 continue
@@ -72,23 +75,10 @@ def training_programs(experiment: Experiment, mesh: Mesh) -> Iterator[Lowering]:
                 f"train, {where}patch {short_patch_name(patch)}",
                 train.batch,
                 mesh.size,
-                share * training_flops(experiment, stage, patch),
-                share * forward_flops(model, patch) * (model.remat == "full"),
+                share * training_flops(model, stage, patch),
+                share * recomputed_flops(model, patch),
                 partial(step.lower, state, x0, cond, 0, patch),
             )
-
-
-def training_flops(experiment: Experiment, stage: Stage, patch: Patch) -> float:
-    """Model FLOPs of one record in one training step.
-
-    A trained forward pass counts three times: itself, and its gradient by activations and by weights. Where
-    adapters train, the frozen kernels need no gradient by weights. A teacher adds its forward pass.
-    """
-    model, rank = experiment.model, stage.adapters
-    forward = forward_flops(model, patch)
-    learned = forward_flops(model, patch, rank or 0) - forward
-    trained = 3.0 * forward if rank is None else 2.0 * forward + 3.0 * learned
-    return trained + teacher_calls(experiment, stage) * forward_flops(model, model.base_patch)
 
 
 def sampling_programs(experiment: Experiment, device: Any) -> Iterator[Lowering]:
@@ -128,11 +118,6 @@ def sampling_programs(experiment: Experiment, device: Any) -> Iterator[Lowering]
                 0.0,
                 partial(jax.jit(run).lower, *arguments),
             )
-
-
-def teacher_calls(experiment: Experiment, stage: Stage) -> int:
-    """How often a stage's loss runs the network at the pre-trained mode beside the one it trains."""
-    return int("distillation" in type(stage.loss).__module__)
 
 
 def _state(experiment: Experiment, stage: Stage) -> TrainState:
