@@ -87,7 +87,8 @@ ENTRY %main (a: bf16[1,64], b: f32[64,256]) -> f32[16,256] {
 }
 """  # noqa: E501
 
-#: a block's weights sliced out of the stack, its output put into one, and a product that stays on the chip
+#: a block's weights sliced out of the stack by a fusion inside another, a product that stays on the chip, and a block
+#: of a stack written in place
 MEMORY = """HloModule jit_step
 
 %pick (w: bf16[28,64,32], i: s32[]) -> bf16[64,32] {
@@ -96,6 +97,12 @@ MEMORY = """HloModule jit_step
   %renamed = bf16[28,64,32]{2,1,0} bitcast(%w)
   %slice = bf16[1,64,32]{2,1,0} dynamic-slice(%renamed, %i, %i, %i), dynamic_slice_sizes={1,64,32}
   ROOT %flat = bf16[64,32]{1,0} bitcast(%slice)
+}
+
+%deep (w.1: bf16[28,64,32], i.1: s32[]) -> bf16[64,32] {
+  %w.1 = bf16[28,64,32]{2,1,0} parameter(0)
+  %i.1 = s32[] parameter(1)
+  ROOT %nested = bf16[64,32]{1,0} fusion(%w.1, %i.1), kind=kLoop, calls=%pick
 }
 
 %put (s: f32[28,16,32], y: f32[1,16,32], j: s32[]) -> f32[28,16,32] {
@@ -110,7 +117,7 @@ ENTRY %main (weights: bf16[28,64,32], stack: f32[28,16,32], x: bf16[16,64], k: s
   %stack = f32[28,16,32]{2,1,0} parameter(1)
   %x = bf16[16,64]{1,0} parameter(2)
   %k = s32[]{:S(2)} parameter(3)
-  %kernel = bf16[64,32]{1,0:T(8,128)(2,1)S(1)} fusion(%weights, %k), kind=kLoop, calls=%pick
+  %kernel = bf16[64,32]{1,0:T(8,128)(2,1)S(1)} fusion(%weights, %k), kind=kOutput, calls=%deep
   %product = f32[16,32]{1,0:T(8,128)S(1)} dot(%x, %kernel), lhs_contracting_dims={1}, rhs_contracting_dims={0}
   %block = f32[1,16,32]{2,1,0:T(8,128)S(1)} bitcast(%product)
   ROOT %out = f32[28,16,32]{2,1,0} fusion(%stack, %block, %k), kind=kLoop, calls=%put

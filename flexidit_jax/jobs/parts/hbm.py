@@ -40,14 +40,9 @@ def _moved(program: Program, here: Computation, instruction: Instruction) -> int
         return instruction.pieces[1].bytes * (1 + (instruction.pieces[1].space == 0))
     if opcode == "fusion":
         inner = program.computations[instruction.called("calls")[0]]
-        parameters = {
-            int(i.attributes.split(")")[0]): i for i in inner.instructions.values() if i.opcode == "parameter"
-        }
-        read = sum(
-            _read(inner, parameters[k]) if _hbm(here.instructions[name]) else 0
-            for k, name in enumerate(instruction.operands)
-        )
-        return read + _written(inner, instruction)
+        sources = (here.instructions[name] for name in instruction.operands)
+        read = sum(_read(program, inner, k) for k, source in enumerate(sources) if _hbm(source))
+        return read + _written(program, inner, instruction)
     operands = [here.instructions[name] for name in instruction.operands]
     if opcode == "dynamic-update-slice":
         return 2 * _hbm(operands[1])
@@ -59,31 +54,49 @@ def _hbm(instruction: Instruction, first: int | None = None) -> int:
     return sum(piece.bytes for piece in instruction.pieces[:first] if piece.space == 0)
 
 
-def _read(inner: Computation, parameter: Instruction) -> int:
+def _read(program: Program, inner: Computation, number: int) -> int:
     """Bytes read of a fusion's operand: of one that is only sliced, the slices."""
-    total = 0
-    for user in _users(inner, parameter):
-        if user.opcode in SLICES and user.operands[0] in _names(inner, parameter):
+    parameter = next(
+        i for i in inner.instructions.values() if i.opcode == "parameter" and int(i.attributes.split(")")[0]) == number
+    )
+    whole, total = sum(piece.bytes for piece in parameter.pieces), 0
+    names = _names(inner, parameter)
+    for user in inner.instructions.values():
+        places = [k for k, name in enumerate(user.operands) if name in names]
+        if not places or user.name in names:
+            continue
+        if user.opcode in SLICES and places == [0]:
             total += sum(piece.bytes for piece in user.pieces)
-        elif user.opcode == "dynamic-update-slice" and user.operands[0] in _names(inner, parameter):
+        elif user.opcode == "dynamic-update-slice" and places == [0]:
             continue  # changed in place
+        elif user.opcode == "fusion":
+            total += sum(_read(program, program.computations[user.called("calls")[0]], k) for k in places)
         else:
-            return sum(piece.bytes for piece in parameter.pieces)
-    return total
+            return whole
+    return min(total, whole)
 
 
-def _written(inner: Computation, fusion: Instruction) -> int:
+def _written(program: Program, inner: Computation, fusion: Instruction) -> int:
     """Bytes written by a fusion: of an array that is updated in place, the update."""
     root = inner.root
     outputs = [inner.instructions[name] for name in root.operands] if root.opcode == "tuple" else [root]
-    total = 0
-    for output, piece in zip(outputs, fusion.pieces, strict=False):
-        while output.opcode == "bitcast":
-            output = inner.instructions[output.operands[0]]
-        if piece.space == 0:
-            updated = output.opcode == "dynamic-update-slice"
-            total += sum(p.bytes for p in inner.instructions[output.operands[1]].pieces) if updated else piece.bytes
-    return total
+    return sum(
+        _update(program, inner, output) or piece.bytes
+        for output, piece in zip(outputs, fusion.pieces, strict=False)
+        if piece.space == 0
+    )
+
+
+def _update(program: Program, inner: Computation, output: Instruction) -> int:
+    """Bytes of the update where an output is an array updated in place, else 0."""
+    while output.opcode == "bitcast":
+        output = inner.instructions[output.operands[0]]
+    if output.opcode == "fusion":
+        nested = program.computations[output.called("calls")[0]]
+        return _update(program, nested, nested.root)
+    if output.opcode != "dynamic-update-slice":
+        return 0
+    return sum(piece.bytes for piece in inner.instructions[output.operands[1]].pieces)
 
 
 def _names(inner: Computation, source: Instruction) -> set[str]:
@@ -93,8 +106,3 @@ def _names(inner: Computation, source: Instruction) -> set[str]:
         if instruction.opcode == "bitcast" and instruction.operands[0] in names:
             names.add(instruction.name)
     return names
-
-
-def _users(inner: Computation, source: Instruction) -> list[Instruction]:
-    names = _names(inner, source)
-    return [i for i in inner.instructions.values() if i.name not in names and names & set(i.operands)]

@@ -90,7 +90,9 @@ def tpu_slice(name: str) -> Slice:
             raise UserError(
                 '--topology needs the TPU compiler, which is not installed: pip install "flexidit_jax[tpu]"'
             ) from None
-        raise UserError(f"no TPU slice {name!r}{_near(name)}") from None
+        if "INVALID_ARGUMENT" in str(error):  # not of whole hosts
+            raise UserError(f"no TPU slice {name!r}{_near(name)}") from None
+        raise UserError(f"the TPU compiler does not start ({error})") from None
 
 
 def devices_here() -> Slice:
@@ -117,6 +119,7 @@ def _devices(name: str, chip: Chip, shape: str) -> Sequence[Any]:
         "TPU_WORKER_HOSTNAMES": "localhost",
         "TPU_WORKER_ID": "0",
         "TPU_ACCELERATOR_TYPE": "v5litepod-4",  # any; it is asked for and not used
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # several may compile at once: nobody takes a TPU
     }.items():
         os.environ.setdefault(key, value)
     jax.config.update("jax_platforms", "cpu")  # what runs here runs on the CPU, and no TPU is taken
