@@ -20,7 +20,7 @@ from flexidit_jax.jobs.parts.experiment import build_experiment
 from flexidit_jax.jobs.parts.lowering import sampling_programs, training_programs
 from flexidit_jax.jobs.parts.topology import devices_here, tpu_slice
 from flexidit_jax.jobs.parts.workdir import check_writable
-from flexidit_jax.training.sharding import check_axes, check_batch, make_mesh
+from flexidit_jax.training.sharding import check_axes, check_batch, mesh_over
 
 
 def run(config: ConfigDict, workdir: Path) -> int:
@@ -33,7 +33,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
 
     lowerings, axes = [], None
     if "train" in section.programs:
-        mesh = make_mesh(**train.mesh, devices=where.devices)
+        mesh = mesh_over(where.devices, **train.mesh)
         check_axes(experiment.model.width, mesh)
         check_batch(train.batch, mesh, train.accumulate)
         lowerings += training_programs(experiment, mesh)

@@ -40,20 +40,23 @@ RULES: tuple[tuple[str, tuple[str | tuple[str, ...] | None, ...]], ...] = (
 )
 
 
-def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, *, devices: Sequence[Any] | None = None) -> Mesh:
-    """A mesh over all devices, or over those given.
+def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> Mesh:
+    """A mesh over all devices.
 
     Args:
       data, fsdp, tensor: sizes of the axes; one of them may be -1 for "what is left".
-      devices: such as those of a topology that is not there.
 
     Raises:
       UserError: the sizes do not multiply to the number of devices; the axis that would do is named.
     """
     if jax.process_count() > 1:
         raise UserError(f"training over several processes is not supported yet, found {jax.process_count()}")
+    return mesh_over(jax.devices(), data, fsdp, tensor)
+
+
+def mesh_over(devices: Sequence[Any], data: int = -1, fsdp: int = 1, tensor: int = 1) -> Mesh:
+    """`make_mesh` over these devices, such as those of a TPU slice that is not there."""
     sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
-    devices = jax.devices() if devices is None else devices
     count = len(devices)
     known = math.prod(size for size in sizes.values() if size != -1)
     free = [name for name, size in sizes.items() if size == -1]

@@ -23,7 +23,7 @@ from flexidit_jax.jobs.parts.topology import CHIPS, Slice, tpu_slice
 from flexidit_jax.main import main
 from flexidit_jax.models.flops import forward_flops
 from flexidit_jax.training.flops import training_flops
-from flexidit_jax.training.sharding import make_mesh
+from flexidit_jax.training.sharding import make_mesh, mesh_over
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
@@ -124,7 +124,7 @@ def test_for_a_slice_that_is_not_there(tmp_path: Path) -> None:
     assert step["unknown_loops"] == 0 and set(step["estimate"]) == {"compute", "memory", "links"}
     assert sample["chips"] == 1 and sample["traffic"] == {}
     for mesh in ({"fsdp": 2}, {"fsdp": 64}):  # neither is a product of whole axes of this torus
-        assert make_mesh(**mesh, devices=tpu_slice("v5p:4x4x8").devices).shape["fsdp"] == mesh["fsdp"]
+        assert mesh_over(tpu_slice("v5p:4x4x8").devices, **mesh).shape["fsdp"] == mesh["fsdp"]
     for name in ("v5e:3x4", "v5e:6x3"):
         with pytest.raises(UserError, match=rf"^no TPU slice '{name}'; did you mean '"):
             tpu_slice(name)

@@ -22,6 +22,7 @@ from flexidit_jax.training.sharding import (
     check_axes,
     check_batch,
     make_mesh,
+    mesh_over,
     placed,
     put_batch,
     shaped,
@@ -168,7 +169,7 @@ def test_a_mesh_that_does_not_fit_is_refused(words: dict[str, int], would_do: st
 )
 def test_the_axis_that_would_do_on_a_pod(words: dict[str, int], would_do: str) -> None:
     with pytest.raises(UserError, match=rf" does not fit 256 device\(s\); {would_do}$"):
-        make_mesh(**words, devices=[None] * 256)
+        mesh_over([None] * 256, **words)
 
 
 def test_an_axis_that_would_split_no_kernel_is_refused() -> None:
