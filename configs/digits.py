@@ -105,6 +105,7 @@ def get_config(variant: str = "") -> ConfigDict:
         "tables": ({"solver": "ddpm", "steps": 50}, {"solver": "ddim", "steps": 20}),
         "guidance_channels": None,
     }
+    config.compile = {"topology": None, "programs": ("train", "sample")}
     config.search = {
         "budgets": (0.8, 0.65, 0.5, 0.4),
         "max_segments": 3,

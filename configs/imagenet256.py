@@ -92,6 +92,7 @@ def get_config(variant: str = "") -> ConfigDict:
         "tables": ({"solver": "ddpm", "steps": 250}, {"solver": "ddim", "steps": 50}),
         "guidance_channels": 3,
     }
+    config.compile = {"topology": None, "programs": ("train", "sample")}
     config.search = {"budgets": (0.8, 0.64, 0.46, 0.3), "max_segments": 3, "records": 64, "weight": "moved"}
     if variant == "smoke":
         shrink(config)

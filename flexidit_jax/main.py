@@ -18,7 +18,7 @@ from flexidit_jax.common.errors import UserError, nearest
 from flexidit_jax.common.program_cache import keep_programs
 
 #: flags that set a key of the section named like the mode, and the modes that take them
-SHORT = {"num": ("generate",), "out": ("generate", "encode")}
+SHORT = {"num": ("generate",), "out": ("generate", "encode"), "topology": ("compile",)}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -67,6 +67,9 @@ def _run(argv: Sequence[str]) -> int:
         metavar="SECONDS",
         default=cluster.HEARTBEAT,
         help=f"a process silent for so long counts as dead, which ends the others (default: {cluster.HEARTBEAT})",
+    )
+    parser.add_argument(
+        "--topology", metavar="SLICE", help="compile: such as v5e:16x16; short for --config.compile.topology"
     )
     parser.add_argument("--help", action="store_true", help="show this and exit")
     flags = [word for word in argv if not word.startswith("--config.")]

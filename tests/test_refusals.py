@@ -116,7 +116,7 @@ def test_config_files(refuse: Refuse, tmp_path: Path) -> None:
         ("dataset.name=digit", "no 'digit' in data/; did you mean 'digits'?"),
         ("dataset.held_out=5", "dataset.held_out must lie in 10..1787, got 5"),
         ("process.beta_end=1.5", "process.beta_end must lie in [beta_start, 1), got 1.5"),
-        ("train.mesh.data=2", "mesh data=2 x fsdp=1 x tensor=1 does not fit 1 device(s); the sizes must multiply to 1"),
+        ("train.mesh.data=2", "mesh data=2 x fsdp=1 x tensor=1 does not fit 1 device(s); data=1 would do"),
         (
             "report.solvers[0].solver=heun",
             "solver 'heun' does not suit the gaussian process; these do: ddim, ddpm, dpmpp_2m",

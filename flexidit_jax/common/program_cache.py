@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 #: seconds; what compiles in less is not worth a file
@@ -22,3 +24,19 @@ def keep_programs(workdir: Path) -> None:
     jax.config.update("jax_compilation_cache_dir", str(workdir.absolute() / "cache" / "jax"))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", LEAST)
+
+
+@contextmanager
+def compiling_anew() -> Iterator[None]:
+    """Neither looks at what was kept nor keeps anything: for programs of other machines, and to time the compiler."""
+    import jax
+    from jax.experimental.compilation_cache import compilation_cache
+
+    before = jax.config.jax_enable_compilation_cache
+    try:
+        jax.config.update("jax_enable_compilation_cache", False)
+        compilation_cache.reset_cache()  # which remembers whether it is on
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", before)
+        compilation_cache.reset_cache()

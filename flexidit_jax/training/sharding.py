@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental.mesh_utils import create_device_mesh
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from flexidit_jax.common.axes import MESH_AXES
@@ -45,18 +47,57 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> Mesh:
       data, fsdp, tensor: sizes of the axes; one of them may be -1 for "what is left".
 
     Raises:
-      UserError: the sizes do not multiply to the number of devices.
+      UserError: the sizes do not multiply to the number of devices; the axis that would do is named.
     """
+    return mesh_over(jax.devices(), data, fsdp, tensor)
+
+
+def mesh_over(devices: Sequence[Any], data: int = -1, fsdp: int = 1, tensor: int = 1) -> Mesh:
+    """`make_mesh` over these devices, such as those of a TPU slice that is not there."""
     sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
-    devices = jax.device_count()
-    known = int(np.prod([size for size in sizes.values() if size != -1]))
+    count = len(devices)
+    known = math.prod(size for size in sizes.values() if size != -1)
     free = [name for name, size in sizes.items() if size == -1]
     text = " x ".join(f"{name}={size}" for name, size in sizes.items())
-    if len(free) > 1 or known < 1 or devices % known or (not free and known != devices):
-        raise UserError(f"mesh {text} does not fit {devices} device(s); the sizes must multiply to {devices}")
+    if len(free) > 1 or known < 1 or count % known or (not free and known != count):
+        raise UserError(f"mesh {text} does not fit {count} device(s); {_would_do(sizes, count)}")
     if free:
-        sizes[free[0]] = devices // known
-    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * 3)
+        sizes[free[0]] = count // known
+    shape, names, types = tuple(sizes.values()), tuple(sizes), (AxisType.Auto,) * 3
+    try:
+        return jax.make_mesh(shape, names, axis_types=types, devices=devices)
+    except NotImplementedError:  # no axes of the torus make up an axis of the mesh: part of one has to
+        return Mesh(create_device_mesh(shape, devices, allow_split_physical_axes=True), names, axis_types=types)
+
+
+def _would_do(sizes: dict[str, int], count: int) -> str:
+    """The one axis whose change makes a mesh fit, if there is one."""
+    free = [name for name, size in sizes.items() if size == -1]
+    for name, size in sizes.items():
+        others = math.prod(other for key, other in sizes.items() if key != name and other != -1)
+        if others > 0 and count % others == 0 and (not free or (len(free) == 1 and name not in free)):
+            return f"{name}={math.gcd(count // others, size) if free else count // others} would do"
+    return f"the sizes must multiply to {count}"
+
+
+def check_axes(width: int, mesh: Mesh) -> None:
+    """Refuses a mesh on which the kernels of a model would lie whole on every device along an axis.
+
+    Raises:
+      UserError: fsdp or tensor does not divide the width; the largest size that would is named.
+    """
+    for axis in ("fsdp", "tensor"):
+        size = mesh.shape[axis]
+        if width % size:
+            fitting = math.gcd(width, size)
+            raise UserError(
+                f"mesh {axis}={size} does not divide the model's width {width}, so it would split no kernel;"
+                f" {axis}={fitting} would, with data={mesh.size // fitting // _other(axis, mesh)}"
+            )
+
+
+def _other(axis: str, mesh: Mesh) -> int:
+    return mesh.shape["tensor" if axis == "fsdp" else "fsdp"]
 
 
 def spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:

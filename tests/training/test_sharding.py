@@ -19,8 +19,10 @@ from flexidit_jax.models.dit import build_dit, init
 from flexidit_jax.models.flexify import at
 from flexidit_jax.training.sharding import (
     RULES,
+    check_axes,
     check_batch,
     make_mesh,
+    mesh_over,
     placed,
     put_batch,
     shaped,
@@ -179,11 +181,43 @@ def test_the_mesh_takes_what_is_left() -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [{"data": 2}, {"data": 1, "tensor": 2}, {"data": -1, "fsdp": -1}, {"data": 0}, {"data": -2}, {"fsdp": 3}]
+    ("words", "would_do"),
+    [
+        ({"data": 2}, "data=1"),
+        ({"data": 1, "tensor": 2}, "tensor=1"),
+        ({"data": 0}, "data=1"),
+        ({"data": -2}, "data=1"),
+        ({"fsdp": 3}, "fsdp=1"),
+    ],
 )
-def test_a_mesh_that_does_not_fit_is_refused(words: dict[str, int]) -> None:
-    with pytest.raises(UserError, match=r"^mesh data=.* does not fit 1 device\(s\); the sizes must multiply to 1$"):
+def test_a_mesh_that_does_not_fit_is_refused(words: dict[str, int], would_do: str) -> None:
+    with pytest.raises(UserError, match=rf"^mesh data=.* does not fit 1 device\(s\); {would_do} would do$"):
         make_mesh(**words)
+
+
+@pytest.mark.parametrize(
+    ("words", "would_do"),
+    [
+        ({"data": 48, "fsdp": 4}, "data=64 would do"),
+        ({"data": 32, "fsdp": 12, "tensor": 2}, "fsdp=4 would do"),
+        ({"fsdp": 48}, "fsdp=16 would do"),
+        ({"fsdp": 3, "tensor": 5}, "the sizes must multiply to 256"),
+        ({"data": -1, "fsdp": -1}, "the sizes must multiply to 256"),
+    ],
+)
+def test_the_axis_that_would_do_on_a_pod(words: dict[str, int], would_do: str) -> None:
+    with pytest.raises(UserError, match=rf" does not fit 256 device\(s\); {would_do}$"):
+        mesh_over([None] * 256, **words)
+
+
+def test_an_axis_that_would_split_no_kernel_is_refused() -> None:
+    mesh = SimpleNamespace(shape={"data": 1, "fsdp": 256, "tensor": 1}, size=256)
+    message = (
+        "mesh fsdp=256 does not divide the model's width 1152, so it would split no kernel; fsdp=128 would, with data=2"
+    )
+    with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+        check_axes(D, mesh)
+    check_axes(D, SimpleNamespace(shape={"data": 2, "fsdp": 128, "tensor": 1}, size=256))
 
 
 @pytest.mark.parametrize(("batch", "would_do"), [(15, 12), (3, 4), (13, 12), (1, 4)])

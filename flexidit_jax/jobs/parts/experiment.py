@@ -111,6 +111,24 @@ class Generation:
 
 
 @dataclass(frozen=True)
+class Compilation:
+    """The `compile` section.
+
+    Attributes:
+      topology: a TPU slice such as `v5e:16x16`; None for the devices at hand. Also `--topology`.
+      programs: of "train" and "sample".
+    """
+
+    topology: str | None = None
+    programs: Sequence[str] = ("train", "sample")
+
+    def __post_init__(self) -> None:
+        known = ("train", "sample")
+        if isinstance(self.programs, str) or not self.programs or not set(self.programs) <= set(known):
+            raise UserError(f"compile.programs must be a list of {', '.join(known)}, got {self.programs!r}")
+
+
+@dataclass(frozen=True)
 class Experiment:
     """Everything a config names, built.
 
@@ -125,6 +143,7 @@ class Experiment:
       export: the `export` section.
       search: which budgets to search schedules for, None for none.
       encode: how latents are kept on disk.
+      compile: the `compile` section.
     """
 
     raw: dict[str, Any]
@@ -143,6 +162,7 @@ class Experiment:
     export: Export
     search: Search | None
     encode: Encoding
+    compile: Compilation
 
     def check(self) -> None:
         """Says before long work that weights of the codec are missing, or that records are of another codec.
@@ -180,6 +200,7 @@ def build_experiment(config: ConfigDict) -> Experiment:
         export: Section | None = None,
         search: Section | None = None,
         encode: Section | None = None,
+        compile: Section | None = None,
     ) -> Experiment:
         network = build.call(build_dit, model, "model")
         words = {key: value for key, value in sample.items() if key != "files"}
@@ -204,6 +225,7 @@ def build_experiment(config: ConfigDict) -> Experiment:
             export=build.call(Export, export or {}, "export"),
             search=search and build_search(search, words, evaluation and evaluation.samples),
             encode=build.call(Encoding, encode or {}, "encode"),
+            compile=build.call(Compilation, compile or {}, "compile"),
         )
         build.check(make_mesh, built.train.mesh, "train.mesh")
         for where, number in {"seed": seed, "sample.seed": sample.get("seed", 0)}.items():

@@ -14,7 +14,7 @@ from flexidit_jax.common.files import written_aside
 from flexidit_jax.training.checkpoint import CONFIG_FILE
 
 #: what may change between two starts of one run: nothing here changes what is computed, but for rounding
-FREE = {"init_from", "sample", "evaluate", "report", "generate", "export", "search", "encode"}
+FREE = {"init_from", "sample", "evaluate", "report", "generate", "export", "search", "encode", "compile"}
 FREE_WITHIN = {
     "train": {"log_every", "checkpoint_every", "keep", "mesh", "workers", "accumulate"},
     "model": {"attention", "remat", "unroll"},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,7 @@ class Loss(Draws):
       variance_weight: weight of the squared difference of v.
     """
 
+    asks_teacher: ClassVar[bool] = True
     variance_weight: float = 1.0
 
     def __call__(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import jax
 
 from flexidit_jax.common.types import Array
@@ -9,7 +11,13 @@ from flexidit_jax.diffusion.process import NoiseProcess
 
 
 class Draws:
-    """Base of the losses: uniform times, normal noise."""
+    """Base of the losses: uniform times, normal noise.
+
+    Attributes:
+      asks_teacher: whether the loss evaluates the network at the pre-trained mode too.
+    """
+
+    asks_teacher: ClassVar[bool] = False
 
     def draw(
         self,

@@ -1,0 +1,66 @@
+"""`--mode=compile`: the programs of a config, compiled for a TPU slice that is not there, and what they take.
+
+    python -m flexidit_jax.main --config=configs/imagenet256.py --mode=compile --topology=v5e:16x16
+
+Neither the data set nor weights are read. Without `--topology` it compiles for the devices at hand.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.files import written_aside
+from flexidit_jax.common.program_cache import compiling_anew
+from flexidit_jax.jobs.parts.compiled import Compiled, compile_program, table
+from flexidit_jax.jobs.parts.experiment import build_experiment
+from flexidit_jax.jobs.parts.lowering import sampling_programs, training_programs
+from flexidit_jax.jobs.parts.topology import devices_here, tpu_slice
+from flexidit_jax.jobs.parts.workdir import check_writable
+from flexidit_jax.training.sharding import check_axes, check_batch, mesh_over
+
+
+def run(config: ConfigDict, workdir: Path) -> int:
+    """Compiles what `config.compile` says and writes `workdir/compile/<slice>.json` and `.md`."""
+    experiment = build_experiment(config)
+    section, train = experiment.compile, experiment.train
+    where = devices_here() if section.topology is None else tpu_slice(section.topology)
+    folder = workdir / "compile"
+    check_writable(folder)
+
+    lowerings, axes = [], None
+    if "train" in section.programs:
+        mesh = mesh_over(where.devices, **train.mesh)
+        check_axes(experiment.model.width, mesh)
+        check_batch(train.batch, mesh, train.accumulate)
+        lowerings += training_programs(experiment, mesh)
+        axes = dict(mesh.shape)
+        shape = " x ".join(f"{axis}={size}" for axis, size in axes.items())
+        print(f"{where.name}: {len(where.devices)} device(s), training on {shape}")
+    if "sample" in section.programs:
+        lowerings += sampling_programs(experiment, where.devices[0])
+        print("sampling: one chip with a batch of its own; a pod samples on each of its chips so")
+
+    programs: list[Compiled] = []
+    with compiling_anew():
+        for lowering in lowerings:
+            print(f"compiling: {lowering.name}", flush=True)
+            programs.append(compile_program(lowering, where))
+    text = table(programs, where)
+    print(f"\nfigures of one chip\n\n{text}\n")
+
+    name = where.name.replace(":", "_")
+    record = {"slice": where.name, "devices": len(where.devices), "mesh": axes, "config": experiment.raw}
+    record["programs"] = [one.as_json(where) for one in programs]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for suffix, content in {"json": json.dumps(record, indent=1), "md": text}.items():
+            with written_aside(folder / f"{name}.{suffix}") as file:
+                file.write_text(content + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write to {folder} ({error.strerror}); name another --workdir") from None
+    print(f"written: {folder}/{name}.json, {name}.md")
+    return 0

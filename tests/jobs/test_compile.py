@@ -1,0 +1,219 @@
+"""`--mode=compile`: end to end on this machine, on eight devices of a CPU and for a TPU slice that is not there."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+from flexidit_jax.common.config import load_config, override
+from flexidit_jax.common.errors import UserError
+from flexidit_jax.jobs.parts.collectives import Traffic
+from flexidit_jax.jobs.parts.compiled import Compiled, table
+from flexidit_jax.jobs.parts.experiment import Experiment, build_experiment
+from flexidit_jax.jobs.parts.lowering import sampling_programs, training_programs
+from flexidit_jax.jobs.parts.topology import CHIPS, Slice, tpu_slice
+from flexidit_jax.main import main
+from flexidit_jax.models.flops import forward_flops
+from flexidit_jax.training.flops import training_flops
+from flexidit_jax.training.sharding import make_mesh, mesh_over
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = ROOT / "configs"
+SMOKE = f"--config={CONFIGS / 'imagenet256.py'}:smoke"
+TPU_COMPILER = importlib.util.find_spec("libtpu") is not None or "TPU_LIBRARY_PATH" in os.environ
+
+
+def experiment(config: str = "imagenet256.py:smoke", **keys: str) -> Experiment:
+    loaded = load_config(str(CONFIGS / config))
+    for key, value in keys.items():
+        override(loaded, key.replace("__", "."), value)
+    return build_experiment(loaded)
+
+
+# ---------------------------------------------------------------- End to end
+
+
+def test_for_the_devices_at_hand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = jax.config.jax_enable_compilation_cache
+    words = ["--mode=compile", f"--workdir={tmp_path}", "--config.train.stages[0].patches=(2,)"]
+    assert main([SMOKE, *words]) == 0
+    assert jax.config.jax_enable_compilation_cache == before
+    out = capsys.readouterr().out
+    record = json.loads((tmp_path / "compile" / "cpu_1.json").read_text())
+    assert (tmp_path / "compile" / "cpu_1.md").read_text() in out
+    step, sample = record["programs"]
+    assert (step["name"], sample["name"]) == ("train, patch 2", "sample, 2+2")
+    forward = forward_flops(experiment().model, (1, 2, 2))
+    for one, flops in ((step, 3 * 8 * forward), (sample, 2 * 2 * forward)):
+        assert one["flops"] == flops and one["unknown_loops"] == 0
+        assert one["traffic"] == {} and one["fits"] is None
+    # parameters, average and two moments in float32; the batch is small beside them
+    assert step["arguments"] == pytest.approx(4 * 4 * 87_000, rel=0.05)
+    assert step["outputs"] - step["aliased"] < 4096  # the state is given away
+
+
+#: a program whose traffic is known, then the job itself, on eight devices of one process
+EIGHT = """
+import json, sys
+import jax, jax.numpy as jnp
+from functools import partial
+from jax.sharding import PartitionSpec as P
+from flexidit_jax.jobs.parts.collectives import collectives
+from flexidit_jax.jobs.parts.hlo import parse
+from flexidit_jax.main import main
+
+mesh = jax.make_mesh((2, 4), ("a", "b"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+
+@jax.jit
+@partial(jax.shard_map, mesh=mesh, in_specs=P("a", "b"), out_specs=P("a", None), check_vma=False)
+def known(x):  # [16, 64] on each device
+    def body(y, _):
+        return jnp.tanh(jax.lax.psum(y, "b")), None
+    y, _ = jax.lax.scan(body, x, length=5)
+    return jax.lax.all_gather(y, "b", axis=1, tiled=True)
+
+text = known.lower(jax.ShapeDtypeStruct((32, 256), jnp.float32)).compile().as_text()
+assert main(sys.argv[1:]) == 0
+print(json.dumps({kind: vars(t) for kind, t in collectives(parse(text)).items()}))
+"""
+
+
+@pytest.mark.slow
+def test_on_eight_devices(tmp_path: Path) -> None:
+    words = [SMOKE, "--mode=compile", f"--workdir={tmp_path}", "--config.compile.programs=('train',)"]
+    words += ["--config.train.mesh.fsdp=4", "--config.train.stages[0].patches=(2,)"]
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+    done = subprocess.run(
+        [sys.executable, "-c", EIGHT, *words],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "XLA_FLAGS": flags},
+    )
+    assert done.returncode == 0, done.stderr
+    size = 16 * 64 * 4
+    assert json.loads(done.stdout.splitlines()[-1]) == {
+        "all-gather": {"count": 1, "bytes": 4 * size, "sent": 3 * size},
+        "all-reduce": {"count": 5, "bytes": 5 * size, "sent": 5 * size * 2 * 3 / 4},
+    }
+    record = json.loads((tmp_path / "compile" / "cpu_8.json").read_text())
+    assert record["mesh"] == {"data": 2, "fsdp": 4, "tensor": 1}
+    step = record["programs"][0]
+    assert step["chips"] == 8 and step["flops"] == 3 * forward_flops(experiment().model, (1, 2, 2))
+    assert step["traffic"]["all-reduce"]["bytes"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not TPU_COMPILER, reason="libtpu is not installed")
+def test_for_a_slice_that_is_not_there(tmp_path: Path) -> None:
+    words = [SMOKE, "--mode=compile", "--topology=v5e:2x2", f"--workdir={tmp_path}", "--config.train.mesh.fsdp=2"]
+    words += ["--config.train.stages[0].patches=(2,)"]
+    assert main(words) == 0
+    record = json.loads((tmp_path / "compile" / "v5e_2x2.json").read_text())
+    step, sample = record["programs"]
+    assert record["mesh"] == {"data": 2, "fsdp": 2, "tensor": 1} and record["devices"] == 4
+    assert step["fits"] and step["total"] < 2**30 and step["traffic"]["all-reduce"]["count"] > 0
+    assert step["unknown_loops"] == 0 and set(step["estimate"]) == {"compute", "memory", "links"}
+    assert sample["chips"] == 1 and sample["traffic"] == {}
+    for mesh in ({"fsdp": 2}, {"fsdp": 64}):  # neither is a product of whole axes of this torus
+        assert mesh_over(tpu_slice("v5p:4x4x8").devices, **mesh).shape["fsdp"] == mesh["fsdp"]
+    for name in ("v5e:3x4", "v5e:6x3"):
+        with pytest.raises(UserError, match=rf"^no TPU slice '{name}'; did you mean '"):
+            tpu_slice(name)
+    words += ["--config.model.width=32768", "--config.compile.programs=('sample',)"]
+    assert main(words) == 0
+    (sample,) = json.loads((tmp_path / "compile" / "v5e_2x2.json").read_text())["programs"]
+    assert sample["fits"] is False and sample["estimate"] is None
+
+
+# ---------------------------------------------------------------- Parts
+
+
+def test_pairs_are_those_that_sampling_runs() -> None:
+    def names(**keys: str) -> list[str]:
+        return [one.name for one in sampling_programs(experiment(**keys), jax.devices()[0])]
+
+    assert names() == ["sample, 2+2"]
+    assert names(sample__guidance="1.0", sample__schedule="'4:1,2:3'") == ["sample, 4+none", "sample, 2+none"]
+    weak = {"sample__schedule": "'2:4'", "sample__guide": "'4:3,none:1'"}
+    assert names(**weak, sample__packing="'joined'") == ["sample, 2+4, joined", "sample, 2+none"]
+    assert names(**weak, sample__packing="'auto'")[:4] == [
+        f"sample, 2+4, {layout}" for layout in ("separate", "packed", "joined", "padded")
+    ]
+    assert names(sample__latency_ms="5.0") == ["sample, 2+2", "sample, 4+4"]
+
+
+def test_modes_that_a_stage_does_not_draw_are_left_out() -> None:
+    built = experiment("imagenet256_adapters.py:smoke")
+    assert [one.name for one in training_programs(built, make_mesh())] == ["train, patch 4"]
+    stage, model = built.train.stages[0], built.model
+    powerful, weak = ((1, 2, 2), (1, 4, 4))
+    adapted = forward_flops(model, weak, lora_rank=4) - forward_flops(model, weak)
+    expected = 2 * forward_flops(model, weak) + 3 * adapted + forward_flops(model, powerful)
+    assert training_flops(model, stage, weak) == expected
+
+
+def test_recomputation_is_apart() -> None:
+    for remat, times in (("'none'", 0), ("dots", 0), ("full", 1)):
+        one = next(training_programs(experiment(model__remat=remat), make_mesh()))
+        assert one.recomputed == times * one.flops / 3
+
+
+def test_the_table_and_its_estimate() -> None:
+    where = Slice("v5e:2x2", (), CHIPS["v5e"], 16 * 2**30)
+    gib = 2**30
+    sizes = {"arguments": gib, "outputs": gib, "aliased": gib // 2, "temporaries": 2 * gib, "code": 0}
+    traffic = {"all-reduce": Traffic(28, 3 * gib, 400e9)}
+    one = Compiled("train, patch 2", 64, 4, 100e12, 97e12, 31.4, True, **sizes, traffic=traffic, moved=819e9)
+    assert one.bounds(where) == {"compute": 1.0, "memory": 1.0, "links": 2.0}
+    refused = Compiled("train, patch 4", 64, 4, 1e12, 0, 3, False, temporaries=21 * gib)
+    text = table([one, refused], where).splitlines()
+    assert text[2] == "| train, patch 2 | 64 | 1 | 0.5 | 2 | 3.5 | yes, of 16 | 31 s |"
+    assert text[3] == "| train, patch 4 | 64 | - | - | 21 | - | NO, of 16 | 3 s |"
+    assert text[7] == "| train, patch 2 | 100 | 97 | 763 | all-reduce 28, 3 | 2e+03 ms | links |"
+    assert text[8] == "| train, patch 4 | 1 | 0 | - | - | - | - |"
+
+
+# ---------------------------------------------------------------- Refusals
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--topology=v5e:4x5x6"], r"no TPU slice 'v5e:4x5x6'; did you mean 'v5e:4x"),
+        (["--topology=v5e:32x32"], r"no TPU slice 'v5e:32x32'; did you mean "),
+        (["--topology=v9:2x2"], r"no TPU slice 'v9:2x2'; known: v4:8x8x8, v5e:8x8, .*and other shapes$"),
+        (["--config.compile.programs=('trian',)"], r"compile.programs must be a list of train, sample, got \["),
+        (
+            ["--config.train.mesh.fsdp=3"],
+            r"mesh data=-1 x fsdp=3 x tensor=1 does not fit 1 device\(s\); fsdp=1 would do$",
+        ),
+    ],
+)
+def test_bad_input_is_one_line(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([SMOKE, "--mode=compile", *words]) == 2
+    err = capsys.readouterr().err
+    assert re.match(f"error: {message}", err.strip()), err
+    assert err.count("\n") == 1
+
+
+def test_without_the_tpu_compiler(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def absent(**words: object) -> None:
+        raise RuntimeError("JAX TPU support not installed; cannot generate TPU topology.")
+
+    monkeypatch.setattr("jax.experimental.topologies.get_topology_desc", absent)
+    assert main([SMOKE, "--mode=compile", "--topology=v5e:2x2"]) == 2
+    assert 'which is not installed: pip install "flexidit_jax[tpu]"' in capsys.readouterr().err
+
+
+def test_the_flag_is_for_this_mode(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([SMOKE, "--mode=train", "--topology=v5e:2x2"]) == 2
+    assert capsys.readouterr().err == "error: --topology is for --mode=compile, not for --mode=train\n"
