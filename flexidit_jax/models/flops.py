@@ -85,24 +85,6 @@ def forward_flops(model: DiT, patch: Patch, lora_rank: int = 0) -> int:
     return 2 * macs
 
 
-def training_flops(model: DiT, patch: Patch, lora_rank: int | None = None, teacher: Patch | None = None) -> int:
-    """FLOPs of one sample forward and backward through one mode; nothing recomputed counts.
-
-    The backward pass costs two forward passes, a product for the gradient of each factor. Frozen kernels want
-    none of their own.
-
-    Args:
-      model, patch: the network and the mode.
-      lora_rank: of the adapters trained at this mode; None trains everything.
-      teacher: the mode that runs forward beside it (`training.losses.distillation`), None for no teacher.
-    """
-    total = 3 * forward_flops(model, patch, lora_rank or 0)
-    if lora_rank is not None:
-        kernels = (4 + 2 * model.mlp_ratio) * tokens(model.latent, patch) + 6
-        total -= 2 * model.depth * kernels * model.width**2
-    return total + (0 if teacher is None else forward_flops(model, teacher))
-
-
 def pair_flops(model: DiT, cond: Patch, guide: Patch, batch: int, rows: int, length: int) -> int:
     """FLOPs executed for two modes whose sequences share the blocks in [rows, length] tokens.
 

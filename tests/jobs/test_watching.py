@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import flexidit_jax as fd
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.jobs.parts.pace import Pace, memory
+from flexidit_jax.jobs.parts.peak import peak_flops
 from flexidit_jax.jobs.parts.profile import Profile
 from flexidit_jax.jobs.parts.spikes import ENOUGH, Spikes
+from flexidit_jax.main import main
 
 WEAK, POWERFUL = (1, 4, 4), (1, 2, 2)
 
@@ -90,3 +96,41 @@ def test_a_profile_that_is_cut_short_is_written(tmp_path: Path) -> None:
 def test_a_profile_outside_the_run_is_refused(tmp_path: Path, at: int) -> None:
     with pytest.raises(UserError, match=rf"profile_at={at} is no step of this run; 0\.\.8 would do"):
         Profile(tmp_path, at=at, total=9)
+
+
+def test_peaks_are_those_of_bfloat16() -> None:
+    assert peak_flops("TPU v5 lite", "bfloat16") == 197e12
+    assert peak_flops("NVIDIA H200", "bfloat16") == 989e12
+    assert peak_flops("NVIDIA H200", "float32") is peak_flops("cpu", "bfloat16") is None
+
+
+def test_a_run_with_everything_on(
+    smoke_run: Path, tmp_path: Path, quiet: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps = iter(range(1, 13))
+    monkeypatch.setattr(Spikes, "starts", lambda self, patch, loss: 0.25 if next(steps) == 9 else None)
+    run = tmp_path / "run"
+    words = ["--config.train.preview_every=6", "--config.profile_at=3", "--config.train.keep=1"]
+    assert main([quiet, f"--workdir={run}", *words]) == 0
+    out = capsys.readouterr().out
+
+    told = re.search(r"the loss jumps to [\d.]+ from 0.25 at step 9 \(patch (\d), (.*)\); (.*) stays", out)
+    assert told[2] == "batch 9: 16 records from number 128 of epoch 0 on"
+    kept = run / "checkpoints" / "kept-8"
+    assert Path(told[3]) == kept.resolve()
+    assert sorted(path.name for path in kept.parent.iterdir()) == ["12", "kept-8"]
+    assert fd.load(kept).patches == ((1, 2, 2), (1, 4, 4))
+
+    assert "profile of steps 4 to 6: " in out
+    assert list((run / "profile").rglob("*.xplane.pb"))
+
+    events = EventAccumulator(str(run))
+    events.Reload()
+    assert {"samples_per_second", "tflops_per_device", "memory/host_peak_gib"} <= set(events.Tags()["tensors"])
+    assert "model_flops_utilization" not in events.Tags()["tensors"]  # nobody knows a CPU's peak
+    pictures = {event.step for event in events.Tensors("samples")}
+    assert pictures == {6, 12}
+
+    ours, theirs = fd.load(run).params, fd.load(smoke_run).params  # watched or not, the same bits
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_array_equal(a, b)

@@ -41,7 +41,7 @@ class Profile:
             return None
         jax.block_until_ready(result)
         self.close()
-        return f"profile of steps {self._at + 1} to {done}: {self._folder} (read it with: tensorboard --logdir or xprof)"
+        return f"profile of steps {self._at + 1} to {done}: {self._folder}, for xprof"
 
     def close(self) -> None:
         """Ends a trace that is still running."""
