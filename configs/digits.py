@@ -30,6 +30,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.init_from = None
+    config.profile_at = None
     config.dataset = {"name": "digits", "held_out": 297}
     config.codec = {"name": "identity"}
     config.process = {"name": "gaussian", "steps": 1000, "beta_start": 1e-4, "beta_end": 0.02}
@@ -45,6 +46,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.train = {
         "batch": 64,
         "accumulate": 1,
+        "preview_every": None,
+        "spike": 10.0,
         "stages": (
             {"patches": (2,), "steps": 2500, "learning_rate": 2e-3, "warmup": 100, "final_rate": 0.02},
             {"patches": (2, 4), "steps": 2500, "learning_rate": 1e-3, "warmup": 100, "final_rate": 0.02},

@@ -34,6 +34,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.init_from = None
+    config.profile_at = None
     config.dataset = {"name": "imagenet", "size": 256, "data_dir": None, "max_corrupt": 0.001}
     config.codec = {"name": "sd_vae", "path": "weights/sd-vae-ft-ema", "dtype": "bfloat16", "slice": 16}
     config.process = {"name": "gaussian", "steps": 1000, "beta_start": 1e-4, "beta_end": 0.02}
@@ -49,6 +50,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.train = {
         "batch": 256,
         "accumulate": 1,
+        "preview_every": None,
+        "spike": 10.0,
         "stages": ({"patches": (2, 4), "steps": 100_000, "learning_rate": 1e-4},),
         "loss": {"name": "diffusion", "vlb_weight": 1.0},
         "optimizer": {"b1": 0.9, "b2": 0.999, "weight_decay": 0.0, "clip": None},

@@ -70,3 +70,17 @@ def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     workdir = tmp_path_factory.mktemp("runs") / "smoke"
     assert main([SMOKE, f"--workdir={workdir}"]) == 0
     return workdir
+
+
+@pytest.fixture
+def quiet(tmp_path: Path) -> str:
+    """The smoke config without its report."""
+    file = tmp_path / "quiet.py"
+    file.write_text(
+        "import runpy\n\n\n"
+        "def get_config():\n"
+        f"    config = runpy.run_path({str(ROOT / 'configs' / 'digits.py')!r})['get_config']('smoke')\n"
+        "    config.report = None\n"
+        "    return config\n"
+    )
+    return f"--config={file}"

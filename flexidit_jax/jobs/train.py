@@ -10,25 +10,24 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from clu import metric_writers, parameter_overview, periodic_actions
+from clu import parameter_overview
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from flexidit_jax.common import cluster
 from flexidit_jax.common.errors import UserError
-from flexidit_jax.common.progress import Progress, warnings_said
 from flexidit_jax.common.trees import merge
-from flexidit_jax.common.types import Params, short_patch_name
+from flexidit_jax.common.types import Params
 from flexidit_jax.data.loader import batches
 from flexidit_jax.jobs import report
 from flexidit_jax.jobs.parts import workdir as folder
 from flexidit_jax.jobs.parts.compilation import Compilations
 from flexidit_jax.jobs.parts.experiment import Experiment, build_experiment
 from flexidit_jax.jobs.parts.latents import latents_of
-from flexidit_jax.jobs.parts.log import Log
 from flexidit_jax.jobs.parts.model import load_source
 from flexidit_jax.jobs.parts.several import agree, alone
 from flexidit_jax.jobs.parts.stop import Stop, Votes
+from flexidit_jax.jobs.parts.watch import Watch
 from flexidit_jax.models.dit import init
 from flexidit_jax.models.flexify import at
 from flexidit_jax.models.fold import folded
@@ -107,14 +106,7 @@ def _train(
     checkpoints.check_room(state)
     print(parameter_overview.get_parameter_overview(merge(state.frozen, state.params), include_stats=False))
 
-    # ---------------------------------------------------------------- Watching
-    speaks = cluster.first()
-    writer = metric_writers.create_default_writer(str(workdir), just_logging=not speaks, asynchronous=False)
-    closing.callback(writer.close)
-    bar = closing.enter_context(Progress(train.steps, "training", start=done, enabled=speaks))
-    closing.enter_context(warnings_said(bar))  # such as a corrupt record
-    log = Log(writer, bar)
-    rate = periodic_actions.ReportProgress(num_train_steps=train.steps, writer=writer, every_secs=30)
+    watch = closing.enter_context(Watch(experiment, workdir, checkpoints, done, len(source)))
     posterior = jax.random.fold_in(jax.random.key(seed), 2**32 - 1)  # apart from the keys of steps, which count from 0
 
     votes = Votes(stop, mesh)
@@ -126,35 +118,33 @@ def _train(
         optimizer = train.optimizer.build(stage.rate())
         if start == 0 and done > 0:
             state = placed(next_stage(state, stage, optimizer), mesh)
-        names = ", ".join(map(short_patch_name, stage.patches))
-        bar.say(f"stage {i + 1} of {len(train.stages)}: patches {names}, {stage.steps} steps")
+        watch.stage(i, stage)
         fixed = (experiment.model, experiment.process, stage.loss, optimizer, train.ema, seed, stage.times)
         step = make_step(*fixed, mesh, train.accumulate)
 
         # ------------------------------------------------------------ Steps
         for within in range(start, stage.steps):
+            watch.before(done)
             batch = put_batch(next(stream), mesh)
             patch = stage.mode(seed, done)
             x0 = latents_of(experiment.codec, batch, jax.random.fold_in(posterior, done))
             with Compilations() as compiled:
                 state, metrics = step(state, x0, batch[experiment.model.conditioner.field], done, patch)
             done += 1
-            if compiled.count:
-                bar.say(f"step {done}, patch {short_patch_name(patch)}: {compiled}")
-            log.add(done, patch, metrics)
-            rate(done)
+            watch.step(done, patch, metrics, compiled)
             stopping = votes.count()
             saving = done % train.checkpoint_every == 0 or within + 1 == stage.steps or stopping
             if saving or done % train.log_every == 0:
-                log.flush(done)  # refuses a loss that is not finite, so that it is never saved
+                watch.flush(done)  # refuses a loss that is not finite, so that it is never saved
             if saving:
                 meta = {"stage": i, "patches": stage.patches, "adapters": stage.adapters}
                 meta |= {"data": stream.get_state(), "config": experiment.raw}
                 checkpoints.save(done, state, meta)
-            bar.advance()
+            watch.preview(done, state, stage.patches)
+            watch.bar.advance()
             if stopping:
                 checkpoints.wait()  # before anything is promised
-                bar.say(f"stopped after step {done} of {train.steps}; saved, the same command goes on from there")
+                watch.bar.say(f"stopped after step {done} of {train.steps}; saved, the same command goes on from there")
                 return votes.status
         start = 0
     return None

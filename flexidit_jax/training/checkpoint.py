@@ -27,7 +27,7 @@ from flexidit_jax.common.types import Params, as_patch
 from flexidit_jax.models.dit import build_dit, init
 from flexidit_jax.models.flexify import flexify, split_frozen
 from flexidit_jax.training.checksums import CHECKSUMS, META, record
-from flexidit_jax.training.newest import Say, damaged_error, settle, step_to_read, steps_of, sweep
+from flexidit_jax.training.newest import KEPT, Say, damaged_error, keep_linked, settle, step_to_read, steps_of, sweep
 from flexidit_jax.training.quiet import quiet_orbax
 from flexidit_jax.training.room import check_room, needed, room
 from flexidit_jax.training.state import TrainState
@@ -101,6 +101,21 @@ class Checkpoints:
         check_room(self.folder, self._bytes, self._not_saved())
         with self._writing():
             self._manager.save(number, args=ocp.args.Composite(**parts, meta=meta))
+
+    def keep_newest(self) -> Path | None:
+        """Keeps the newest step, however many come, under a name beside the others; one is kept at a time.
+
+        Returns:
+          Its folder, whole and loadable like any step; None where there is no step.
+        """
+        self.wait()
+        newest = self._manager.latest_step()
+        if newest is None:
+            return None
+        kept = self.folder / f"{KEPT}{newest}"
+        if jax.process_index() == 0:
+            keep_linked(self.folder / str(newest), kept)
+        return kept
 
     def meta(self, number: int) -> dict[str, Any]:
         """The JSON part of a step."""

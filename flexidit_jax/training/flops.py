@@ -5,21 +5,21 @@ from __future__ import annotations
 from flexidit_jax.common.types import Patch
 from flexidit_jax.models.dit import DiT
 from flexidit_jax.models.flops import forward_flops
+from flexidit_jax.models.patch import tokens
 from flexidit_jax.training.stages import Stage
 
 
-def training_flops(model: DiT, stage: Stage, patch: Patch) -> float:
+def training_flops(model: DiT, stage: Stage, patch: Patch) -> int:
     """Model FLOPs of one record in one training step at a mode; nothing recomputed, no optimizer.
 
-    A trained forward pass counts three times: itself, and its gradient by activations and by weights. Where
-    adapters train, frozen kernels need no gradient by weights. A teacher adds its forward pass.
+    The backward pass costs two forward passes: every product has a gradient by each of its factors. Where adapters
+    train, the frozen kernels of the blocks want none. A teacher adds its forward pass.
     """
-    forward = forward_flops(model, patch)
-    if stage.adapters is None:
-        trained = 3.0 * forward
-    else:
-        trained = 2.0 * forward + 3.0 * (forward_flops(model, patch, stage.adapters) - forward)
-    return trained + (forward_flops(model, model.base_patch) if stage.loss.asks_teacher else 0.0)
+    total = 3 * forward_flops(model, patch, stage.adapters or 0)
+    if stage.adapters is not None:
+        kernels = (4 + 2 * model.mlp_ratio) * tokens(model.latent, patch) + 6  # qkv and proj, MLP; adaLN
+        total -= 2 * model.depth * kernels * model.width**2
+    return total + (forward_flops(model, model.base_patch) if stage.loss.asks_teacher else 0)
 
 
 def recomputed_flops(model: DiT, patch: Patch) -> float:

@@ -6,6 +6,7 @@ deleting: what is in a damaged step may be all that is left of something.
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -16,9 +17,13 @@ from typing import NamedTuple
 import orbax.checkpoint as ocp
 
 from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.files import folder_written_aside
 from flexidit_jax.training.checksums import problem, recorded
 
 Say = Callable[[str], None]
+
+#: before the number of a step that stays; nobody counts or deletes it
+KEPT = "kept-"
 
 
 class Damaged(NamedTuple):
@@ -124,6 +129,24 @@ def set_aside(step: Path) -> Path:
         count += 1
         aside = step.with_name(f"damaged-{step.name}.{count}")
     return step.rename(aside)
+
+
+def keep_linked(step: Path, kept: Path) -> None:
+    """Makes `kept` a second name of every file of a step, and deletes what was kept before; costs no room at first."""
+    if kept.is_dir():
+        return
+    before = list(kept.parent.glob(f"{KEPT}*"))
+    with folder_written_aside(kept) as aside:
+        shutil.copytree(step, aside, copy_function=_link, dirs_exist_ok=True)
+    for other in before:
+        shutil.rmtree(other, ignore_errors=True)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without links
+        shutil.copy2(source, target)
 
 
 def sweep(folder: Path) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from flexidit_jax.jobs.parts.log import Log
+from flexidit_jax.jobs.parts.spikes import Spikes
 
 
 class Written:
@@ -26,13 +27,14 @@ class Written:
 
 def test_quarters_are_means_over_records_and_empty_ones_are_left_out() -> None:
     seen: Any = Written()
-    log = Log(seen, seen)
+    log = Log(seen, seen, Spikes(None), str)
     for number, (sums, counts) in enumerate((([1, 0, 4, 0], [1, 0, 2, 0]), ([3, 0, 2, 6], [3, 0, 4, 2]))):
         row = {"loss": np.float32(number), "quartile_sums": np.array(sums), "quartile_counts": np.array(counts)}
         log.add(number, (1, 4, 4), row)
-    log.flush(2)
+    assert log.flush(2, {"samples_per_second": 12.0}) == []
+    assert seen.scalars.pop("samples_per_second") == 12
     assert seen.scalars.pop("loss/patch_4") == 0.5
     quarters = {f"loss/patch_4/quartile_{i}": mean for i, mean in ((1, 1.0), (3, 1.0), (4, 3.0))}
     assert seen.scalars == pytest.approx(quarters)
     assert all(type(value) is float for value in seen.scalars.values())
-    assert seen.words == "loss patch_4 0.500"
+    assert seen.words == "loss patch_4 0.500, 12 samples/s"

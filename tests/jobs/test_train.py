@@ -47,20 +47,6 @@ POINT_KEYS = {
 }
 
 
-@pytest.fixture
-def quiet(tmp_path: Path) -> str:
-    """The smoke config without its report."""
-    file = tmp_path / "quiet.py"
-    file.write_text(
-        "import runpy\n\n\n"
-        "def get_config():\n"
-        f"    config = runpy.run_path({str(DIGITS)!r})['get_config']('smoke')\n"
-        "    config.report = None\n"
-        "    return config\n"
-    )
-    return f"--config={file}"
-
-
 def saved(workdir: Path) -> tuple[int, dict[str, Any], dict[str, Any]]:
     """Number, meta and arrays of the newest checkpoint."""
     step = newest_step(workdir)
@@ -325,7 +311,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(
     words = ["--config.train.stages[0].learning_rate=1e30", "--config.train.checkpoint_every=1"]
     assert main([quiet, f"--workdir={run}", *words]) == 2
     message = capsys.readouterr().err.strip().splitlines()[-1]
-    match = re.match(r"error: the \w+ is (nan|inf) at step (\d+) \(patch 2\); nothing is saved from there on", message)
+    where = r"\(patch 2, batch \2: 16 records from number \d+ of epoch 0 on\)"
+    match = re.match(rf"error: the \w+ is (nan|inf) at step (\d+) {where}; nothing is saved from there on", message)
     assert match, message
     step = match[2]
     assert 2 <= int(step) <= 6

@@ -39,6 +39,8 @@ class Training:
 
     Attributes:
       batch: records per step, over all devices.
+      preview_every: steps between pictures of the moving average's samples in TensorBoard; None draws none.
+      spike: a loss this many times the usual one is told, and the checkpoint before it kept; None tells nothing.
       accumulate: parts a device evaluates its records in, one after the other; memory falls, nothing else changes.
       stages: see `training.stages.Stage`.
       optimizer, ema: see `training.optimizer`.
@@ -58,6 +60,8 @@ class Training:
     keep: int
     workers: int
     accumulate: int = 1
+    preview_every: int | None = None
+    spike: float | None = 10.0
 
     @property
     def steps(self) -> int:
@@ -135,6 +139,7 @@ class Experiment:
     Attributes:
       raw: the config as JSON holds it.
       init_from: a run, saved model or DiT weight file to start from; None starts from scratch.
+      profile_at: steps done before a few are traced; None traces none.
       sample: keywords of `FlexiDiT.sample`.
       files: the `sample.files` section.
       evaluate: None for no scores.
@@ -149,6 +154,7 @@ class Experiment:
     raw: dict[str, Any]
     seed: int
     init_from: str | None
+    profile_at: int | None
     model: DiT
     process: NoiseProcess
     codec: Any
@@ -194,6 +200,7 @@ def build_experiment(config: ConfigDict) -> Experiment:
         process: Section,
         codec: Section,
         init_from: str | None = None,
+        profile_at: int | None = None,
         evaluate: Section | None = None,
         report: Section | None = None,
         generate: Section | None = None,
@@ -212,6 +219,7 @@ def build_experiment(config: ConfigDict) -> Experiment:
             raw=raw,
             seed=seed,
             init_from=init_from,
+            profile_at=profile_at,
             model=network,
             process=build.part("flexidit_jax.diffusion", "Process", process, "process"),
             codec=build.part("flexidit_jax.codecs", "Codec", codec, "codec"),
@@ -273,9 +281,12 @@ def _training(
     keep: int = 2,
     workers: int | None = 1,
     accumulate: int = 1,
+    preview_every: int | None = None,
+    spike: float | None = 10.0,
 ) -> Training:
     counts = {"batch": batch, "log_every": log_every, "checkpoint_every": checkpoint_every, "keep": keep}
-    build.positive("train", **counts, accumulate=accumulate)
+    given = {"preview_every": preview_every, "spike": spike}
+    build.positive("train", **counts, accumulate=accumulate, **{k: v for k, v in given.items() if v is not None})
     workers = cores() if workers is None else workers
     if workers < 0:
         raise UserError(f"train.workers must be at least 0, got {workers}")
@@ -290,4 +301,5 @@ def _training(
         keep=keep,
         workers=workers,
         accumulate=accumulate,
+        **given,
     )

@@ -14,9 +14,9 @@ from flexidit_jax.common.files import written_aside
 from flexidit_jax.training.checkpoint import CONFIG_FILE
 
 #: what may change between two starts of one run: nothing here changes what is computed, but for rounding
-FREE = {"init_from", "sample", "evaluate", "report", "generate", "export", "search", "encode", "compile"}
+FREE = {"init_from", "profile_at", "sample", "evaluate", "report", "generate", "export", "search", "encode", "compile"}
 FREE_WITHIN = {
-    "train": {"log_every", "checkpoint_every", "keep", "mesh", "workers", "accumulate"},
+    "train": {"log_every", "checkpoint_every", "keep", "mesh", "workers", "accumulate", "preview_every", "spike"},
     "model": {"attention", "remat", "unroll"},
     "codec": {"path", "slice"},
     "dataset": {"data_dir", "path", "validation", "max_corrupt"},

@@ -1,0 +1,50 @@
+"""A trace of a few training steps, on request."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from flexidit_jax.common.errors import UserError
+
+
+class Profile:
+    """Traces `steps` steps after step `at` into a folder that xprof and TensorBoard read.
+
+    Args:
+      folder: for the trace.
+      at: steps done before it begins; None never traces.
+      total: steps of the run.
+      steps: traced.
+
+    Raises:
+      UserError: `at` is no step of the run.
+    """
+
+    def __init__(self, folder: Path, at: int | None, total: int, steps: int = 3) -> None:
+        if at is not None and not 0 <= at < total:
+            raise UserError(f"profile_at={at!r} is no step of this run; 0..{total - 1} would do")
+        self._folder, self._at, self._steps = folder, at, steps
+        self._until: int | None = None
+
+    def before(self, done: int) -> None:
+        """Call before the step that follows `done` steps."""
+        if done == self._at:
+            jax.profiler.start_trace(str(self._folder))
+            self._until = done + self._steps
+
+    def after(self, done: int, result: Any) -> str | None:
+        """Call when step `done` is on its way; a line to say when a trace is complete."""
+        if done != self._until:
+            return None
+        jax.block_until_ready(result)
+        self.close()
+        return f"profile of steps {self._at + 1} to {done}: {self._folder}, for xprof"
+
+    def close(self) -> None:
+        """Ends a trace that is still running."""
+        if self._until is not None:
+            jax.profiler.stop_trace()
+            self._until = None

@@ -1,0 +1,136 @@
+"""What a run tells of itself: its pace, outbreaks of the loss, a profile, samples on the way."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import flexidit_jax as fd
+from flexidit_jax.common.errors import UserError
+from flexidit_jax.jobs.parts.pace import Pace, memory
+from flexidit_jax.jobs.parts.peak import peak_flops
+from flexidit_jax.jobs.parts.profile import Profile
+from flexidit_jax.jobs.parts.spikes import ENOUGH, Spikes
+from flexidit_jax.main import main
+
+WEAK, POWERFUL = (1, 4, 4), (1, 2, 2)
+
+
+def test_pace_counts_records_and_flops_since_the_last_look() -> None:
+    now = [10.0]
+    pace = Pace(batch=8, flops={WEAK: 1e12, POWERFUL: 4e12}.__getitem__, devices=2, peak=5e12, clock=lambda: now[0])
+    assert pace.scalars() == {}
+    now[0] = 20.0
+    pace.restart()  # ten seconds of something else
+    for patch in (WEAK, POWERFUL, POWERFUL, WEAK):
+        pace.add(patch)
+    now[0] = 22.0
+    assert pace.scalars() == pytest.approx(
+        {"samples_per_second": 16, "tflops_per_device": 2.5, "model_flops_utilization": 0.5}
+    )
+    pace.add(WEAK)
+    now[0] = 23.0
+    assert pace.scalars() == pytest.approx(
+        {"samples_per_second": 8, "tflops_per_device": 0.5, "model_flops_utilization": 0.1}
+    )
+
+
+def test_no_utilisation_without_a_known_peak() -> None:
+    pace = Pace(batch=1, flops=lambda patch: 1.0, devices=1, peak=None)
+    pace.add(WEAK)
+    assert set(pace.scalars()) == {"samples_per_second", "tflops_per_device"}
+
+
+def test_memory_is_this_process() -> None:
+    held = memory()["memory/host_peak_gib"]
+    assert 0.05 < held < 64  # jax alone takes more than 50 MiB; KiB or bytes in its place would fall out
+
+
+def test_a_spike_is_told_once_and_moves_no_median() -> None:
+    spikes = Spikes(3.0)
+    for i in range(ENOUGH):
+        assert spikes.starts(WEAK, 100.0 if i == 3 else 1.0) is None  # nothing is usual yet
+    assert spikes.starts(POWERFUL, 50.0) is None  # another mode
+    assert spikes.starts(WEAK, 3.0) is None
+    assert spikes.starts(WEAK, 3.1) == 1.0
+    assert [spikes.starts(WEAK, 9.0) for _ in range(2 * ENOUGH)] == [None] * 2 * ENOUGH  # the same outbreak
+    for _ in range(ENOUGH):
+        assert spikes.starts(WEAK, 1.0) is None
+    assert spikes.starts(WEAK, 9.0) == 1.0
+
+
+def test_spikes_can_be_left_alone() -> None:
+    spikes = Spikes(None)
+    assert not any(spikes.starts(WEAK, loss) for loss in [1.0] * ENOUGH + [1e9])
+
+
+def test_a_profile_covers_the_steps_asked_for(tmp_path: Path) -> None:
+    profile = Profile(tmp_path / "profile", at=2, total=9, steps=2)
+    said = {}
+    for done in range(6):
+        profile.before(done)
+        result = jnp.ones(4) + done
+        if line := profile.after(done + 1, result):
+            said[done + 1] = line
+    assert list(said) == [4]
+    assert said[4].startswith(f"profile of steps 3 to 4: {tmp_path / 'profile'}")
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+
+
+def test_a_profile_that_is_cut_short_is_written(tmp_path: Path) -> None:
+    profile = Profile(tmp_path, at=0, total=9)
+    profile.before(0)
+    jax.block_until_ready(jnp.ones(4) + 1)
+    profile.close()
+    profile.close()
+    assert list(tmp_path.rglob("*.xplane.pb"))
+
+
+@pytest.mark.parametrize("at", [-1, 9])
+def test_a_profile_outside_the_run_is_refused(tmp_path: Path, at: int) -> None:
+    with pytest.raises(UserError, match=rf"profile_at={at} is no step of this run; 0\.\.8 would do"):
+        Profile(tmp_path, at=at, total=9)
+
+
+def test_peaks_are_those_of_bfloat16() -> None:
+    assert peak_flops("TPU v5 lite", "bfloat16") == 197e12
+    assert peak_flops("NVIDIA H200", "bfloat16") == 989e12
+    assert peak_flops("NVIDIA H200", "float32") is peak_flops("cpu", "bfloat16") is None
+
+
+def test_a_run_with_everything_on(
+    smoke_run: Path, tmp_path: Path, quiet: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps = iter(range(1, 13))
+    monkeypatch.setattr(Spikes, "starts", lambda self, patch, loss: 0.25 if next(steps) == 9 else None)
+    run = tmp_path / "run"
+    words = ["--config.train.preview_every=6", "--config.profile_at=3", "--config.train.keep=1"]
+    assert main([quiet, f"--workdir={run}", *words]) == 0
+    out = capsys.readouterr().out
+
+    told = re.search(r"the loss jumps to [\d.]+ from 0.25 at step 9 \(patch (\d), (.*)\); (.*) stays", out)
+    assert told[2] == "batch 9: 16 records from number 128 of epoch 0 on"
+    kept = run / "checkpoints" / "kept-8"
+    assert Path(told[3]) == kept.resolve()
+    assert sorted(path.name for path in kept.parent.iterdir()) == ["12", "kept-8"]
+    assert fd.load(kept).patches == ((1, 2, 2), (1, 4, 4))
+
+    assert "profile of steps 4 to 6: " in out
+    assert list((run / "profile").rglob("*.xplane.pb"))
+
+    events = EventAccumulator(str(run))
+    events.Reload()
+    assert {"samples_per_second", "tflops_per_device", "memory/host_peak_gib"} <= set(events.Tags()["tensors"])
+    assert "model_flops_utilization" not in events.Tags()["tensors"]  # nobody knows a CPU's peak
+    pictures = {event.step for event in events.Tensors("samples")}
+    assert pictures == {6, 12}
+
+    ours, theirs = fd.load(run).params, fd.load(smoke_run).params  # watched or not, the same bits
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_array_equal(a, b)
