@@ -190,10 +190,11 @@ def main(argv: list[str] | None = None) -> int:
     for i in range(words.kills):
         moment = MOMENTS[i % len(MOMENTS)]
         if moment == "start":
-            status, _ = run.live(moment, delay=chance.uniform(0.1, 1.0) * boot)
+            status, _ = run.live(moment, delay=chance.uniform(0.1, 1.0) * boot)  # at most into the first steps
         else:
             count = chance.randint(1, LIFE) if moment == "step" else chance.randint(2, 3)  # so that it gets on
-            status, _ = run.live(moment, count, chance.uniform(0, 0.1))
+            status, booted = run.live(moment, count, chance.uniform(0, 0.1))
+            boot = min(boot, booted)  # the unbroken run compiled
         if status != -signal.SIGKILL:
             print(f"killed at {moment!r} it ended with status {status}; {out}/killed.log says why", file=sys.stderr)
             return 1

@@ -248,37 +248,12 @@ def test_sigterm_saves_and_exits_zero(stopped: Stopped) -> None:
     assert not (stopped.folder / "report").exists()
 
 
-#: kills itself while step 8, in the second stage, is being written in the background
-KILLED = """
-import os, signal, sys
-from flexidit_jax.main import main
-from flexidit_jax.training.checkpoint import Checkpoints
-
-save = Checkpoints.save
-
-def save_and_die(self, number, state, meta):
-    save(self, number, state, meta)
-    if number == 8:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-Checkpoints.save = save_and_die
-sys.exit(main(sys.argv[1:]))
-"""
-
-
 @pytest.mark.slow
-def test_sigterm_and_kill_9_in_the_middle_of_a_save_change_no_bit(
+def test_sigterm_changes_no_bit(
     stopped: Stopped, smoke_run: Path, tmp_path: Path, quiet: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = shutil.copytree(stopped.folder, tmp_path / "run")
     number = int(newest_step(run).name)
-    command = [sys.executable, "-c", KILLED, quiet, f"--workdir={run}"]
-    child = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert child.returncode == -signal.SIGKILL, child.stderr
-    assert f"resuming after step {number} of 12" in child.stdout
-    number = int(newest_step(run).name)
-    assert number in (6, 8)  # 6, the end of a stage, unless the disk was faster than the signal
-
     assert main([quiet, f"--workdir={run}"]) == 0
     assert f"resuming after step {number} of 12" in capsys.readouterr().out
     assert_same_end(run, smoke_run)
