@@ -20,7 +20,7 @@ from tensorboard.util.tensor_util import make_ndarray
 import flexidit_jax as fd
 from flexidit_jax.jobs.parts.several import alone
 from flexidit_jax.main import main
-from flexidit_jax.training.checkpoint import newest_step
+from flexidit_jax.training.newest import newest_step
 
 ROOT = Path(__file__).parents[2]
 DIGITS = ROOT / "configs" / "digits.py"
