@@ -45,11 +45,12 @@ def get_config():
 CHILD = """
 import hashlib, os, signal, sys, threading
 from flexidit_jax.jobs import train
+from flexidit_jax.jobs.parts.log import Log
 from flexidit_jax.main import main
 from flexidit_jax.training import checkpoint
 
 consumed, moment, count, delay = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
-put_batch, add, save, record = train.put_batch, train.Log.add, train.Checkpoints.save, checkpoint.record
+put_batch, add, save, record = train.put_batch, Log.add, train.Checkpoints.save, checkpoint.record
 seen, digest = {"step": 0, "save": 0, "checksums": 0}, None
 
 
@@ -88,7 +89,7 @@ def recorded(step):
         die()
 
 
-train.put_batch, train.Log.add, train.Checkpoints.save, checkpoint.record = put, added, saved, recorded
+train.put_batch, Log.add, train.Checkpoints.save, checkpoint.record = put, added, saved, recorded
 sys.exit(main(sys.argv[5:]))
 """
 

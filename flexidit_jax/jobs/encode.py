@@ -16,6 +16,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from flexidit_jax.common import cluster
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.progress import Progress, warnings_said
 from flexidit_jax.data.latents import FLIPPED, HELD_OUT, TRAIN, layout
@@ -28,6 +29,10 @@ from flexidit_jax.jobs.parts.shards import of_host
 from flexidit_jax.jobs.parts.stop import Stop
 from flexidit_jax.jobs.parts.workdir import check_writable
 from flexidit_jax.sampling.spread import even, split, spread
+
+SEVERAL_PROCESSES = True  # it may be started as one of them, each taking shards of its own
+#: seconds that a process waits for the shards of the others
+PATIENCE = 7 * 24 * 3600
 
 
 def run(config: ConfigDict, workdir: Path) -> int:
@@ -67,9 +72,9 @@ def run(config: ConfigDict, workdir: Path) -> int:
         status = _encode(codec, sources[name], shards, missing[name], section, (host, hosts))
         if status is not None:
             return status
+    cluster.wait("the end of encoding", PATIENCE)
     record, total = parts[TRAIN].dtype.itemsize, sum(map(len, sources.values()))
-    share = f"; those of process {host} of {hosts}" if hosts > 1 else ""
-    print(f"written: {folder}, {total} images of {record} bytes{share}")
+    print(f"written: {folder}, {total} images of {record} bytes")
     return 0
 
 
@@ -114,7 +119,7 @@ def _encode(
     with (
         shards.claimed(host, hosts),
         Stop("finishing this shard before stopping") as stop,
-        Progress(own, f"encoding {shards.folder.name}", start=there, unit="images") as bar,
+        Progress(own, f"encoding {shards.folder.name}", start=there, enabled=cluster.first(), unit="images") as bar,
         warnings_said(bar),  # such as a corrupt image
         ThreadPoolExecutor(1) as writer,
         closing(read_ahead(source, _batches(shards, missing, batch))) as batches,

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import optax
 
 from flexidit_jax.common.trees import merge
-from flexidit_jax.common.types import Array, Params
+from flexidit_jax.common.types import Array, Params, Patch, patch_name
 from flexidit_jax.models.flexify import flexify, split_frozen
+from flexidit_jax.training.optimizer import Ema
 from flexidit_jax.training.stages import Stage
 
 
@@ -60,6 +61,20 @@ def _state(params: Params, ema: Params, frozen: Params, optimizer: optax.Gradien
     """A state at step 0; all copies, since a step gives its trees away and no array can be given twice."""
     params, ema = jax.tree.map(jnp.copy, (params, ema))
     return TrainState(jnp.int32(0), params, ema, optimizer.init(params), frozen)
+
+
+def updated(
+    state: TrainState, gradients: Params, optimizer: optax.GradientTransformation, ema: Ema, patch: Patch
+) -> TrainState:
+    """The state after an optimizer step at one mode: parameters, moments, moving average."""
+    updates, moments = optimizer.update(gradients, state.optimizer, state.params)
+    params = optax.apply_updates(state.params, updates)
+    decay = jnp.float32(ema.decay)
+    if ema.warmup:
+        decay = jnp.minimum(decay, (1 + state.step) / (10 + state.step))
+    average = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state.ema, params)
+    new = TrainState(state.step + 1, params, average, moments, state.frozen)
+    return keep_idle_modes(patch_name(patch), state, new)
 
 
 def keep_idle_modes(patch_key: str, old: TrainState, new: TrainState) -> TrainState:

@@ -7,20 +7,19 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
 from flexidit_jax.common.axes import using
 from flexidit_jax.common.trees import merge
-from flexidit_jax.common.types import Array, Params, Patch, Prediction, patch_name
+from flexidit_jax.common.types import Array, Params, Patch, Prediction
 from flexidit_jax.diffusion.process import NoiseProcess
 from flexidit_jax.models.dit import DiT
 from flexidit_jax.models.flexify import at
 from flexidit_jax.training.accumulate import accumulated, micro_batches, quartiles
 from flexidit_jax.training.optimizer import Ema
 from flexidit_jax.training.sharding import constrained
-from flexidit_jax.training.state import TrainState, keep_idle_modes
+from flexidit_jax.training.state import TrainState, updated
 
 Metrics = dict[str, Array]
 Step = Callable[[TrainState, Array, Any, Array, Patch], tuple[TrainState, Metrics]]
@@ -79,16 +78,10 @@ def make_step(
             gradients, records = accumulated(objective, state.params, parts, place)
 
         # ------------------------------------------------------------ Update
-        updates, opt_state = optimizer.update(gradients, state.optimizer, state.params)
-        params = optax.apply_updates(state.params, updates)
-        decay = jnp.float32(ema.decay)
-        if ema.warmup:
-            decay = jnp.minimum(decay, (1 + state.step) / (10 + state.step))
-        average = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state.ema, params)
-        new = TrainState(state.step + 1, params, average, opt_state, state.frozen)
+        new = updated(state, gradients, optimizer, ema, patch)
         by_time = quartiles(records["loss"], records.pop("t") / process.steps)
         metrics = {name: values.mean() for name, values in records.items()}
         metrics |= {"grad_norm": optax.global_norm(gradients), **by_time}
-        return place(keep_idle_modes(patch_name(patch), state, new)), metrics
+        return place(new), metrics
 
     return step

@@ -76,7 +76,7 @@ def read_until(child: subprocess.Popen[str], start: str) -> None:
 def losses(workdir: Path) -> dict[tuple[str, int], float]:
     events = EventAccumulator(str(workdir))
     events.Reload()
-    tags = [tag for tag in events.Tags()["tensors"] if tag.startswith("loss/")]
+    tags = [tag for tag in events.Tags()["tensors"] if re.fullmatch(r"loss/\w+", tag)]
     return {(tag, e.step): float(make_ndarray(e.tensor_proto)) for tag in tags for e in events.Tensors(tag)}
 
 
