@@ -42,16 +42,20 @@ class Row(NamedTuple):
 
 
 ROWS = (
+    Row("v5e:4x4", 256, 256, 1, "dots"),
     Row("v5e:4x4", 256, 256, 4, "dots", sample=True),
+    Row("v5e:4x4", 256, 1024, 4, "dots"),
+    Row("v5e:4x4", 256, 1024, 4, "dots", accumulate=4),
     Row("v5e:16x16", 256, 1024, 16, "dots"),
-    Row("v5e:4x4", 512, 256, 4, "full"),
-    Row("v5p:4x4x8", 256, 4096, 8, "dots", sample=True),
-    Row("v4:4x4x8", 256, 1024, 8, "dots", sample=True),
-    Row("v5e:16x16", 512, 1024, 16, "full"),
-    Row("cpu:8", 256, 256, 8, "dots"),
     Row("v5e:16x16", 256, 4096, 16, "dots"),
-    Row("v5p:4x4x8", 512, 1024, 8, "full"),
+    Row("v4:4x4x8", 256, 1024, 8, "dots", sample=True),
+    Row("v5p:4x4x8", 256, 4096, 8, "dots", sample=True),
+    Row("v5e:4x4", 512, 256, 1, "full"),
+    Row("v5e:4x4", 512, 256, 4, "full"),
+    Row("v5e:16x16", 512, 1024, 16, "full"),
     Row("v4:4x4x8", 512, 1024, 8, "full"),
+    Row("v5p:4x4x8", 512, 1024, 8, "full"),
+    Row("cpu:8", 256, 256, 8, "dots"),
 )
 
 

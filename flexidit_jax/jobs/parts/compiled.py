@@ -148,7 +148,7 @@ def table(programs: Sequence[Compiled], where: Slice) -> str:
 def _fits(one: Compiled, where: Slice) -> str:
     if one.fits is None:
         return "-"
-    limit = f"{where.hbm / GIB:.0f}"
+    limit = f"{where.hbm / GIB:.4g}"
     return f"yes, of {limit}" if one.fits else f"NO, of {limit}"
 
 

@@ -21,7 +21,7 @@ class Chip(NamedTuple):
     """One chip of a kind.
 
     Attributes:
-      hbm: GiB.
+      hbm: GiB that programs may fill: what libtpu says it has when it refuses one.
       tflops: peak 10^12 bfloat16 operations a second.
       bandwidth: of the HBM, GB/s.
       links: GB/s that it sends to its neighbours, over all links together.
@@ -43,10 +43,10 @@ class Chip(NamedTuple):
 #: chip (1600, 4800) or as the sum of both directions (400 and 800 GB/s); that of v4 is six links of 50 GB/s, from
 #: arXiv 2304.01433. v4 runs as jax runs it: the two cores of a chip as one device.
 CHIPS = {
-    "v4": Chip(32, 275, 1200, 300, 3, 4096, {"chip_config_name": "megacore"}),
-    "v5e": Chip(16, 197, 819, 200, 2, 256, {}),
-    "v5p": Chip(95, 459, 2765, 600, 3, 6144, {}),
-    "v6e": Chip(32, 918, 1638, 400, 2, 256, {}),
+    "v4": Chip(30.75, 275, 1200, 300, 3, 4096, {"chip_config_name": "megacore"}),
+    "v5e": Chip(15.75, 197, 819, 200, 2, 256, {}),
+    "v5p": Chip(95.74, 459, 2765, 600, 3, 6144, {}),
+    "v6e": Chip(31.25, 918, 1638, 400, 2, 256, {}),
 }
 
 #: shapes that Google names, for messages; others with the right axes are tried
