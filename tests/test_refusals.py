@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -136,6 +137,12 @@ def test_config_files(refuse: Refuse, tmp_path: Path) -> None:
 )
 def test_training_configs(refuse: Refuse, words: str, message: str) -> None:
     assert refuse(SMOKE, f"--config.{words}", "--workdir=run").startswith(message)
+
+
+def test_a_mesh_that_would_split_no_kernel(refuse: Refuse, monkeypatch: pytest.MonkeyPatch) -> None:
+    mesh = SimpleNamespace(shape={"data": 1, "fsdp": 10, "tensor": 1}, size=10)
+    monkeypatch.setattr("flexidit_jax.jobs.train.make_mesh", lambda **_: mesh)
+    assert refuse(SMOKE).startswith("mesh fsdp=10 does not divide the model's width 32, so it would split no kernel")
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ from flexidit_jax.models.flexify import at
 from flexidit_jax.models.fold import folded
 from flexidit_jax.training.checkpoint import Checkpoints
 from flexidit_jax.training.newest import has_checkpoint
-from flexidit_jax.training.sharding import check_batch, make_mesh, placed, put_batch, shaped, share
+from flexidit_jax.training.sharding import check_axes, check_batch, make_mesh, placed, put_batch, shaped, share
 from flexidit_jax.training.state import abstract, first_state, next_stage
 from flexidit_jax.training.step import make_step
 
@@ -50,6 +50,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
     experiment.check()
     source = experiment.dataset.source()
     mesh = make_mesh(**experiment.train.mesh)
+    check_axes(experiment.model.width, mesh)
     check_batch(experiment.train.batch, mesh, experiment.train.accumulate)
     agree(config, workdir)
     plain = None if has_checkpoint(workdir) else _plain_params(experiment)  # refused before anything is written

@@ -22,7 +22,7 @@ from flexidit_jax.models.position import position_embedding, timestep_features
 #: width, depth, heads of the published models (DiT table 1)
 SIZES = {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "XL": (1152, 28, 16)}
 
-REMAT = {"none": None, "full": None, "dots": jax.checkpoint_policies.checkpoint_dots}
+REMAT = {"none": None, "full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
 
 
 class TimestepEmbedding(nn.Module):
@@ -82,7 +82,8 @@ class DiT(nn.Module):
       conditioner: module turning the condition into [B, width].
       learn_variance: twice the output channels, the second half being v.
       attention: "xla", or "cudnn" on a GPU.
-      remat: "none", "dots" (keep matrix products) or "full" (keep only block inputs).
+      remat: "none"; "dots" (keep the products with weights, compute attention [B, h, N, N] again); or "full" (keep
+        only block inputs).
       unroll: blocks compiled per scan iteration; more is faster for small models, slower to compile.
     """
 

@@ -23,8 +23,11 @@ def training_flops(model: DiT, stage: Stage, patch: Patch) -> int:
 
 
 def recomputed_flops(model: DiT, patch: Patch) -> float:
-    """FLOPs that remat adds for one record: a second forward pass where only block inputs are kept, else none.
+    """FLOPs that remat adds for one record.
 
-    `dots` keeps every matrix product and recomputes what lies between them, which is not counted as FLOPs here.
+    "full" runs a second forward pass; "dots" computes attention's two products again (2 N^2 d MACs a block). What
+    lies between products is not counted.
     """
-    return float(forward_flops(model, patch)) if model.remat == "full" else 0.0
+    attention = 2 * model.depth * 2 * tokens(model.latent, patch) ** 2 * model.width
+    again = {"none": 0, "dots": attention, "full": forward_flops(model, patch)}
+    return float(again[model.remat])
