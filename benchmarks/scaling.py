@@ -62,7 +62,7 @@ ROWS = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "scaling")
-    parser.add_argument("--only", default="", help="rows of slices that begin so")
+    parser.add_argument("--only", default="", help="rows of slices that begin so; shown, not written into the document")
     parser.add_argument("--document", type=Path, default=ROOT / "docs" / "scaling.md")
     words = parser.parse_args()
     records = {}
@@ -70,6 +70,9 @@ def main() -> None:
         if row.slice.startswith(words.only):
             print(row.name, flush=True)
             records[row] = compiled(row, words.out / row.name)
+    if words.only:
+        print(tables(records))
+        return
     text = words.document.read_text()
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)

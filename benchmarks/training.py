@@ -1,6 +1,6 @@
 """How much of the machine a training step uses, and where the rest goes.
 
-    python benchmarks/training.py --sizes S B --batch 8 --out docs/speed
+    python benchmarks/training.py --sizes S B --batches 8 32 --out docs/speed
 
 Steps of every mode with shared parameters, the update alone (AdamW, the moving average and the choice of what a mode
 leaves alone), and a plain matrix product are run in turn, so that a change of the machine's pace meets all; medians
@@ -78,6 +78,7 @@ def measure(size: str, batch: int, dtype: str, remat: str, unroll: int, repeats:
     return {
         "size": size,
         "batch": batch,
+        "remat": remat,
         "matmul_gflops": round(rate / 1e9, 1),
         "ms": {name: round(1e3 * seconds[name], 1) for name in (*runs, "update")},
         "share_of_matmul_rate": {name: round(flops[name] / seconds[name] / rate, 3) for name in runs},
@@ -93,7 +94,7 @@ def measure(size: str, batch: int, dtype: str, remat: str, unroll: int, repeats:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", default=["S", "B"])
-    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--batches", type=int, nargs="+", default=[8])
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--remat", default="none")
@@ -101,12 +102,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/speed"))
     args = parser.parse_args()
     keep_freed_memory()
-    words = (args.batch, args.dtype, args.remat, args.unroll, args.repeats)
+    words = (args.dtype, args.remat, args.unroll, args.repeats)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     result = {
         "command": " ".join(sys.argv),
         "machine": f"{platform.machine()}, {jax.devices()[0].device_kind}, {cores} cores, jax {jax.__version__}",
-        "rows": [measure(size, *words) for size in args.sizes],
+        "rows": [measure(size, batch, *words) for size in args.sizes for batch in args.batches],
     }
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "training.json").write_text(json.dumps(result, indent=1) + "\n")

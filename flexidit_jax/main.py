@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from ml_collections import ConfigDict
+
 from flexidit_jax.common import cluster
 from flexidit_jax.common.allocator import keep_freed_memory
 from flexidit_jax.common.config import leaves, load_config, override
@@ -93,7 +95,10 @@ def _run(argv: Sequence[str]) -> int:
         if (value := getattr(known, key)) is not None:
             if known.mode not in takers:
                 raise UserError(f"--{key} is for --mode={' or '.join(takers)}, not for --mode={known.mode}")
-            override(config, f"{known.mode}.{key}", repr(value))
+            section = config.get(known.mode) or ConfigDict()
+            with section.ignore_type():
+                section[key] = value
+            config[known.mode] = section
     if known.help:
         parser.print_help()
         print(f"\nkeys of {known.config}:")

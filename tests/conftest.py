@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -70,6 +73,27 @@ def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     workdir = tmp_path_factory.mktemp("runs") / "smoke"
     assert main([SMOKE, f"--workdir={workdir}"]) == 0
     return workdir
+
+
+@pytest.fixture(scope="session")
+def on_devices() -> Callable[..., str]:
+    """Runs `python words` where jax sees `count` devices; returns what it printed."""
+
+    def run(count: int, *words: object) -> str:
+        flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={count}"
+        child = subprocess.run(
+            [sys.executable, *map(str, words)],
+            cwd=ROOT,
+            env={**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+        assert child.returncode == 0, child.stderr[-3000:]
+        assert "full rematerialization" not in child.stderr  # XLA's word for gathering what it cannot reshard
+        return child.stdout
+
+    return run
 
 
 @pytest.fixture

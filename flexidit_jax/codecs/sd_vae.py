@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from flexidit_jax.common import build
 from flexidit_jax.common.errors import UserError
@@ -111,7 +112,7 @@ class Codec:
           UserError: see `check` and `latent_shape`, or a file of another model.
         """
         shape = (len(x), *self.latent_shape(x.shape[1:]))
-        model, params = self._loaded
+        model, params = self._weights(x)
         images = x.reshape(-1, *x.shape[2:])  # [B F, H, W, 3]
         parts = [jax.block_until_ready(_moments(model, params, part)) for part in _slices(images, self.slice)]
         mean, std = (_joined(jnp, moment, len(images)).reshape(shape) for moment in zip(*parts, strict=True))
@@ -149,7 +150,7 @@ class Codec:
         """
         if latents.ndim != 5 or latents.shape[-1] != LATENT_CHANNELS:
             raise UserError(f"sd_vae decodes latents [B, F, h, w, 4], got {list(latents.shape)}")
-        model, params = self._loaded
+        model, params = self._weights(latents)
         z = latents.reshape(-1, *latents.shape[2:])  # [B F, h, w, 4]
         parts = [to_uint8(_decode(model, params, part, self.scale)) for part in _slices(z, self.slice)]
         images = _joined(np, parts, len(z))  # [B F, H, W, 3]
@@ -159,6 +160,25 @@ class Codec:
     def _file(self) -> Path:
         path = Path(self.path).expanduser()
         return path if path.suffix == ".safetensors" else path / WEIGHTS
+
+    def _weights(self, x: Array) -> tuple[VAE, Params]:
+        """The network and its weights on every device that holds a part of x, sent there once."""
+        model, params = self._loaded
+        sharding = getattr(x, "sharding", None)
+        mesh = sharding.mesh if isinstance(sharding, NamedSharding) else None
+        if mesh not in self._copies:
+            if mesh is None:
+                self._copies[mesh] = jax.tree.map(jnp.asarray, params)
+            else:
+                whole = NamedSharding(mesh, PartitionSpec())
+                self._copies[mesh] = jax.tree.map(
+                    lambda leaf: jax.make_array_from_callback(leaf.shape, whole, lambda index: leaf[index]), params
+                )
+        return model, self._copies[mesh]
+
+    @cached_property
+    def _copies(self) -> dict[Mesh | None, Params]:
+        return {}
 
     @cached_property
     def _loaded(self) -> tuple[VAE, Params]:
@@ -179,8 +199,7 @@ class Codec:
                 f"{self._file} holds a VAE of factor {model.factor} with {model.channels} image and {model.latent}"
                 f" latent channels; sd_vae is for {FACTOR}, {CHANNELS} and {LATENT_CHANNELS}"
             )
-        with jax.ensure_compile_time_eval():  # under a caller's jit, tracers would be kept for good
-            return model.clone(dtype=self.dtype), jax.tree.map(jnp.asarray, params)
+        return model.clone(dtype=self.dtype), params
 
 
 def _slices(images: Array, size: int) -> Iterator[Array]:

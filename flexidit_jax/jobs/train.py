@@ -33,7 +33,16 @@ from flexidit_jax.models.flexify import at
 from flexidit_jax.models.fold import folded
 from flexidit_jax.training.checkpoint import Checkpoints
 from flexidit_jax.training.newest import has_checkpoint
-from flexidit_jax.training.sharding import check_axes, check_batch, make_mesh, placed, put_batch, shaped, share
+from flexidit_jax.training.sharding import (
+    check_axes,
+    check_batch,
+    make_mesh,
+    placed,
+    put_batch,
+    shaped,
+    shardings,
+    share,
+)
 from flexidit_jax.training.state import abstract, first_state, next_stage
 from flexidit_jax.training.step import make_step
 
@@ -53,10 +62,10 @@ def run(config: ConfigDict, workdir: Path) -> int:
     check_axes(experiment.model.width, mesh)
     check_batch(experiment.train.batch, mesh, experiment.train.accumulate)
     agree(config, workdir)
-    plain = None if has_checkpoint(workdir) else _plain_params(experiment)  # refused before anything is written
+    first = None if has_checkpoint(workdir) else _first_params(experiment)  # refused before anything is written
     folder.claim(workdir, experiment.raw)
     with ExitStack() as closing:
-        status = _train(experiment, source, plain, workdir, mesh, closing)
+        status = _train(experiment, source, first, workdir, mesh, closing)
     if status is not None:
         return status
     if cluster.several():
@@ -71,7 +80,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
 def _train(
     experiment: Experiment,
     source: Sequence[Any],
-    plain: Callable[[], Params] | None,
+    first: Callable[[Mesh], Params] | None,
     workdir: Path,
     mesh: Mesh,
     closing: ExitStack,
@@ -102,8 +111,7 @@ def _train(
     else:
         stage = train.stages[0]
         optimizer = train.optimizer.build(stage.rate())
-        state = placed(first_state(plain(), stage, optimizer), mesh)
-    del plain  # the weights it may hold
+        state = placed(first_state(first(mesh), stage, optimizer), mesh)
     checkpoints.check_room(state)
     print(parameter_overview.get_parameter_overview(merge(state.frozen, state.params), include_stats=False))
 
@@ -151,16 +159,20 @@ def _train(
     return None
 
 
-def _plain_params(experiment: Experiment) -> Callable[[], Params]:
-    """Makes the plain DiT parameters to begin with: those of `init_from`, or random ones."""
+def _first_params(experiment: Experiment) -> Callable[[Mesh], Params]:
+    """Makes the plain DiT parameters to begin with, once: those of `init_from`, or random ones.
+
+    They are made split over the mesh, since the state they become may not fit one device.
+    """
     source = experiment.init_from
     random = partial(init, experiment.model, jax.random.key(experiment.seed))
     if source is None:
-        return random
+        return lambda mesh: jax.jit(random, out_shardings=shardings(jax.eval_shape(random), mesh))()
     ours, loaded = experiment.model, load_source(experiment)
     plain = folded(at(loaded.params, loaded.patches[0]))
     same_shapes = jax.tree.map(jnp.shape, plain) == jax.tree.map(jnp.shape, jax.eval_shape(random))
     theirs = (loaded.model.num_heads, loaded.model.base_patch, loaded.process)
     if not same_shapes or theirs != (ours.num_heads, ours.base_patch, experiment.process):
         raise UserError(f"init_from={source} holds {loaded!r}, which is not the model of this config")
-    return lambda: plain
+    held = [jax.device_get(plain)]
+    return lambda mesh: placed(held.pop(), mesh)  # the only reference: none of it outlives the first state

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -183,9 +181,10 @@ def test_both_codecs_take_the_same_calls() -> None:
 
 
 SHARDED = """
+import sys
 import jax, numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from flexidit_jax.codecs.sd_vae import _joined, _slices
+from flexidit_jax.codecs.sd_vae import Codec, _joined, _slices
 mesh = jax.make_mesh((2, 2), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
 batch = np.arange(24.0)[:, None, None] * np.ones((1, 3, 2))
 placed = jax.device_put(batch, NamedSharding(mesh, PartitionSpec(("data", "fsdp"))))
@@ -194,14 +193,20 @@ assert [part.sharding.shard_shape(part.shape) for part in parts] == [(6, 2)] * 3
 joined = _joined(jax.numpy, parts, 72).reshape(24, 3, 2)
 assert joined.sharding.shard_shape(joined.shape)[0] == 6, joined.sharding
 np.testing.assert_array_equal(joined, batch)
+
+codec, images = Codec(sys.argv[1], slice=2), np.random.default_rng(0).random((8, 1, 16, 16, 3), np.float32)
+placed = jax.device_put(images, NamedSharding(mesh, PartitionSpec(("data", "fsdp"))))
+one, four = codec.encode(images), codec.encode(placed)
+assert np.abs(one - four).max() < 1e-5
+weights = codec._weights(placed)[1]
+assert all(leaf.is_fully_replicated and len(leaf.devices()) == 4 for leaf in jax.tree.leaves(weights))
+assert codec._weights(placed + 1)[1] is weights  # sent once
 """
 
 
 @pytest.mark.slow
-def test_a_batch_split_over_devices_stays_so() -> None:
-    flags = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
-    done = subprocess.run([sys.executable, "-c", SHARDED], env=os.environ | flags, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+def test_a_batch_split_over_devices_stays_so(on_devices: Callable[..., str], vae_folder: Path) -> None:
+    on_devices(4, "-c", SHARDED, vae_folder)
 
 
 def test_the_shape_of_data_and_of_latents(codec: Codec) -> None:

@@ -6,8 +6,7 @@ import importlib.util
 import json
 import os
 import re
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -87,20 +86,12 @@ print(json.dumps({kind: vars(t) for kind, t in collectives(parse(text)).items()}
 
 
 @pytest.mark.slow
-def test_on_eight_devices(tmp_path: Path) -> None:
+def test_on_eight_devices(on_devices: Callable[..., str], tmp_path: Path) -> None:
     words = [SMOKE, "--mode=compile", f"--workdir={tmp_path}", "--config.compile.programs=('train',)"]
     words += ["--config.train.mesh.fsdp=4", "--config.train.stages[0].patches=(2,)"]
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
-    done = subprocess.run(
-        [sys.executable, "-c", EIGHT, *words],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, "XLA_FLAGS": flags},
-    )
-    assert done.returncode == 0, done.stderr
+    out = on_devices(8, "-c", EIGHT, *words)
     size = 16 * 64 * 4
-    assert json.loads(done.stdout.splitlines()[-1]) == {
+    assert json.loads(out.splitlines()[-1]) == {
         "all-gather": {"count": 1, "bytes": 4 * size, "sent": 3 * size},
         "all-reduce": {"count": 5, "bytes": 5 * size, "sent": 5 * size * 2 * 3 / 4},
     }

@@ -9,8 +9,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -356,19 +354,10 @@ sys.exit(main(sys.argv[1:]))
 
 @pytest.mark.slow
 def test_four_devices_make_what_one_makes(
-    command: Callable[..., list[str]], precise: Path, tmp_path: Path, codec: Codec
+    on_devices: Callable[..., str], command: Callable[..., list[str]], precise: Path, tmp_path: Path
 ) -> None:
     more = ["--mode=encode", "--config.encode.dtype=float32", "--config.encode.shard=8", "--config.encode.batch=7"]
-    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"
-    child = subprocess.run(
-        [sys.executable, "-c", FOUR, *command(tmp_path / "out", *more)],
-        cwd=ROOT,
-        env={**os.environ, "XLA_FLAGS": flags},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert child.returncode == 0, child.stderr
+    on_devices(4, "-c", FOUR, *command(tmp_path / "out", *more))
     ours, theirs = (stacked(Records(folder / "train")) for folder in (tmp_path / "out", precise))
     for key, values in theirs.items():
         np.testing.assert_allclose(ours[key], values, rtol=1e-6, atol=1e-6)

@@ -375,21 +375,13 @@ assert main([*words, f"--out={begun}", "--config.sample.batch=5"]) == 0
 
 
 @pytest.mark.slow
-def test_eight_devices_make_the_images_of_one(unbroken: Path, broken: Path, smoke_run: Path, tmp_path: Path) -> None:
+def test_eight_devices_make_the_images_of_one(
+    on_devices: Callable[..., str], unbroken: Path, broken: Path, smoke_run: Path, tmp_path: Path
+) -> None:
     for number in (0, 2):
         shard(broken, number).unlink()
     words = [word for word in command(smoke_run, tmp_path) if not word.startswith("--out")]
-    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
-    child = subprocess.run(
-        [sys.executable, "-c", EIGHT, str(tmp_path / "own"), str(broken), *words],
-        cwd=ROOT,
-        env={**os.environ, "XLA_FLAGS": flags},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert child.returncode == 0, child.stderr
-    assert "for 64 samples on 8 device(s)" in child.stdout
+    assert "for 64 samples on 8 device(s)" in on_devices(8, "-c", EIGHT, tmp_path / "own", broken, *words)
     reference = np.load(unbroken / "samples.npz")
     own, continued = (np.load(folder / "samples.npz") for folder in (tmp_path / "own", broken))
     assert len(own["arr_0"]) == 64

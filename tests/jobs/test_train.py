@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -296,6 +297,30 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(
 
 
 # ---------------------------------------------------------------- Starting from other weights
+
+
+#: from scratch, from a run, from a weight file: never whole on one device
+SPLIT = """
+import sys
+import jax
+from flexidit_jax.common.config import load_config
+from flexidit_jax.jobs.parts.experiment import build_experiment
+from flexidit_jax.jobs.train import _first_params
+from flexidit_jax.training.sharding import make_mesh
+
+config = load_config(sys.argv[1])
+for source in (None, *sys.argv[2:]):
+    config.init_from = source
+    params = _first_params(build_experiment(config))(make_mesh(fsdp=8))
+    kernel = params["blocks"]["mlp"]["fc1"]["kernel"]
+    assert kernel.sharding.shard_shape(kernel.shape)[1] == kernel.shape[1] // 8, (source, kernel.sharding)
+    assert all(leaf.committed for leaf in jax.tree.leaves(params))
+"""
+
+
+@pytest.mark.slow
+def test_the_first_weights_are_made_split(on_devices: Callable[..., str], smoke_run: Path, quiet: str) -> None:
+    on_devices(8, "-c", SPLIT, quiet.removeprefix("--config="), smoke_run)
 
 
 def test_init_from_starts_with_those_weights(

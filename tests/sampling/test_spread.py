@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -15,8 +13,6 @@ from flexidit_jax.api import FlexiDiT
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.sampling.engine import Engine
 from flexidit_jax.sampling.spread import copied, even, on_each, split, spread
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(("batch", "devices", "found"), [(1, 1, 1), (7, 1, 7), (1, 8, 8), (8, 8, 8), (9, 8, 16)])
@@ -79,18 +75,8 @@ print("rounding", rest.shape, np.abs(rest - shared.sample(labels[:13], decode=Fa
 
 
 @pytest.mark.slow
-def test_eight_devices_give_the_bits_of_one(vae_folder: Path) -> None:
-    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
-    child = subprocess.run(
-        [sys.executable, "-c", COMPARE, str(vae_folder)],
-        cwd=ROOT,
-        env={**os.environ, "XLA_FLAGS": flags},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert child.returncode == 0, child.stderr
-    assert child.stdout.splitlines() == [
+def test_eight_devices_give_the_bits_of_one(on_devices: Callable[..., str], vae_folder: Path) -> None:
+    assert on_devices(8, "-c", COMPARE, vae_folder).splitlines() == [
         "drawn noise True True 2",  # a program for each of the two kinds of step, and no more
         "given noise True True 0",
         "a solver with a memory True True 0",

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 import resource
 import shutil
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -168,12 +165,10 @@ here["assert_same_bits"](weights, state.ema)
 
 
 @pytest.mark.slow
-def test_saved_on_one_mesh_restored_on_others_and_on_one_device(tmp_path: Path, target: TrainState) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(CONFIG.parents[1])}
-    environment["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
-    command = [sys.executable, "-c", MESHES, __file__, str(tmp_path)]
-    child = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert child.returncode == 0, child.stderr
+def test_saved_on_one_mesh_restored_on_others_and_on_one_device(
+    on_devices: Callable[..., str], tmp_path: Path, target: TrainState
+) -> None:
+    on_devices(8, "-c", MESHES, __file__, tmp_path)
     assert jax.device_count() == 1
     state = filled(target, 3)
     checkpoints = Checkpoints(tmp_path)

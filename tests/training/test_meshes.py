@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-FOLDER = Path(__file__).parent
 ONE = "(None, 1)"
 
 
 @pytest.fixture(scope="module")
-def runs() -> dict[str, dict[str, Any]]:
+def runs(on_devices: Callable[..., str]) -> dict[str, dict[str, Any]]:
     """What `meshes.py` printed, by case: mesh and accumulate."""
-    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
-    env = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(FOLDER.parents[1])}
-    command = [sys.executable, str(FOLDER / "meshes.py")]
-    child = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
-    assert child.returncode == 0, child.stderr[-3000:]
-    assert "full rematerialization" not in child.stderr  # XLA's word for gathering what it cannot reshard
-    return json.loads(child.stdout)
+    return json.loads(on_devices(8, Path(__file__).with_name("meshes.py")))
 
 
 def test_twenty_steps_agree(runs: dict[str, dict[str, Any]]) -> None:

@@ -128,7 +128,7 @@ class Compilation:
 
     def __post_init__(self) -> None:
         known = ("train", "sample")
-        if isinstance(self.programs, str) or not self.programs or not set(self.programs) <= set(known):
+        if isinstance(self.programs, str) or not self.programs or not all(name in known for name in self.programs):
             raise UserError(f"compile.programs must be a list of {', '.join(known)}, got {self.programs!r}")
 
 
@@ -239,6 +239,8 @@ def build_experiment(config: ConfigDict) -> Experiment:
         for where, number in {"seed": seed, "sample.seed": sample.get("seed", 0)}.items():
             if not 0 <= number < 2**31:
                 raise UserError(f"{where} must lie in 0..2^31-1, got {number!r}")
+        if profile_at is not None and not 0 <= profile_at < built.train.steps:
+            raise UserError(f"profile_at={profile_at} is no step of this run; 0..{built.train.steps - 1} would do")
         build.positive("sample", batch=sample.get("batch") or 1)
         classes = getattr(network.conditioner, "classes", None)
         if classes != getattr(built.dataset, "classes", None):

@@ -7,8 +7,6 @@ from typing import Any
 
 import jax
 
-from flexidit_jax.common.errors import UserError
-
 
 class Profile:
     """Traces `steps` steps after step `at` into a folder that xprof and TensorBoard read.
@@ -16,16 +14,10 @@ class Profile:
     Args:
       folder: for the trace.
       at: steps done before it begins; None never traces.
-      total: steps of the run.
       steps: traced.
-
-    Raises:
-      UserError: `at` is no step of the run.
     """
 
-    def __init__(self, folder: Path, at: int | None, total: int, steps: int = 3) -> None:
-        if at is not None and not 0 <= at < total:
-            raise UserError(f"profile_at={at!r} is no step of this run; 0..{total - 1} would do")
+    def __init__(self, folder: Path, at: int | None, steps: int = 3) -> None:
         self._folder, self._at, self._steps = folder, at, steps
         self._until: int | None = None
 

@@ -54,7 +54,7 @@ class Watch:
         self._log = Log(writer, self.bar, Spikes(train.spike), self.batch)
         self._rate = periodic_actions.ReportProgress(num_train_steps=train.steps, writer=writer, every_secs=30)
         at = experiment.profile_at if speaks else None
-        self._profile = Profile(workdir / "profile", at, train.steps)
+        self._profile = Profile(workdir / "profile", at)
         self._closing.callback(self._profile.close)
         if at is not None and at < done:
             self.bar.say(f"profile_at={at} was passed before; there is no profile of this start")
@@ -88,6 +88,7 @@ class Watch:
             self._pace.restart()
         if line := self._profile.after(done, metrics):
             self.bar.say(line)
+            self._pace.restart()
         self._rate(done)
 
     def flush(self, done: int) -> None:
