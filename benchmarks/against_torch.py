@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -161,10 +160,11 @@ def main() -> None:
             }
             rows.append({"size": size, "batch": batch, "ms": {k: round(v, 1) for k, v in ms.items()}, **ratios})
             print(json.dumps(rows[-1]), flush=True)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    from flexidit_jax.common.cores import cores
+
     result = {
         "command": " ".join(sys.argv),
-        "machine": f"{platform.machine()}, {cores} cores",
+        "machine": f"{platform.machine()}, {cores()} cores",
         "steps": args.steps,
         "repeats": args.repeats,
         "budget": BUDGET,

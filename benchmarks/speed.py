@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import sys
 import time
@@ -26,6 +25,7 @@ from matplotlib.figure import Figure
 
 import flexidit_jax as fd
 from flexidit_jax.common.allocator import keep_freed_memory
+from flexidit_jax.common.cores import cores
 from flexidit_jax.common.types import short_patch_name
 from flexidit_jax.diffusion.gaussian import Process
 from flexidit_jax.diffusion.solvers import make_table
@@ -204,10 +204,9 @@ def main() -> None:
     keep_freed_memory()
     flex = build(args.size, args.dtype)
     rows = [measure(flex, batch, args.repeats) for batch in args.batches]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     result = {
         "command": " ".join(sys.argv),
-        "machine": f"{platform.machine()}, {jax.devices()[0].device_kind}, {cores} cores, jax {jax.__version__}",
+        "machine": f"{platform.machine()}, {jax.devices()[0].device_kind}, {cores()} cores, jax {jax.__version__}",
         "size": args.size,
         "modes": [short_patch_name(patch) for patch in flex.patches],
         "rows": rows,

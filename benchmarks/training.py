@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import sys
 from collections.abc import Callable
@@ -24,6 +23,7 @@ import numpy as np
 from speed import P2, P4, interleaved, matmul
 
 from flexidit_jax.common.allocator import keep_freed_memory
+from flexidit_jax.common.cores import cores
 from flexidit_jax.common.types import short_patch_name
 from flexidit_jax.diffusion.gaussian import Process
 from flexidit_jax.models.dit import build_dit, init
@@ -103,10 +103,9 @@ def main() -> None:
     args = parser.parse_args()
     keep_freed_memory()
     words = (args.dtype, args.remat, args.unroll, args.repeats)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     result = {
         "command": " ".join(sys.argv),
-        "machine": f"{platform.machine()}, {jax.devices()[0].device_kind}, {cores} cores, jax {jax.__version__}",
+        "machine": f"{platform.machine()}, {jax.devices()[0].device_kind}, {cores()} cores, jax {jax.__version__}",
         "rows": [measure(size, batch, *words) for size in args.sizes for batch in args.batches],
     }
     args.out.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ from flexidit_jax.common.files import written_aside
 from flexidit_jax.jobs.parts.experiment import build_experiment
 from flexidit_jax.jobs.parts.model import trained_model
 from flexidit_jax.jobs.parts.quality import Judge, balanced_labels
-from flexidit_jax.jobs.sample import PLAN_WORDS
+from flexidit_jax.jobs.parts.words import plan_words
 from flexidit_jax.sampling.schedule import text_of
 
 
@@ -25,7 +25,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
     samples = experiment.evaluate.samples
     experiment.check()
     flex = trained_model(experiment, workdir)
-    words = {key: value for key, value in experiment.sample.items() if key in PLAN_WORDS}
+    words = plan_words(experiment.sample)
     words["batch"] = min(experiment.sample.get("batch") or samples, samples)
     plan = flex.plan(**words)
     labels = balanced_labels(samples, experiment.dataset.classes)

@@ -24,8 +24,8 @@ from flexidit_jax.jobs.parts.labels import labels_of
 from flexidit_jax.jobs.parts.model import trained_model
 from flexidit_jax.jobs.parts.settled import settled
 from flexidit_jax.jobs.parts.stop import Stop
+from flexidit_jax.jobs.parts.words import plan_words
 from flexidit_jax.jobs.parts.workdir import FREE_WITHIN, check_writable
-from flexidit_jax.jobs.sample import PLAN_WORDS
 from flexidit_jax.models.dit import describe
 from flexidit_jax.sampling.plan import Plan
 from flexidit_jax.sampling.spread import even
@@ -59,7 +59,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
     batch = even(min(experiment.sample.get("batch") or BATCH, section.num), flex.devices)
     size = section.shard or ImageShards.recorded(folder).get("shard") or batch
     batch = even(min(batch, size), flex.devices)
-    planned = {key: value for key, value in words.items() if key in PLAN_WORDS}
+    planned = plan_words(words)
     plan = flex.plan(**planned, batch=batch)
     flops, drawn = flex.flops(**settled(planned, plan)), settled(words, plan)
 

@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import time
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from flexidit_jax.api import FlexiDiT
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.files import written_aside
 from flexidit_jax.jobs.parts.compilation import Compilations
 from flexidit_jax.jobs.parts.experiment import build_experiment
 from flexidit_jax.jobs.parts.model import trained_model
 from flexidit_jax.jobs.parts.settled import settled
+from flexidit_jax.jobs.parts.words import plan_words
 from flexidit_jax.jobs.parts.workdir import check_writable
 from flexidit_jax.sampling.schedule import text_of
-
-PLAN_WORDS = set(inspect.signature(FlexiDiT.plan).parameters) - {"self", "batch"}
 
 
 def run(config: ConfigDict, workdir: Path) -> int:
     """Samples `config.sample` and writes into `workdir/samples/<schedule>_seed<n>_<digest of all words>/`."""
     experiment = build_experiment(config)
     flex = trained_model(experiment, workdir)
-    words = {key: value for key, value in experiment.sample.items() if key in PLAN_WORDS}
+    words = plan_words(experiment.sample)
     n = len(flex.model.conditioner.parse(experiment.sample["labels"]))
     words["batch"] = min(experiment.sample.get("batch") or n, n)
     plan = flex.plan(**words)

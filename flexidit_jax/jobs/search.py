@@ -30,8 +30,8 @@ from flexidit_jax.jobs.parts.latents import latents_of, stacked
 from flexidit_jax.jobs.parts.model import trained_model
 from flexidit_jax.jobs.parts.quality import Judge, Score, balanced_labels
 from flexidit_jax.jobs.parts.search_prose import markdown
+from flexidit_jax.jobs.parts.words import plan_words
 from flexidit_jax.jobs.parts.workdir import check_writable
-from flexidit_jax.jobs.sample import PLAN_WORDS
 from flexidit_jax.sampling import gaps
 from flexidit_jax.sampling.schedule import constant, text_of
 from flexidit_jax.sampling.search import best_schedules
@@ -72,7 +72,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
     table = make_table(solver, flex.process, steps)
 
     for budget in section.budgets:
-        flex.plan(**_of_plan({**words, "budget": budget}))  # refused before the work begins
+        flex.plan(**plan_words({**words, "budget": budget}))  # refused before the work begins
 
     # ---------------------------------------------------------------- The gap at every scale
     measured = _measure(flex, experiment, words, table)
@@ -88,7 +88,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
         budgets = section.budgets
         found = best_schedules(flex.patches, criterion[scale], costs, at.calls, budgets, section.max_segments)
         for budget, best in zip(budgets, found, strict=True):
-            first = flex.plan(**_of_plan({**said, "budget": budget})).schedule
+            first = flex.plan(**plan_words({**said, "budget": budget})).schedule
             schedules.setdefault((budget, "searched"), {})[scale] = text_of(best.schedule)
             schedules.setdefault((budget, "weak_first"), {})[scale] = text_of(first)
 
@@ -148,7 +148,7 @@ def _measure(flex: FlexiDiT, experiment: Experiment, words: Words, table: Steps)
         batches.append((latents, [record[flex.model.conditioner.field] for record in records]))
     measured = {}
     for scale in section.guidance:
-        plan = flex.plan(**_of_plan({**words, "guidance": scale}))
+        plan = flex.plan(**plan_words({**words, "guidance": scale}))
         runs = [segment for segment in plan.segments for _ in range(segment.start, segment.stop)]
         with Progress(len(batches) * len(table.t), f"gap at guidance {scale}") as bar:
             found = gaps.measure(
@@ -184,7 +184,7 @@ def _scorer(
 def _row(
     flex: FlexiDiT, words: Words, budget: float | None, kind: str, schedule: str, scale: float, criterion: np.ndarray
 ) -> dict[str, Any]:
-    said = _of_plan({**words, "schedule": schedule, "guidance": scale})
+    said = plan_words({**words, "schedule": schedule, "guidance": scale})
     flops, plan = flex.flops(**said), flex.plan(**said)
     modes = [flex.patches.index(patch) for patch, count in plan.schedule for _ in range(count)]
     return {
@@ -196,7 +196,3 @@ def _row(
         "flops_percent": 100 * flops.relative,
         "predicted": float(criterion[modes, np.arange(len(modes))].sum()),
     }
-
-
-def _of_plan(words: Words) -> Words:
-    return {key: value for key, value in words.items() if key in PLAN_WORDS}

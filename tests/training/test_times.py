@@ -73,6 +73,14 @@ def test_every_loss_stays_within(loss: Any, process: Any) -> None:
     assert t.min() < 120 and t.max() > 900
 
 
+def test_logit_normal_times_keep_their_density() -> None:
+    loss, process = velocity.Loss("logit_normal", mean=0.3, std=0.8), flow.Process(shift=2.0)
+    cut, whole = (np.asarray(loss._logit_normal(process, KEY, 100000, *ends)) for ends in ((0.4, 0.7), (0.0, 1.0)))
+    s = process.shifted(whole)
+    inside = whole[(s >= 0.4) & (s <= 0.7)]
+    np.testing.assert_allclose(np.quantile(cut, [0.1, 0.5, 0.9]), np.quantile(inside, [0.1, 0.5, 0.9]), rtol=0.02)
+
+
 # ---------------------------------------------------------------- Stages
 
 

@@ -59,9 +59,9 @@ class Training:
     checkpoint_every: int
     keep: int
     workers: int
-    accumulate: int = 1
-    preview_every: int | None = None
-    spike: float | None = 10.0
+    accumulate: int
+    preview_every: int | None
+    spike: float | None
 
     @property
     def steps(self) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +17,7 @@ from flexidit_jax.common.trees import merge
 from flexidit_jax.common.types import Params, short_patch_name
 from flexidit_jax.diffusion.steps import Carry, Steps
 from flexidit_jax.jobs.parts.experiment import Experiment
+from flexidit_jax.jobs.parts.words import plan_words
 from flexidit_jax.models.dit import init
 from flexidit_jax.models.flops import forward_flops
 from flexidit_jax.sampling.engine import Engine
@@ -29,8 +29,6 @@ from flexidit_jax.training.sharding import shaped
 from flexidit_jax.training.stages import Stage
 from flexidit_jax.training.state import TrainState, abstract
 from flexidit_jax.training.step import make_step
-
-PLAN_WORDS = set(inspect.signature(FlexiDiT.plan).parameters) - {"self", "batch"}
 
 
 @dataclass(frozen=True)
@@ -127,7 +125,7 @@ def _state(experiment: Experiment, stage: Stage) -> TrainState:
 
 def _segments(flex: FlexiDiT, words: dict[str, Any]) -> list[Segment]:
     """One segment of each pair in the plan that the words make."""
-    known = {key: value for key, value in words.items() if key in PLAN_WORDS}
+    known = plan_words(words)
     if known.pop("latency_ms", None) is None:
         plans = [flex.plan(**known)]
     else:
