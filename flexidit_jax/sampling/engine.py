@@ -27,6 +27,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 from flexidit_jax.common.types import Array, Params, Patch, Prediction
 from flexidit_jax.diffusion.steps import Carry, Steps, advance, begin
 from flexidit_jax.models.adapters import merged
+from flexidit_jax.models.cast import caster
 from flexidit_jax.models.dit import DiT
 from flexidit_jax.models.flexify import adapter_rank, at
 from flexidit_jax.sampling.guidance import guided
@@ -122,7 +123,7 @@ def compiled_programs() -> int:
 
 
 class Engine:
-    """A model ready to sample: every mode's plain parameters, made once.
+    """A model ready to sample: every mode's plain parameters, made once, factors of products in `model.dtype`.
 
     Args:
       model: the network; its patch is ignored.
@@ -145,8 +146,10 @@ class Engine:
             self.kind += f", over {devices} devices"
             params = copied(params, self._mesh)
 
+        cast = caster(model)
+
         def plain(params: Params, patch: Patch) -> Params:
-            return merged(at(params, patch)) if merge else at(params, patch)
+            return cast(merged(at(params, patch)) if merge else at(params, patch))
 
         # not jitted: a leaf that a mode does not change stays the array it is, shared by all modes
         self._modes = {patch: (model.at(patch), plain(params, patch)) for patch in patches}
