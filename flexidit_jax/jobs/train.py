@@ -93,7 +93,6 @@ def _train(
 
     # ---------------------------------------------------------------- State: own checkpoint, init_from, scratch
     done = checkpoints.newest_whole() or 0
-    cluster.same("the checkpoints", {f"the newest checkpoint of {workdir}": done})
     if done >= train.steps:
         print(f"{workdir}: training is finished ({done} steps)")
         return None

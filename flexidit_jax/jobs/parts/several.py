@@ -10,8 +10,8 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from flexidit_jax.common import cluster
 from flexidit_jax.common.config import leaves
+from flexidit_jax.common.telling import same
 
 #: packages whose versions decide what is computed and written
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
@@ -26,7 +26,7 @@ def agree(config: ConfigDict, workdir: Path) -> None:
       UserError: the process that differs and in what, or the one that did not come.
     """
     told = {f"config.{key}": value for key, value in leaves(config)} | {"--workdir": str(workdir)}
-    cluster.same("the start", told | {name: importlib.metadata.version(name) for name in PACKAGES})
+    same("the start", told | {name: importlib.metadata.version(name) for name in PACKAGES})
 
 
 def alone(mode: str, argv: Sequence[str] | None = None) -> str:
