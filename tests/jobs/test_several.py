@@ -209,6 +209,55 @@ def test_a_workdir_that_is_not_shared_is_refused_by_all(tmp_path: Path) -> None:
     ]
 
 
+#: each reads its half of 40 records, of which 0, 1 and 20 to 22 are corrupt, process 1 after process 0
+READING = """
+import sys
+from flexidit_jax.common import cluster
+from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.progress import Progress, warnings_said
+from flexidit_jax.data.intact import Corrupt, Intact
+class Source(list):
+    def __getitem__(self, i):
+        if i in (0, 1, 20, 21, 22):
+            raise Corrupt(f"image {i}", "torn")
+        return i
+words = dict(word[2:].split("=") for word in sys.argv[1:])
+me = int(words["process"])
+cluster.join(words["coordinator"], int(words["processes"]), me)
+source = Intact(Source(range(40)), 0.1)
+with Progress(1, "reading", enabled=not me) as bar, warnings_said(bar):
+    for reader in range(2):
+        if me == reader:
+            try:
+                [source[i] for i in range(20 * me, 20 * me + 20)]
+            except UserError as error:
+                print(error, file=sys.stderr, flush=True)
+        cluster.wait(f"reader {reader}")
+    if not me:
+        source[21]  # found by the other already
+cluster.leave(0)
+"""
+
+
+def test_corrupt_records_are_counted_over_all_and_named_by_whoever_meets_them() -> None:
+    with pair(sys.executable, "-c", READING) as (first, other):
+        (out, err), (other_out, other_err) = first.communicate(timeout=60), other.communicate(timeout=60)
+    assert (out.splitlines(), err) == (
+        [f"corrupt, skipped ({i + 1} of at most 4): image {i} (torn)" for i in (0, 1)],
+        "",
+    )
+    me = f"process 1 ({socket.gethostname()}): corrupt, skipped"
+    assert (other_out, other_err.splitlines()) == (
+        "",
+        [
+            f"{me} (3 of at most 4): image 20 (torn)",
+            f"{me} (4 of at most 4): image 21 (torn)",
+            "5 of 40 records are corrupt, more than dataset.max_corrupt=0.1 admits; the last is image 22 (torn);"
+            " mend or remove them, or raise dataset.max_corrupt",
+        ],
+    )
+
+
 def test_the_command_for_one_process() -> None:
     words = ["--config=c.py", "--process", "1", "--coordinator=h:1", "--mode=train", "--workdir=a b", "--processes=2"]
     assert alone("report", words) == "python -m flexidit_jax.main --config=c.py '--workdir=a b' --mode=report"
