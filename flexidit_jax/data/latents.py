@@ -5,8 +5,9 @@
     <path>/held_out/...                            likewise, where it was asked for
 
 A record is one element of a numpy structured dtype, little-endian: `mean` and `std` [F, h, w, C], unscaled,
-`flipped_mean` and `flipped_std` of the mirrored image where the dataset augments, then the other fields of the
-dataset's record. Nothing is drawn or scaled here: the codec's `draw` does both, once, for every step anew.
+`flipped_mean` and `flipped_std` of the mirrored image where the dataset augments (never of a held-out image), then the
+other fields of the dataset's record. Nothing is drawn or scaled here: the codec's `draw` does both, once, for every
+step anew.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ class Encoding:
     Attributes:
       out: the folder; by default the `path` of a `latents` dataset, else `<workdir>/latents`; also `--out`.
       dtype: of what is kept, "float16" (relative error 2^-11, half the bytes) or "float32".
-      flipped: whether the mirrored images too; None: where the dataset augments.
+      flipped: whether the mirrored images too, of those that are trained on; None: where the dataset augments.
       held_out: whether the held-out images too; scores and reports read them.
       shard: images a file, and what a kill may cost.
       batch: images at once, over all devices.
