@@ -89,9 +89,11 @@ def _words(experiment: Experiment, dataset: Any, source: Sequence[Any], part: st
         if np.asarray(value).dtype.kind not in "biuf":
             raise UserError(f"encode keeps numbers beside latents; {key!r} of the dataset's records is none")
     flipped = hasattr(dataset, "augment") if section.flipped is None else section.flipped
+    fingerprint = {"images": dataset.fingerprint(part == HELD_OUT)} if hasattr(dataset, "fingerprint") else {}
     flipped = flipped and part == TRAIN  # nothing augments what is held out
     return {
         "num": len(source),
+        **fingerprint,
         "shard": section.shard,
         "dtype": section.dtype,
         "shape": list(dataset.shape),

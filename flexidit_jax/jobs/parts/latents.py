@@ -64,12 +64,14 @@ def stacked(records: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
 def origin(experiment: Any) -> dict[str, Any]:
     """What the latents of a config depend on, wherever its files are: dataset, codec and the codec's weights.
 
+    Which images a dataset finds there its `fingerprint` tells, where it has one.
+
     Raises:
       UserError: the weights are missing.
     """
     raw, codec = experiment.raw, experiment.codec
     kept = {key: value for key, value in asdict(codec).items() if key not in FREE_WITHIN["codec"]}
     return {
-        "dataset": without(raw["dataset"].get("of", raw["dataset"]), {"data_dir", "max_corrupt"}),
+        "dataset": without(raw["dataset"].get("of", raw["dataset"]), FREE_WITHIN["dataset"]),
         "codec": {"name": raw["codec"]["name"], **kept, "weights": codec.fingerprint()},
     }
