@@ -1,6 +1,7 @@
-"""Several processes as one job: they join, agree on what they were told, wait for each other and end together.
+"""Several processes as one job: they join, wait for each other and end together (what they tell: `common.telling`).
 
-Only what says which host is late needs jax's coordination client, which has no public name; it is used here alone.
+Who is late and what processes tell each other needs jax's coordination client, which has no public name: it comes
+from here alone.
 Nothing below imports jax before it is asked to join: a command line with a mistake in it stays quick.
 """
 
@@ -8,16 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import itertools
-import json
 import os
 import re
 import socket
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from flexidit_jax.common.errors import UserError
@@ -95,16 +94,16 @@ def join(
         raise UserError(f"cannot join the other processes ({_first_line(error)})") from None
     except Exception as error:  # jax's own, and those of requests and of kubernetes
         raise UserError(f"cannot join the other processes ({type(error).__name__}: {_first_line(error)})") from None
-    client = _client()
-    client.key_value_set(f"flexidit_jax/host/{_index()}", socket.gethostname())
-    line = Lifeline(_index(), _gone)
+    board = client()
+    board.key_value_set(f"flexidit_jax/host/{index()}", socket.gethostname())
+    line = Lifeline(index(), _gone)
     _lifelines.append(line)
-    if _index() == 0:
-        client.key_value_set("flexidit_jax/lifeline", str(line.listen()))
+    if index() == 0:
+        board.key_value_set("flexidit_jax/lifeline", str(line.listen()))
     elif several():
-        port = client.blocking_key_value_get("flexidit_jax/lifeline", 1000 * PATIENCE)
+        port = board.blocking_key_value_get("flexidit_jax/lifeline", 1000 * PATIENCE)
         line.connect(_state().coordinator_address.rpartition(":")[0].strip("[]"), int(port))
-    _name(0)  # while it can be asked
+    name(0)  # while it can be asked
     if jax.process_index():  # C++ libraries write to the descriptor itself
         sys.stdout.flush()
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -127,31 +126,25 @@ def first() -> bool:
 
 def me() -> str:
     """`"process 1 (its-host): "` where there are several, else nothing."""
-    return f"{_name(_index())}: " if several() else ""
+    return f"{name(index())}: " if several() else ""
 
 
-def same(what: str, told: Mapping[str, Any]) -> None:
-    """Compares what every process was told with process 0's.
+def client() -> Any:
+    """jax's coordination client, where there are several."""
+    return _state().client
 
-    Args:
-      what: what is compared, in words.
-      told: names and values, JSON-ready.
 
-    Raises:
-      UserError: on every process: the first process that differs, and in what; or one did not come (see `wait`).
-    """
-    if not several():
-        return
-    client, folder = _client(), f"flexidit_jax/same/{next(_numbers)}/"
-    client.key_value_set(f"{folder}{_index()}", json.dumps({name: _short(value) for name, value in told.items()}))
-    wait(what)
-    found = {int(key.rpartition("/")[2]): json.loads(value) for key, value in client.key_value_dir_get(folder)}
-    for process in sorted(found):
-        for name, theirs in found[process].items():
-            if theirs != (ours := found[0].get(name)):
-                raise UserError(
-                    f"{name} is {theirs} for {_name(process)} and {ours} for {_name(0)}; it must be the same"
-                )
+def index() -> int:
+    """The number given at the start, which is also that of the coordination service's messages."""
+    return _state().process_id
+
+
+@functools.cache
+def name(process: int) -> str:
+    """`"process 1 (its-host)"`."""
+    with contextlib.suppress(Exception):
+        return f"process {process} ({client().key_value_try_get(f'flexidit_jax/host/{process}')})"
+    return f"process {process}"
 
 
 def wait(what: str, patience: float = PATIENCE) -> None:
@@ -169,7 +162,7 @@ def wait(what: str, patience: float = PATIENCE) -> None:
     import jax
 
     try:
-        _client().wait_at_barrier(f"flexidit_jax/{next(_numbers)}/{what}", int(1000 * patience))
+        client().wait_at_barrier(f"flexidit_jax/{next(_numbers)}/{what}", int(1000 * patience))
     except jax.errors.JaxRuntimeError as error:
         raise UserError(f"at {what}: {_missing(str(error), patience)}") from None
 
@@ -224,8 +217,8 @@ def trace() -> None:
 
 def _gone(process: int) -> None:
     """Ends this process too; process 0 last, since the others would be aborted."""
-    print(f"error: {me()}{_name(process)} is gone, and nothing goes on without it", file=sys.stderr, flush=True)
-    if _index() == 0:
+    print(f"error: {me()}{name(process)} is gone, and nothing goes on without it", file=sys.stderr, flush=True)
+    if index() == 0:
         pause()
     _end(1)
 
@@ -261,34 +254,13 @@ def _state() -> Any:
     return None if module is None else module.global_state
 
 
-def _client() -> Any:
-    return _state().client
-
-
-def _index() -> int:
-    """The number given at the start, which is also that of the coordination service's messages."""
-    return _state().process_id
-
-
-@functools.cache
-def _name(process: int) -> str:
-    with contextlib.suppress(Exception):
-        return f"process {process} ({_client().key_value_try_get(f'flexidit_jax/host/{process}')})"
-    return f"process {process}"
-
-
 def _missing(error: str, patience: float) -> str:
     """Who is late, from the words of the coordination service."""
     named = re.search(r"timed out task names:\n((?:\S+\n)+)", error)
     if named is None:
         return f"the other processes are gone ({_first_line(error)})"
-    late = [int(number) for name in named[1].split() for number in re.findall(r"(\d+)$", name)]
-    return f"{', '.join(map(_name, sorted(late)))} did not come within {patience:g} s; see what was said there"
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, sort_keys=True, default=str)
-    return text if len(text) <= 60 else f"one of hash {hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    late = [int(number) for task in named[1].split() for number in re.findall(r"(\d+)$", task)]
+    return f"{', '.join(map(name, sorted(late)))} did not come within {patience:g} s; see what was said there"
 
 
 def _first_line(error: object) -> str:

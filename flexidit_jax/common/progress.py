@@ -11,6 +11,8 @@ from types import TracebackType
 
 from tqdm import tqdm
 
+from flexidit_jax.common import cluster
+
 
 class Progress:
     """Counts `total` units, showing rate and time left on standard error.
@@ -93,7 +95,10 @@ class Progress:
 
 @contextmanager
 def warnings_said(bar: Progress) -> Iterator[None]:
-    """Within, what the library warns of is said above `bar`, which a line of another's would tear."""
+    """Within, what the library warns of is said above `bar`, which a line of another's would tear.
+
+    Of several processes the first alone shows a bar; the others say it on standard error, with their name.
+    """
     handler = _Said(bar)
     logger = logging.getLogger(__name__.partition(".")[0])
     kept, logger.propagate = logger.propagate, False
@@ -111,7 +116,10 @@ class _Said(logging.Handler):
         self._bar = bar
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._bar.say(record.getMessage())
+        if cluster.first():
+            self._bar.say(record.getMessage())
+        else:
+            print(f"{cluster.me()}{record.getMessage()}", file=sys.stderr, flush=True)
 
 
 def _clock(seconds: float) -> str:

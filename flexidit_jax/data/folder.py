@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ class Dataset(Photos):
         Raises:
           UserError: no such folder, no class folders or another number of them, a class without images.
         """
-        return self._images([file for files in self._files for i, file in enumerate(files) if not self._kept_out(i)])
+        return Intact(_Crops(self._trained, self.size), self.max_corrupt)
 
     def held_out(self) -> Sequence[dict[str, np.ndarray]]:
         """The records of `validation`, or those kept from training.
@@ -62,22 +63,23 @@ class Dataset(Photos):
         Raises:
           UserError: there are none, or as for `source`.
         """
-        if self.validation is not None:
-            files = _files(_class_folders(self.validation, "validation"))
-            theirs, ours = ({Path(f[0][0]).parent.name for f in each} for each in (files, self._files))
-            for odd in sorted(theirs ^ ours):
-                verb = "has" if odd in theirs else "lacks"
-                raise UserError(
-                    f"dataset.validation={self.validation} {verb} a class folder {odd!r}, unlike dataset.path"
-                )
-            return self._images([file for each in files for file in each])
-        kept = [file for files in self._files for i, file in enumerate(files) if self._kept_out(i)]
-        if not kept:
-            raise UserError(
-                f"no image of {self.path} is kept from training (dataset.held_out_share={self.held_out_share:g});"
-                " set that to a larger share, or dataset.validation to a folder of the same class folders"
-            )
-        return self._images(kept)
+        return Intact(_Crops(self._held_out, self.size), self.max_corrupt)
+
+    def fingerprint(self, held_out: bool = False) -> str | None:
+        """A hash of the names of all training images, or of those held out, with their class; wherever they are.
+
+        Returns:
+          None where their folder is not there.
+
+        Raises:
+          UserError: see `source` and `held_out`.
+        """
+        folders = (self.path, self.validation if held_out else None)
+        if not all(os.path.isdir(os.path.expanduser(folder)) for folder in folders if folder is not None):
+            return None
+        files = self._held_out if held_out else self._trained
+        names = "\n".join("/".join(Path(file).parts[-2:]) for file, _ in files)
+        return hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()[:16]
 
     @cached_property
     def _files(self) -> list[list[File]]:
@@ -86,12 +88,30 @@ class Dataset(Photos):
             raise UserError(f"dataset.classes is {self.classes}, but {self.path} has {len(folders)} class folders")
         return _files(folders)
 
+    @property
+    def _trained(self) -> list[File]:
+        return [file for files in self._files for i, file in enumerate(files) if not self._kept_out(i)]
+
+    @property
+    def _held_out(self) -> list[File]:
+        if self.validation is None:
+            kept = [file for files in self._files for i, file in enumerate(files) if self._kept_out(i)]
+            if kept:
+                return kept
+            raise UserError(
+                f"no image of {self.path} is kept from training (dataset.held_out_share={self.held_out_share:g});"
+                " set that to a larger share, or dataset.validation to a folder of the same class folders"
+            )
+        files = _files(_class_folders(self.validation, "validation"))
+        theirs, ours = ({Path(f[0][0]).parent.name for f in each} for each in (files, self._files))
+        for odd in sorted(theirs ^ ours):
+            verb = "has" if odd in theirs else "lacks"
+            raise UserError(f"dataset.validation={self.validation} {verb} a class folder {odd!r}, unlike dataset.path")
+        return [file for each in files for file in each]
+
     def _kept_out(self, i: int) -> bool:
         """Whether the i-th image of a class is: those at which the share times i passes a whole number."""
         return int((i + 1) * self.held_out_share) > int(i * self.held_out_share)
-
-    def _images(self, files: list[File]) -> Sequence[dict[str, np.ndarray]]:
-        return Intact(_Crops(files, self.size), self.max_corrupt)
 
 
 class _Crops(Sequence):

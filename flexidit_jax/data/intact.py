@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.telling import Tally
 
 _LOG = logging.getLogger(__name__)
 
@@ -35,7 +36,8 @@ class Intact(Sequence):
 
     What is read for i depends on the source alone, so that every host and every resumed run reads the
     same. Safe to read from several threads. A record found corrupt is logged once, as a warning, and
-    not tried again. Counted are distinct records over the life of this object.
+    not tried again. Counted are distinct records over the life of this object, and, where several
+    processes read one source, over all of them (which make their objects in the same order).
 
     Args:
       source: random access; raises `Corrupt`.
@@ -45,7 +47,8 @@ class Intact(Sequence):
     def __init__(self, source: Sequence[Any], max_corrupt: float) -> None:
         self._source, self._share = source, max_corrupt
         self._admitted = min(max(int(max_corrupt * len(source)), max_corrupt > 0), len(source) - 1)
-        self._corrupt: set[int] = set()
+        self._corrupt: set[int] = set()  # those that this process has met
+        self._tally = Tally()
         self._refusal: str | None = None
         self._lock = threading.Lock()
 
@@ -76,7 +79,9 @@ class Intact(Sequence):
             if i in self._corrupt:  # another thread was first
                 return
             self._corrupt.add(i)
-            found = len(self._corrupt)
+            found = self._tally.add(i)
+            if found is None:  # another process was first
+                return
             if found <= self._admitted:
                 _LOG.warning("corrupt, skipped (%d of at most %d): %s", found, self._admitted, error)
             elif self._refusal is None:

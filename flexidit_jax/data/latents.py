@@ -5,8 +5,9 @@
     <path>/held_out/...                            likewise, where it was asked for
 
 A record is one element of a numpy structured dtype, little-endian: `mean` and `std` [F, h, w, C], unscaled,
-`flipped_mean` and `flipped_std` of the mirrored image where the dataset augments, then the other fields of the
-dataset's record. Nothing is drawn or scaled here: the codec's `draw` does both, once, for every step anew.
+`flipped_mean` and `flipped_std` of the mirrored image where the dataset augments (never of a held-out image), then the
+other fields of the dataset's record. Nothing is drawn or scaled here: the codec's `draw` does both, once, for every
+step anew.
 """
 
 from __future__ import annotations
@@ -60,9 +61,9 @@ class Dataset:
         """The training records {"mean", "std", "label", ...}.
 
         Raises:
-          UserError: they are not there, or not all.
+          UserError: they are not there, or not all; or they are of other images than are there now.
         """
-        return Records(Path(self.path).expanduser() / TRAIN)
+        return self._part(TRAIN)
 
     def held_out(self) -> Sequence[dict[str, np.ndarray]]:
         """Records of the held-out images.
@@ -70,7 +71,7 @@ class Dataset:
         Raises:
           UserError: see `source`.
         """
-        return Records(Path(self.path).expanduser() / HELD_OUT)
+        return self._part(HELD_OUT)
 
     def check_origin(self, made: Mapping[str, Any]) -> None:
         """Refuses latents of another dataset or codec.
@@ -89,6 +90,16 @@ class Dataset:
                 f"{self.path} holds latents made with other words: {key} is {theirs!r} there, {ours!r} here; go back to"
                 " that value, or encode into another dataset.path"
             )
+
+    def _part(self, part: str) -> Records:
+        records = Records(Path(self.path).expanduser() / part)
+        ours = self.of.fingerprint(part == HELD_OUT) if records.images and hasattr(self.of, "fingerprint") else None
+        if ours not in (None, records.images):  # where the images are gone, nothing needs them
+            raise UserError(
+                f"{self.path}/{part} holds latents of other images than those of dataset.of, whose file names differ;"
+                " name those, or encode into another dataset.path"
+            )
+        return records
 
     def augment(self, record: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Takes the mirrored image's posterior for half of the records, where there is one."""
@@ -130,6 +141,9 @@ class Records(Sequence):
 
     Raises:
       UserError: the folder is absent or not finished.
+
+    Attributes:
+      images: the `fingerprint` of the images; None where their dataset has none.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -143,7 +157,7 @@ class Records(Sequence):
                 f" {MAKES}"
             )
         self._records, self._shard = ArrayRecordDataSource(parts), size
-        self._parts = parts
+        self._parts, self.images = parts, manifest["images"]
 
     def __len__(self) -> int:
         return len(self._records)
@@ -181,7 +195,8 @@ def _manifest(folder: Path) -> dict[str, Any]:
     file = folder / "manifest.json"
     try:
         manifest = json.loads(file.read_text())
-        return {key: manifest[key] for key in ("num", "shard", "record", "dataset", "codec")}
+        kept = {key: manifest[key] for key in ("num", "shard", "record", "dataset", "codec")}
+        return kept | {"images": manifest.get("images")}
     except FileNotFoundError:
         asked = " (with --config.encode.held_out=True)" if folder.name == HELD_OUT else ""
         raise UserError(f"no latents in {folder}; {MAKES}{asked}") from None

@@ -58,27 +58,28 @@ def run(config: ConfigDict, workdir: Path) -> int:
     # ---------------------------------------------------------------- The folder: what is there, what is missing
     made = origin(experiment)
     parts = {
-        name: LatentShards(folder / name, _words(experiment, dataset, source) | made)
+        name: LatentShards(folder / name, _words(experiment, dataset, source, name) | made)
         for name, source in sources.items()
     }
     host, hosts = jax.process_index(), jax.process_count()
-    missing = {name: of_host(shards.missing(), host, hosts) for name, shards in parts.items()}
+    missing = {name: shards.missing() for name, shards in parts.items()}  # of all hosts: they fill one disk
     images = sum(shards.count(missing[name]) for name, shards in parts.items())
     needed = sum(shards.size(missing[name]) for name, shards in parts.items())
     parts[TRAIN].check_space(needed, f"latents of {images} images", " or encode.dtype=float16")
 
     # ---------------------------------------------------------------- Encoding
     for name, shards in parts.items():
-        status = _encode(codec, sources[name], shards, missing[name], section, (host, hosts))
+        own = of_host(missing[name], host, hosts)
+        status = _encode(codec, sources[name], shards, own, section, (host, hosts))
         if status is not None:
             return status
     cluster.wait("the end of encoding", PATIENCE)
-    record, total = parts[TRAIN].dtype.itemsize, sum(map(len, sources.values()))
-    print(f"written: {folder}, {total} images of {record} bytes")
+    sizes = (f"{len(sources[name])} images of {shards.dtype.itemsize} bytes" for name, shards in parts.items())
+    print(f"written: {folder}, {' and held out '.join(sizes)}")
     return 0
 
 
-def _words(experiment: Experiment, dataset: Any, source: Sequence[Any]) -> dict[str, Any]:
+def _words(experiment: Experiment, dataset: Any, source: Sequence[Any], part: str) -> dict[str, Any]:
     """What is recorded of a part beside its origin."""
     section = experiment.encode
     if not len(source):
@@ -88,8 +89,11 @@ def _words(experiment: Experiment, dataset: Any, source: Sequence[Any]) -> dict[
         if np.asarray(value).dtype.kind not in "biuf":
             raise UserError(f"encode keeps numbers beside latents; {key!r} of the dataset's records is none")
     flipped = hasattr(dataset, "augment") if section.flipped is None else section.flipped
+    fingerprint = {"images": dataset.fingerprint(part == HELD_OUT)} if hasattr(dataset, "fingerprint") else {}
+    flipped = flipped and part == TRAIN  # nothing augments what is held out
     return {
         "num": len(source),
+        **fingerprint,
         "shard": section.shard,
         "dtype": section.dtype,
         "shape": list(dataset.shape),

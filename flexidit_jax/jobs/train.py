@@ -25,7 +25,7 @@ from flexidit_jax.jobs.parts.compilation import Compilations
 from flexidit_jax.jobs.parts.experiment import Experiment, build_experiment
 from flexidit_jax.jobs.parts.latents import latents_of
 from flexidit_jax.jobs.parts.model import load_source
-from flexidit_jax.jobs.parts.several import agree, alone
+from flexidit_jax.jobs.parts.several import agree, alone, check_watching
 from flexidit_jax.jobs.parts.stop import Stop, Votes
 from flexidit_jax.jobs.parts.watch import Watch
 from flexidit_jax.models.dit import init
@@ -62,6 +62,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
     check_axes(experiment.model.width, mesh)
     check_batch(experiment.train.batch, mesh, experiment.train.accumulate)
     agree(config, workdir)
+    check_watching(experiment.train.preview_every)
     first = None if has_checkpoint(workdir) else _first_params(experiment)  # refused before anything is written
     folder.claim(workdir, experiment.raw)
     with ExitStack() as closing:
@@ -93,7 +94,6 @@ def _train(
 
     # ---------------------------------------------------------------- State: own checkpoint, init_from, scratch
     done = checkpoints.newest_whole() or 0
-    cluster.same("the checkpoints", {f"the newest checkpoint of {workdir}": done})
     if done >= train.steps:
         print(f"{workdir}: training is finished ({done} steps)")
         return None

@@ -107,6 +107,9 @@ class Checkpoints:
 
         Returns:
           Its folder, whole and loadable like any step; None where there is no step.
+
+        Raises:
+          UserError: it cannot be kept, or the last save could not be written.
         """
         self.wait()
         newest = self._manager.latest_step()

@@ -132,7 +132,11 @@ def set_aside(step: Path) -> Path:
 
 
 def keep_linked(step: Path, kept: Path) -> None:
-    """Makes `kept` a second name of every file of a step, and deletes what was kept before; costs no room at first."""
+    """Makes `kept` a second name of every file of a step, and deletes what was kept before; costs no room at first.
+
+    Raises:
+      UserError: it cannot be written; what was kept before stays.
+    """
     if kept.is_dir():
         return
     before = list(kept.parent.glob(f"{KEPT}*"))
@@ -146,7 +150,10 @@ def _link(source: str, target: str) -> None:
     try:
         os.link(source, target)
     except OSError:  # a file system without links
-        shutil.copy2(source, target)
+        try:
+            shutil.copy2(source, target)
+        except OSError as error:  # `copytree` would go on with the next file, and tell of all in the end
+            raise UserError(f"cannot write to {target} ({error.strerror})") from None
 
 
 def sweep(folder: Path) -> None:

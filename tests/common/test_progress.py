@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from flexidit_jax.common import progress
+from flexidit_jax.common import cluster, progress
 from flexidit_jax.common.progress import Progress, warnings_said
 
 
@@ -68,3 +68,13 @@ def test_warnings_are_said_above_the_bar(caplog: pytest.LogCaptureFixture, capsy
     logger.warning("later")
     assert [record.getMessage() for record in caplog.records] == ["later"]
     assert capsys.readouterr().out == ""
+
+
+def test_other_processes_warn_by_name_on_standard_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cluster, "first", lambda: False)
+    monkeypatch.setattr(cluster, "me", lambda: "process 1 (b): ")
+    with Progress(2, "training", enabled=False) as bar, warnings_said(bar):
+        logging.getLogger("flexidit_jax.data.intact").warning("corrupt: %s", "a.jpg")
+    assert capsys.readouterr() == ("", "process 1 (b): corrupt: a.jpg\n")

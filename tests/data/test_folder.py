@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +95,26 @@ def test_a_validation_folder(images: Path, tmp_path: Path) -> None:
     assert str(caught.value) == (
         f"dataset.validation={tmp_path / 'val'} lacks a class folder 'bee', unlike dataset.path"
     )
+
+
+def test_the_fingerprint_is_that_of_names_wherever_they_are(images: Path, tmp_path: Path) -> None:
+    def fingerprint(path: Path, held_out: bool = False, **words) -> str | None:
+        return Dataset(path=str(path), size=16, classes=3, **words).fingerprint(held_out)
+
+    ours, moved, val = fingerprint(images), tmp_path / "moved", tmp_path / "val"
+    assert re.fullmatch(r"[0-9a-f]{16}", ours)
+    halves = [fingerprint(images, held_out, held_out_share=0.5) for held_out in (False, True)]
+    assert len({ours, *halves}) == 3
+    shutil.copytree(images, val)
+    (val / "ant" / "2.png").rename(val / "ant" / "4.png")
+    assert fingerprint(images, validation=str(val)) == ours == fingerprint(val, True, validation=str(images))
+    assert fingerprint(images, True, validation=str(val)) == fingerprint(val) != ours
+    images.rename(moved)
+    assert fingerprint(moved) == ours
+    assert fingerprint(images) is fingerprint(images, True, validation=str(val)) is None
+    assert fingerprint(moved, True, validation="nowhere") is None
+    (moved / "ant").rename(moved / "wasp")
+    assert fingerprint(moved) != ours
 
 
 @pytest.mark.parametrize(

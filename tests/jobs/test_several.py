@@ -146,12 +146,13 @@ MEETING = """
 import sys
 from flexidit_jax.common import cluster
 from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.telling import same
 words = dict(word[2:].split("=") for word in sys.argv[1:])
 me = int(words["process"])
 cluster.join(words["coordinator"], int(words["processes"]), me)
 cluster.wait("the beginning")
-cluster.same("nothing", {"seed": 1})
-for say in (lambda: cluster.same("seeds", {"seed": me}), lambda: cluster.wait("lunch", 0.5)):
+same("nothing", {"seed": 1})
+for say in (lambda: same("seeds", {"seed": me}), lambda: cluster.wait("lunch", 0.5)):
     try:
         say()
     except UserError as error:
@@ -172,6 +173,89 @@ def test_who_differs_and_who_is_late_is_named() -> None:
     assert said[0] == f"seed is 1 for process 1 ({here}) and 0 for process 0 ({here}); it must be the same\n"
     assert said[1] == f"at lunch: process 1 ({here}) did not come within 0.5 s; see what was said there\n"
     assert (first.returncode, other.returncode) == (0, 0)
+
+
+#: each in a folder of its own, claims `run` there, which both have, then one that both see
+CLAIMING = """
+import os, sys
+from pathlib import Path
+from flexidit_jax.common import cluster
+from flexidit_jax.common.errors import UserError
+from flexidit_jax.jobs.parts.workdir import claim
+folder, *words = sys.argv[1:]
+words = dict(word[2:].split("=") for word in words)
+cluster.join(words["coordinator"], int(words["processes"]), int(words["process"]))
+os.chdir(f"{folder}/{words['process']}")
+for workdir in (Path("run"), Path(folder, "shared")):
+    try:
+        claim(workdir, {"seed": 1})
+    except UserError as error:
+        print(error, file=sys.stderr, flush=True)
+sys.exit(cluster.leave(0))
+"""
+
+
+def test_a_workdir_that_is_not_shared_is_refused_by_all(tmp_path: Path) -> None:
+    for process in "01":
+        (tmp_path / process / "run").mkdir(parents=True)
+    with pair(sys.executable, "-c", CLAIMING, str(tmp_path)) as children:
+        errors = [child.communicate(timeout=60)[1] for child in children]
+    here = socket.gethostname()
+    said = f"--workdir=run of process 0 ({here}) is not that of process 1 ({here}); name a folder that all hosts share"
+    assert errors == [f"{said}\n"] * 2
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()) == [
+        "0/run/config.json",
+        "shared/config.json",
+    ]
+
+
+#: each reads its half of 40 records, of which 0, 1 and 20 to 22 are corrupt, process 1 after process 0
+READING = """
+import sys
+from flexidit_jax.common import cluster
+from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.progress import Progress, warnings_said
+from flexidit_jax.data.intact import Corrupt, Intact
+class Source(list):
+    def __getitem__(self, i):
+        if i in (0, 1, 20, 21, 22):
+            raise Corrupt(f"image {i}", "torn")
+        return i
+words = dict(word[2:].split("=") for word in sys.argv[1:])
+me = int(words["process"])
+cluster.join(words["coordinator"], int(words["processes"]), me)
+source = Intact(Source(range(40)), 0.1)
+with Progress(1, "reading", enabled=not me) as bar, warnings_said(bar):
+    for reader in range(2):
+        if me == reader:
+            try:
+                [source[i] for i in range(20 * me, 20 * me + 20)]
+            except UserError as error:
+                print(error, file=sys.stderr, flush=True)
+        cluster.wait(f"reader {reader}")
+    if not me:
+        source[21]  # found by the other already
+cluster.leave(0)
+"""
+
+
+def test_corrupt_records_are_counted_over_all_and_named_by_whoever_meets_them() -> None:
+    with pair(sys.executable, "-c", READING) as (first, other):
+        (out, err), (other_out, other_err) = first.communicate(timeout=60), other.communicate(timeout=60)
+    assert (out.splitlines(), err) == (
+        [f"corrupt, skipped ({i + 1} of at most 4): image {i} (torn)" for i in (0, 1)],
+        "",
+    )
+    me = f"process 1 ({socket.gethostname()}): corrupt, skipped"
+    assert (other_out, other_err.splitlines()) == (
+        "",
+        [
+            f"{me} (3 of at most 4): image 20 (torn)",
+            f"{me} (4 of at most 4): image 21 (torn)",
+            "5 of 40 records are corrupt, more than dataset.max_corrupt=0.1 admits; the last is image 22 (torn);"
+            " mend or remove them, or raise dataset.max_corrupt",
+        ],
+    )
 
 
 def test_the_command_for_one_process() -> None:

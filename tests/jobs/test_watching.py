@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 from pathlib import Path
 
@@ -12,11 +14,14 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import flexidit_jax as fd
+from flexidit_jax.common import cluster
+from flexidit_jax.jobs import train
 from flexidit_jax.jobs.parts.pace import Pace, memory
 from flexidit_jax.jobs.parts.peak import peak_flops
 from flexidit_jax.jobs.parts.profile import Profile
 from flexidit_jax.jobs.parts.spikes import ENOUGH, Spikes
 from flexidit_jax.main import main
+from flexidit_jax.training import newest
 
 WEAK, POWERFUL = (1, 4, 4), (1, 2, 2)
 
@@ -130,3 +135,38 @@ def test_a_run_with_everything_on(
     ours, theirs = fd.load(run).params, fd.load(smoke_run).params  # watched or not, the same bits
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_a_step_that_cannot_be_kept_ends_no_run(
+    tmp_path: Path, quiet: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*paths: object, **words: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    steps = iter(range(1, 7))
+    monkeypatch.setattr(Spikes, "starts", lambda self, patch, loss: 0.25 if next(steps) == 5 else None)
+    monkeypatch.setattr(newest.os, "link", full)  # a file system without links
+    monkeypatch.setattr(newest.shutil, "copy2", full)
+    words = ["--config.train.stages[0].steps=3", "--config.train.stages[1].steps=3"]
+    assert main([quiet, f"--workdir={tmp_path / 'run'}", *words]) == 0
+    out = capsys.readouterr().out
+    folder = tmp_path / "run" / "checkpoints"
+    assert re.search(
+        rf"the loss jumps to .*; the step before it could not be kept \(cannot write to {folder.resolve()}/kept-4.*"
+        rf" \({os.strerror(errno.ENOSPC)}\)\)\n",
+        out,
+    )
+    assert sorted(path.name for path in folder.iterdir()) == ["4", "6"]
+
+
+def test_several_processes_refuse_to_draw(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], quiet: str
+) -> None:
+    for name, result in {"join": None, "several": True, "me": "process 1 (b): ", "leave": 2}.items():
+        monkeypatch.setattr(cluster, name, lambda *words, result=result, **more: result)
+    monkeypatch.setattr(train, "agree", lambda *words: None)
+    assert main([quiet, f"--workdir={tmp_path / 'run'}", "--config.train.preview_every=6"]) == 2
+    assert capsys.readouterr().err == (
+        "error: process 1 (b): train.preview_every=6 draws in one process, and here are several; set it to None\n"
+    )
+    assert not (tmp_path / "run").exists()

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from flexidit_jax.common.errors import UserError
+from flexidit_jax.training import newest
 from flexidit_jax.training.checksums import CHECKSUMS, record
-from flexidit_jax.training.newest import settle, step_to_read, sweep
+from flexidit_jax.training.newest import keep_linked, settle, step_to_read, sweep
 
 
 @pytest.fixture
@@ -143,3 +147,20 @@ def test_stale_temporary_folders_are_swept_up_and_nothing_else(run: Path) -> Non
     sweep(folder)
     assert content(run) == before
     sweep(run / "nowhere")
+
+
+def test_a_step_is_kept_by_links_or_copies_or_not_at_all(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = run / "checkpoints"
+    keep_linked(folder / "4", folder / "kept-4")
+    assert os.path.samefile(folder / "4/ema/metadata", folder / "kept-4/ema/metadata")
+    monkeypatch.setattr(newest, "os", SimpleNamespace(link=refuse))  # a file system without links
+    keep_linked(folder / "8", folder / "kept-8")
+    assert content(folder / "kept-8") == content(folder / "8")
+    monkeypatch.setattr(newest.shutil, "copy2", refuse)
+    with pytest.raises(UserError, match=rf"^cannot write to {folder}/kept-12.tmp/\S+ \(No space left on device\)$"):
+        keep_linked(folder / "12", folder / "kept-12")
+    assert names(run) == ["12", "4", "8", "kept-8"]
+
+
+def refuse(*paths: str, **words: bool) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")

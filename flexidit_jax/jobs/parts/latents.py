@@ -23,7 +23,7 @@ class Encoding:
     Attributes:
       out: the folder; by default the `path` of a `latents` dataset, else `<workdir>/latents`; also `--out`.
       dtype: of what is kept, "float16" (relative error 2^-11, half the bytes) or "float32".
-      flipped: whether the mirrored images too; None: where the dataset augments.
+      flipped: whether the mirrored images too, of those that are trained on; None: where the dataset augments.
       held_out: whether the held-out images too; scores and reports read them.
       shard: images a file, and what a kill may cost.
       batch: images at once, over all devices.
@@ -64,12 +64,14 @@ def stacked(records: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
 def origin(experiment: Any) -> dict[str, Any]:
     """What the latents of a config depend on, wherever its files are: dataset, codec and the codec's weights.
 
+    Which images a dataset finds there its `fingerprint` tells, where it has one.
+
     Raises:
       UserError: the weights are missing.
     """
     raw, codec = experiment.raw, experiment.codec
     kept = {key: value for key, value in asdict(codec).items() if key not in FREE_WITHIN["codec"]}
     return {
-        "dataset": without(raw["dataset"].get("of", raw["dataset"]), {"data_dir", "max_corrupt"}),
+        "dataset": without(raw["dataset"].get("of", raw["dataset"]), FREE_WITHIN["dataset"]),
         "codec": {"name": raw["codec"]["name"], **kept, "weights": codec.fingerprint()},
     }

@@ -12,6 +12,8 @@ from ml_collections import ConfigDict
 
 from flexidit_jax.common import cluster
 from flexidit_jax.common.config import leaves
+from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.telling import same
 
 #: packages whose versions decide what is computed and written
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
@@ -26,7 +28,19 @@ def agree(config: ConfigDict, workdir: Path) -> None:
       UserError: the process that differs and in what, or the one that did not come.
     """
     told = {f"config.{key}": value for key, value in leaves(config)} | {"--workdir": str(workdir)}
-    cluster.same("the start", told | {name: importlib.metadata.version(name) for name in PACKAGES})
+    same("the start", told | {name: importlib.metadata.version(name) for name in PACKAGES})
+
+
+def check_watching(preview_every: int | None) -> None:
+    """Refuses what only one process by itself can watch, where there are several.
+
+    Raises:
+      UserError: pictures are asked for; a process holds a part of the parameters, and sampling wants all.
+    """
+    if preview_every is not None and cluster.several():
+        raise UserError(
+            f"train.preview_every={preview_every} draws in one process, and here are several; set it to None"
+        )
 
 
 def alone(mode: str, argv: Sequence[str] | None = None) -> str:

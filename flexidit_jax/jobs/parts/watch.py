@@ -11,6 +11,7 @@ import jax
 from clu import metric_writers, periodic_actions
 
 from flexidit_jax.common import cluster
+from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.progress import Progress, warnings_said
 from flexidit_jax.common.types import Patch, short_patch_name
 from flexidit_jax.jobs.parts.compilation import Compilations
@@ -95,17 +96,16 @@ class Watch:
         """Checks and writes everything since the last time.
 
         Raises:
-          UserError: a value that is not finite.
+          UserError: a value that is not finite; or, at an outbreak, the last save could not be written.
         """
         for spike in self._log.flush(done, self._pace.scalars() | memory()):
-            kept = self._checkpoints.keep_newest()
-            self.bar.say(f"{spike}; {'no step was saved before it' if kept is None else f'{kept} stays'}")
+            self.bar.say(f"{spike}; {self._keep()}")
         self._writer.flush()  # a kill loses nothing of what led to a saved step
 
     def preview(self, done: int, state: TrainState, patches: Sequence[Patch]) -> None:
         """Samples of the moving average, as one picture, if they are due."""
         every = self._experiment.train.preview_every
-        if every and done % every == 0 and not cluster.several():
+        if every and done % every == 0:
             sheet = preview(self._experiment, state, patches)
             self._writer.write_images(done, {"samples": sheet[None]})
             self._pace.restart()
@@ -115,3 +115,12 @@ class Watch:
         size = self._experiment.train.batch
         epoch, first = divmod((number - 1) * size, self._records)
         return f"batch {number}: {size} records from number {first} of epoch {epoch} on"
+
+    def _keep(self) -> str:
+        """Keeps the newest step; says what came of it."""
+        self._checkpoints.wait()  # a save that failed ends the run, a second name of it that cannot be made does not
+        try:
+            kept = self._checkpoints.keep_newest()
+        except UserError as error:
+            return f"the step before it could not be kept ({error})"
+        return "no step was saved before it" if kept is None else f"{kept} stays"

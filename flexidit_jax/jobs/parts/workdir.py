@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from flexidit_jax.common import cluster
 from flexidit_jax.common.config import difference
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.files import written_aside
+from flexidit_jax.common.telling import gathered
 from flexidit_jax.training.checkpoint import CONFIG_FILE
 
 #: what may change between two starts of one run: nothing here changes what is computed, but for rounding
@@ -29,7 +31,8 @@ def claim(workdir: Path, config: dict[str, Any]) -> None:
     Of several processes each checks and the first writes.
 
     Raises:
-      UserError: not writable, or trained with another config (the first differing key is named).
+      UserError: not writable, trained with another config (the first differing key is named), or not the same folder
+        for all processes (said by each).
     """
     file = workdir / CONFIG_FILE
     if file.is_file():
@@ -43,10 +46,24 @@ def claim(workdir: Path, config: dict[str, Any]) -> None:
             raise UserError(
                 f"cannot write to --workdir={workdir} ({error.strerror}); name a folder you may write"
             ) from None
-    cluster.wait("the run's folder")
-    if not workdir.is_dir():
+    if cluster.several():
+        _check_shared(workdir)
+
+
+def _check_shared(workdir: Path) -> None:
+    """Looks for a file that process 0 makes there, under a name that no host can remember to be absent."""
+    token = f".{secrets.token_hex(8)}"
+    try:
+        if cluster.first():
+            (workdir / token).touch()
+        theirs, *_ = gathered("the run's folder", token)
+        seen = gathered("the look into the run's folder", (workdir / theirs).is_file())
+    finally:
+        (workdir / token).unlink(missing_ok=True)
+    if blind := [cluster.name(process) for process, sees in enumerate(seen) if not sees]:
         raise UserError(
-            f"--workdir={workdir} is not here, and process 0 has made it; name a folder that all hosts share"
+            f"--workdir={workdir} of {cluster.name(0)} is not that of {', '.join(blind)}; name a folder that all hosts"
+            " share"
         )
 
 

@@ -1,0 +1,83 @@
+"""What the processes of a job tell each other, through the coordination service: no computation is shared."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from flexidit_jax.common import cluster
+from flexidit_jax.common.errors import UserError
+
+_numbers, _tallies = itertools.count(), itertools.count()  # alike in every process, so that a number names a folder
+
+
+def gathered(what: str, told: Any) -> list[Any]:
+    """What every process tells, in their order; `[told]` of one alone.
+
+    Args:
+      what: what it is, in words.
+      told: JSON-ready.
+
+    Raises:
+      UserError: one did not come (see `cluster.wait`).
+    """
+    if not cluster.several():
+        return [told]
+    client, folder = cluster.client(), f"flexidit_jax/told/{next(_numbers)}/"
+    client.key_value_set(f"{folder}{cluster.index()}", json.dumps(told))
+    cluster.wait(what)
+    found = {int(key.rpartition("/")[2]): json.loads(value) for key, value in client.key_value_dir_get(folder)}
+    return [found[process] for process in sorted(found)]
+
+
+def same(what: str, told: Mapping[str, Any]) -> None:
+    """Compares what every process was told with process 0's.
+
+    Args:
+      what: what is compared, in words.
+      told: names and values, JSON-ready.
+
+    Raises:
+      UserError: on every process: the first process that differs, and in what; or one did not come.
+    """
+    first, *others = gathered(what, {name: _short(value) for name, value in told.items()})
+    for process, found in enumerate(others, 1):
+        for name, theirs in found.items():
+            if theirs != (ours := first.get(name)):
+                raise UserError(
+                    f"{name} is {theirs} for {cluster.name(process)} and {ours} for {cluster.name(0)};"
+                    " it must be the same"
+                )
+
+
+class Tally:
+    """Counts different items over all processes, which make their tallies in the same order. Safe in threads."""
+
+    def __init__(self) -> None:
+        self._folder = f"flexidit_jax/tally/{next(_tallies)}/"
+        self._items: set[int] = set()
+
+    def add(self, item: int) -> int | None:
+        """How many there are with `item`; None where it is among them already."""
+        if not cluster.several():
+            if item in self._items:
+                return None
+            self._items.add(item)
+            return len(self._items)
+        import jax
+
+        try:
+            cluster.client().key_value_set(f"{self._folder}{item}", "-")
+        except jax.errors.JaxRuntimeError as error:
+            if "ALREADY_EXISTS" in str(error):
+                return None
+            raise
+        return len(cluster.client().key_value_dir_get(self._folder))
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, default=str)
+    return text if len(text) <= 60 else f"one of hash {hashlib.sha256(text.encode()).hexdigest()[:8]}"
