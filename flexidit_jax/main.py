@@ -29,7 +29,12 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one job; returns the exit status: 0 done, 2 bad input (one line says what), 130 interrupted."""
+    """Runs one job.
+
+    Returns:
+      The exit status: 0 done, 2 bad input (one line says what), 75 stopped by SIGTERM and 130 by Ctrl-C: the same
+      command goes on.
+    """
     try:
         return cluster.leave(_run(sys.argv[1:] if argv is None else argv))
     except UserError as error:

@@ -30,7 +30,8 @@ task, one GPU, 24 hours, requeued.
 Several nodes train together, one task on each with all its GPUs (--ntasks-per-node=1, as here), or one task for each
 GPU (--ntasks-per-node=GPUS). --workdir must be a folder that all of them see, and only --mode=train takes several.
 
-Exit status: that of the program; 0 when requeued; 2 bad input (one line says what).
+Exit status: that of the program; 0 when requeued (after the signal, and after the program's status 75: told to stop and
+saved); 2 bad input (one line says what).
 END
 }
 
@@ -73,7 +74,8 @@ else
     || refuse "no Python at $python in $PWD; submit from the root of the repository, or use --python=PATH"
 fi
 
-command=(srun "--nodes=$nodes" "--ntasks=$tasks" --kill-on-bad-exit=1 "$python" -m flexidit_jax.main "${words[@]}")
+# a process that dies ends the others by itself; killing them for its status would hide that it was 75
+command=(srun "--nodes=$nodes" "--ntasks=$tasks" --kill-on-bad-exit=0 "$python" -m flexidit_jax.main "${words[@]}")
 # without --batch or --full, scancel signals the steps and not this script; srun itself need not forward anything
 stop=(scancel --signal=TERM "$job")
 again=(scontrol requeue "$job")
@@ -96,7 +98,8 @@ while kill -0 "$child" 2> /dev/null; do
   status=0
   wait "$child" || status=$?
 done
-if [[ $asked == yes ]]; then
+# 75 is the program's word for: told to stop, saved, not finished; Slurm may have told it and not this script
+if [[ $asked == yes || $status == 75 ]]; then
   echo "stopped with status $status, going back into the queue" >&2
   "${again[@]}"
   exit 0

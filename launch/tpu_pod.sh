@@ -12,7 +12,7 @@ usage: launch/tpu_pod.sh COMMAND --name=NAME --zone=ZONE [OPTIONS] [-- words of 
   install    copies the last commit (git archive HEAD) to every worker, installs it there with jax[tpu]
   run        runs the program on every worker and waits for it  needs -- --config=FILE ...
   resume     all of it, again whenever the TPU is lost: looks at its state, deletes what was preempted, creates,
-             installs and runs until the program ends well      needs what create and run need, and an absolute
+             installs and runs until the program has finished   needs what create and run need, and an absolute
              --workdir that outlives the TPU VM (a mounted disk or file share)
   delete     deletes the TPU VM; mounted disks stay
 
@@ -36,7 +36,8 @@ Several hosts: on a slice of more than one, install and run reach every worker, 
   --dry-run          print every command, one per line, and run none; resume prints what follows a preemption
   --help             show this and exit
 
-Exit status: 0 done, 2 bad input (one line says what), else that of the command that failed.
+Exit status: 0 done, 2 bad input (one line says what), 75 the program was told to stop and saved (of run; resume goes
+on), else that of the command that failed.
 END
 }
 
@@ -212,9 +213,10 @@ resume() {
       ((status != 0 && status != 2)) || return "$status"
     fi
     failures=$((failures + 1))
-    say "failed with status $status"
+    say "ended with status $status"
     sleep "$pause"
-    if [[ $ran == yes ]] && look && [[ $state != READY ]]; then
+    # 75 is its word for: told to stop, saved, not finished; a TPU that is about to be lost may still look READY
+    if [[ $ran == yes ]] && { ((status == 75)) || { look && [[ $state != READY ]]; }; }; then
       failures=0 # lost while it ran
     elif ((failures >= tries)); then
       say "gave up after $failures failures in a row"

@@ -200,6 +200,15 @@ def test_resume_makes_a_preempted_tpu_again(tmp_path: Path) -> None:
     assert "flex is PREEMPTED: making it" in ended.stderr
 
 
+def test_resume_goes_on_after_a_stop(tmp_path: Path) -> None:
+    """The program ended well because it was told to, which counts as no failure, whatever the TPU looks like."""
+    ready = [("describe", 0, "READY"), *UP]
+    gone = [("describe", 0, "PREEMPTED"), ("delete", 0, ""), ("create", 0, ""), *UP]
+    stopped = ("ssh", 75, "stopped after step 7 of 9")
+    ended, slept = resumed(tmp_path, [*ready, stopped, *ready, stopped, *gone, ("ssh", 0, "finished")], "--tries=1")
+    assert (ended.returncode, slept) == (0, 2)
+
+
 def test_resume_forgets_failures_at_a_preemption(tmp_path: Path) -> None:
     ready = [("describe", 0, "READY"), *UP]
     lost = [("ssh", 255, "lost"), ("describe", 0, "PREEMPTED")]
@@ -235,7 +244,7 @@ def test_resume_makes_nothing_when_it_cannot_look(tmp_path: Path) -> None:
 
 
 def test_slurm_commands() -> None:
-    srun = ("srun", "--nodes=1", "--ntasks=1", "--kill-on-bad-exit=1", "/my env/python", "-m", "flexidit_jax.main")
+    srun = ("srun", "--nodes=1", "--ntasks=1", "--kill-on-bad-exit=0", "/my env/python", "-m", "flexidit_jax.main")
     words = ("--config=configs/digits.py", "--workdir=/share/my run")
     assert dry(SLURM, "--python=/my env/python", *words, SLURM_JOB_ID="7") == [
         (*srun, *words),
@@ -278,7 +287,7 @@ def test_slurm_requeues_after_the_signal(tmp_path: Path) -> None:
     saving = """def save(*_):
     time.sleep(0.2)  # saving takes a while, in which nobody may requeue
     print("saved", file=log)
-    sys.exit(0)
+    sys.exit(75)
 signal.signal(signal.SIGTERM, save)
 open({pid!r}, "w").write(str(os.getpid()))
 print("started", flush=True)
@@ -305,6 +314,12 @@ signal.pause()"""
         "scontrol requeue 7",
     ]
     assert job.returncode == 0 and "going back into the queue" in said
+
+
+def test_slurm_requeues_a_program_that_was_told_alone(tmp_path: Path) -> None:
+    ended = subprocess.run([SLURM, "--python=bash", "--config=c.py"], env=slurm(tmp_path, "sys.exit(75)"))
+    assert ended.returncode == 0
+    assert (tmp_path / "log").read_text().splitlines() == ["srun", "scontrol requeue 7"]
 
 
 def test_slurm_ends_as_the_program_ends(tmp_path: Path) -> None:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Iterable
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+#: the exit status after SIGTERM: sysexits.h's EX_TEMPFAIL, "try again later". `launch/*.sh` start such a job again
+STOPPED = 75
 
 
 class Stop:
@@ -31,8 +35,8 @@ class Stop:
 
     @property
     def status(self) -> int:
-        """The exit status: 0 after SIGTERM, 130 after Ctrl-C."""
-        return 130 if self.signal == signal.SIGINT else 0
+        """The exit status: `STOPPED` after SIGTERM, 130 after Ctrl-C."""
+        return status_of([self.signal])
 
     def __enter__(self) -> Stop:
         self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -73,8 +77,8 @@ class Votes:
 
     @property
     def status(self) -> int:
-        """The exit status: 130 if anybody pressed Ctrl-C, else 0."""
-        return 130 if signal.SIGINT in self.asked.values() else 0
+        """The exit status: 130 if anybody pressed Ctrl-C, else `STOPPED`."""
+        return status_of(self.asked.values())
 
     def count(self) -> bool:
         """Whether to stop after this step; to be asked once a step."""
@@ -90,3 +94,8 @@ class Votes:
             handed_in = zip(self._devices, np.asarray(before), strict=True)
             self.asked = {device.process_index: int(vote) for device, vote in handed_in if vote}
         return bool(self.asked)
+
+
+def status_of(signals: Iterable[int | None]) -> int:
+    """The exit status of a job that came to a good end before it was finished."""
+    return 130 if signal.SIGINT in signals else STOPPED
