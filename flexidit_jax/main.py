@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from ml_collections import ConfigDict
 
-from flexidit_jax.common import cluster
+from flexidit_jax.common import cluster, environment
 from flexidit_jax.common.allocator import keep_freed_memory
 from flexidit_jax.common.config import leaves, load_config, override
 from flexidit_jax.common.errors import UserError, nearest
@@ -95,7 +95,7 @@ def _run(argv: Sequence[str]) -> int:
             if not equals:
                 raise UserError(f"{word} has no value; write --config.{key}=VALUE")
             override(config, key, value)
-    cluster.check_flags(known.coordinator, known.processes, known.process)
+    environment.check_flags(known.coordinator, known.processes, known.process, known.heartbeat)
     for key, takers in SHORT.items():
         if (value := getattr(known, key)) is not None:
             if known.mode not in takers:

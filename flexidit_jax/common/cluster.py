@@ -19,6 +19,7 @@ import traceback
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
+from flexidit_jax.common import environment
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.lifeline import Lifeline, pause
 
@@ -33,24 +34,6 @@ _lifelines: list[Lifeline] = []  # this process's, once it has joined
 _numbers = itertools.count()  # every process waits in the same order, so that a number names a barrier
 
 
-def check_flags(coordinator: str | None, processes: int | None, process: int | None) -> None:
-    """Refuses flags that do not name one process of a job.
-
-    Raises:
-      UserError: some of the three without the others, or values that cannot be.
-    """
-    given = {"--coordinator=HOST:PORT": coordinator, "--processes=N": processes, "--process=I": process}
-    missing = [flag for flag, value in given.items() if value is None]
-    if len(missing) == len(given):
-        return
-    if missing:
-        raise UserError(f"{' and '.join(missing)} missing; a job of several processes needs {', '.join(given)}")
-    if not re.fullmatch(r".+:\d{1,5}", coordinator):
-        raise UserError(f"--coordinator={coordinator} is not HOST:PORT, such as 10.0.0.1:8476")
-    if processes < 1 or not 0 <= process < processes:
-        raise UserError(f"--process={process} of --processes={processes} does not exist; they count 0..N-1")
-
-
 def join(
     coordinator: str | None = None,
     processes: int | None = None,
@@ -59,19 +42,18 @@ def join(
 ) -> None:
     """Makes this process one of a job, before anything touches a device.
 
-    Without flags the environment says so: a Slurm step or Open MPI with more than one task, a Cloud TPU, an indexed
-    job of Kubernetes. On any other machine nothing happens, and nothing asks the network.
+    Without flags the environment says so: a Slurm step or Open MPI (before 5) with more than one task, a Cloud TPU, an
+    indexed job of Kubernetes. On any other machine nothing happens, and nothing asks the network.
 
     Args:
       coordinator, processes, process: where process 0 listens, how many there are, and which one this is; all or none.
       heartbeat: see `HEARTBEAT`; the same for all processes.
 
     Raises:
-      UserError: the flags are wrong, or process 0 cannot be reached or cannot listen.
+      UserError: the flags are wrong, process 0 cannot be reached or cannot listen, or the environment names several
+        processes in a way that jax does not read (such as Open MPI 5).
     """
-    check_flags(coordinator, processes, process)
-    if heartbeat < 1:
-        raise UserError(f"--heartbeat={heartbeat} is not a positive number of seconds")
+    environment.check_flags(coordinator, processes, process, heartbeat)
     import jax
 
     words: dict[str, Any] = {"coordinator_address": coordinator, "num_processes": processes, "process_id": process}
@@ -79,9 +61,9 @@ def join(
         words["cluster_detection_method"] = "deactivate"
         if process:
             _reach(coordinator)
-    elif not _clustered(jax.config.jax_platforms):
+    elif not environment.clustered(jax.config.jax_platforms):
         return
-    elif _count("SLURM_NTASKS") > 1 and _count("SLURM_NTASKS") == _count("SLURM_STEP_NUM_NODES"):
+    elif (tasks := environment.count("SLURM_NTASKS")) > 1 and tasks == environment.count("SLURM_STEP_NUM_NODES"):
         words["local_device_ids"] = ()  # one task a node: it takes every GPU that it sees, not that of its local number
     with contextlib.suppress(AttributeError):
         jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM from `jobs.parts.stop`
@@ -90,7 +72,12 @@ def join(
         jax.distributed.initialize(**words, initialization_timeout=PATIENCE, **times)
     except ValueError as error:
         if coordinator is None and "coordinator_address should be defined" in str(error):
-            return  # looked like a cluster, and is none
+            if (said := environment.said()) is None:
+                return  # looked like a cluster, and is none
+            flags = ", ".join(environment.FLAGS)
+            raise UserError(
+                f"{said} says that this is one of several processes, and jax cannot find the others; name them: {flags}"
+            ) from None
         raise UserError(f"cannot join the other processes ({_first_line(error)})") from None
     except Exception as error:  # jax's own, and those of requests and of kubernetes
         raise UserError(f"cannot join the other processes ({type(error).__name__}: {_first_line(error)})") from None
@@ -221,18 +208,6 @@ def _gone(process: int) -> None:
     if index() == 0:
         pause()
     _end(1)
-
-
-def _clustered(platforms: str | None) -> bool:
-    """Whether jax is to look for a cluster: where it finds one of a single task it would take one GPU of many."""
-    tasks = max(_count("SLURM_NTASKS"), _count("OMPI_COMM_WORLD_SIZE"))
-    pod = "KUBERNETES_SERVICE_HOST" in os.environ and "JOB_COMPLETION_INDEX" in os.environ
-    return tasks > 1 or pod or "tpu" in (platforms or "")  # jax itself sets the platform where it sees TPU chips
-
-
-def _count(variable: str) -> int:
-    value = os.environ.get(variable, "")
-    return int(value) if value.isdigit() else 0
 
 
 def _reach(coordinator: str) -> None:

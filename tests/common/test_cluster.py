@@ -9,6 +9,7 @@ import jax
 import pytest
 
 from flexidit_jax.common import cluster
+from flexidit_jax.common.errors import UserError
 from flexidit_jax.main import main
 
 CONFIG = "--config=configs/digits.py:smoke"
@@ -39,19 +40,24 @@ def test_flags_that_name_no_process_are_refused(
     assert error.startswith(f"error: {says}") and error.count("\n") == 1
 
 
+def environ(monkeypatch: pytest.MonkeyPatch, **environment: str) -> None:
+    """Makes this the environment, as far as a job of several processes goes."""
+    for name in list(os.environ):
+        if name.startswith(("SLURM_", "OMPI_", "KUBERNETES_", "TPU_WORKER")) or name == "JOB_COMPLETION_INDEX":
+            monkeypatch.delenv(name)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+
 def joined(monkeypatch: pytest.MonkeyPatch, platforms: str | None = None, **environment: str) -> list[dict[str, Any]]:
     """With what jax is asked to join in such an environment, if it is."""
     asked: list[dict[str, Any]] = []
 
     def initialize(**words: Any) -> None:
         asked.append(words)
-        raise ValueError("coordinator_address should be defined.")
+        raise ValueError("coordinator_address should be defined.")  # as jax does where it finds no cluster
 
-    for name in list(os.environ):
-        if name.startswith(("SLURM_", "OMPI_", "KUBERNETES_")) or name == "JOB_COMPLETION_INDEX":
-            monkeypatch.delenv(name)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
+    environ(monkeypatch, **environment)
     monkeypatch.setattr(jax.distributed, "initialize", initialize)
     platforms_before = jax.config.jax_platforms
     try:
@@ -61,6 +67,13 @@ def joined(monkeypatch: pytest.MonkeyPatch, platforms: str | None = None, **envi
         jax.config.update("jax_platforms", platforms_before)
     assert not cluster.several()
     return asked
+
+
+def unfound(monkeypatch: pytest.MonkeyPatch, **environment: str) -> str:
+    """What is said where jax finds no cluster in such an environment."""
+    with pytest.raises(UserError) as refused:
+        joined(monkeypatch, **environment)
+    return str(refused.value)
 
 
 def test_a_machine_by_itself_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,8 +92,24 @@ def test_a_cluster_is_joined(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "local_device_ids" not in each  # one task a GPU: jax gives it the one of its local number
     (node,) = joined(monkeypatch, SLURM_NTASKS="2", SLURM_STEP_NUM_NODES="2")
     assert node["local_device_ids"] == ()  # one task a node: it takes all
-    assert len(joined(monkeypatch, OMPI_COMM_WORLD_SIZE="2")) == 1
-    assert len(joined(monkeypatch, KUBERNETES_SERVICE_HOST="10.0.0.1", JOB_COMPLETION_INDEX="0")) == 1
+
+
+def test_one_of_several_that_finds_no_others_does_not_go_on_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each would write all files, and sweep what the others have not finished."""
+    says = " says that this is one of several processes, and jax cannot find the others; name them:"
+    flags = " --coordinator=HOST:PORT, --processes=N, --process=I"
+    assert unfound(monkeypatch, OMPI_COMM_WORLD_SIZE="2") == f"OMPI_COMM_WORLD_SIZE=2{says}{flags}"
+    step = {"SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "8"}
+    assert unfound(monkeypatch, **step) == f"SLURM_STEP_NUM_TASKS=8{says}{flags}"
+    pod = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "0"}
+    assert unfound(monkeypatch, **pod) == f"JOB_COMPLETION_INDEX=0{says}{flags}"
+
+
+def test_open_mpi_5_is_not_found_by_jax(monkeypatch: pytest.MonkeyPatch) -> None:
+    """jax's own search, which wants a variable that Open MPI 4 sets."""
+    environ(monkeypatch, OMPI_COMM_WORLD_SIZE="2", OMPI_COMM_WORLD_RANK="0")
+    with pytest.raises(UserError, match=r"^OMPI_COMM_WORLD_SIZE=2 says that this is one of several processes"):
+        cluster.join()
 
 
 def test_only_some_modes_run_as_several(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

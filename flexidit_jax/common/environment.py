@@ -1,0 +1,57 @@
+"""What flags and environment say of a job of several processes; nobody is waited for."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from flexidit_jax.common.errors import UserError
+
+#: where the environment says how many processes there are: in a step of srun, under mpirun
+COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+FLAGS = "--coordinator=HOST:PORT", "--processes=N", "--process=I"
+
+
+def check_flags(coordinator: str | None, processes: int | None, process: int | None, heartbeat: int) -> None:
+    """Refuses flags that do not name one process of a job.
+
+    Raises:
+      UserError: some of the first three without the others, or values that cannot be.
+    """
+    if heartbeat < 1:
+        raise UserError(f"--heartbeat={heartbeat} is not a positive number of seconds")
+    given = dict(zip(FLAGS, (coordinator, processes, process), strict=True))
+    missing = [flag for flag, value in given.items() if value is None]
+    if len(missing) == len(given):
+        return
+    if missing:
+        raise UserError(f"{' and '.join(missing)} missing; a job of several processes needs {', '.join(given)}")
+    if not re.fullmatch(r".+:\d{1,5}", coordinator):
+        raise UserError(f"--coordinator={coordinator} is not HOST:PORT, such as 10.0.0.1:8476")
+    if processes < 1 or not 0 <= process < processes:
+        raise UserError(f"--process={process} of --processes={processes} does not exist; they count 0..N-1")
+
+
+def clustered(platforms: str | None) -> bool:
+    """Whether jax is to look for a cluster: where it finds one of a single task it would take one GPU of many."""
+    tasks = max(map(count, ("SLURM_NTASKS", *COUNTS)))
+    return tasks > 1 or _indexed() or "tpu" in (platforms or "")  # jax itself sets the platform where it sees TPU chips
+
+
+def said() -> str | None:
+    """What says that this is one of several processes, such as "OMPI_COMM_WORLD_SIZE=2"; None where nothing does.
+
+    `SLURM_NTASKS` alone does not: it is that of the job, also where a script runs outside of any step.
+    """
+    found = next((name for name in COUNTS if count(name) > 1), "JOB_COMPLETION_INDEX" if _indexed() else None)
+    return found and f"{found}={os.environ[found]}"
+
+
+def count(variable: str) -> int:
+    """A number of the environment, 0 where there is none."""
+    value = os.environ.get(variable, "")
+    return int(value) if value.isdigit() else 0
+
+
+def _indexed() -> bool:
+    return "KUBERNETES_SERVICE_HOST" in os.environ and "JOB_COMPLETION_INDEX" in os.environ
