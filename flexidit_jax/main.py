@@ -118,10 +118,11 @@ def _run(argv: Sequence[str]) -> int:
     name = Path(file).stem + (f"_{variant}" if variant else "")
     workdir = known.workdir or Path("runs") / name
     keep_programs(workdir)
-    cluster.join(known.coordinator, known.processes, known.process, known.heartbeat)
-    job = importlib.import_module(f"flexidit_jax.jobs.{known.mode}")
-    if cluster.several() and not getattr(job, "SEVERAL_PROCESSES", False):
-        raise UserError(f"--mode={known.mode} runs in one process, and here are several; start it once, on one host")
+    job = importlib.import_module(f"flexidit_jax.jobs.{known.mode}")  # no device is touched before `run`
+    if getattr(job, "SEVERAL_PROCESSES", False):
+        cluster.join(known.coordinator, known.processes, known.process, known.heartbeat)
+    else:
+        environment.check_alone(f"--mode={known.mode}", known.processes)
     return job.run(config, workdir)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 
@@ -47,10 +48,44 @@ def said() -> str | None:
     return found and f"{found}={os.environ[found]}"
 
 
+def check_alone(what: str, processes: int | None) -> None:
+    """Refuses a job of one process that is started as one of several.
+
+    Args:
+      what: the job, in words.
+      processes: as a flag says.
+
+    Raises:
+      UserError: so it is, by the flag or by the environment.
+    """
+    if processes == 1:
+        return
+    if one_of := f"--processes={processes}" if processes else said() or _found():
+        raise UserError(
+            f"{what} runs in one process, and {one_of} says that here are several; start it once: as a step of one"
+            " task, on a TPU of one host, or on a CPU with JAX_PLATFORMS=cpu"
+        )
+
+
 def count(variable: str) -> int:
     """A number of the environment, 0 where there is none."""
     value = os.environ.get(variable, "")
     return int(value) if value.isdigit() else 0
+
+
+def _found() -> str | None:
+    """The cluster of several processes that jax would join. A host of a larger TPU cannot use its chips by itself."""
+    import jax
+
+    if clustered(jax.config.jax_platforms):
+        with contextlib.suppress(Exception):  # of a network where nobody can be asked
+            from jax._src.clusters import ClusterEnv  # there is no public way to look without joining
+
+            kinds = (kind for kind in ClusterEnv._cluster_types if not kind.opt_in_only_method)
+            found = next((kind for kind in kinds if kind.is_env_present()), None)
+            if found is not None and (processes := found.get_process_count()) > 1:
+                return f"jax ({found.name}, {processes} processes)"
+    return None
 
 
 def _indexed() -> bool:

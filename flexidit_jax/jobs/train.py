@@ -70,7 +70,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
     if status is not None:
         return status
     if cluster.several():
-        print(f"finished; in one process, {alone('report' if experiment.report else 'sample')} draws from it")
+        print(f"finished; one process by itself draws from it: {alone('report' if experiment.report else 'sample')}")
         return 0
     if experiment.report is not None:
         return report.run(config, workdir)

@@ -9,6 +9,7 @@ import jax
 import pytest
 
 from flexidit_jax.common import cluster
+from flexidit_jax.common.environment import check_alone
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.main import main
 
@@ -112,13 +113,45 @@ def test_open_mpi_5_is_not_found_by_jax(monkeypatch: pytest.MonkeyPatch) -> None
         cluster.join()
 
 
+NOT_HERE = " says that here are several; start it once: as a step of one task, on a TPU of one host, or on a CPU with"
+
+
 def test_only_some_modes_run_as_several(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(cluster, "join", lambda *words: None)
-    monkeypatch.setattr(cluster, "several", lambda: True)
-    monkeypatch.setattr(cluster, "me", lambda: "process 1 (b): ")
-    monkeypatch.setattr(cluster, "leave", lambda status, failed=False: status)
+    """The others do not wait for processes that may never come."""
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **words: pytest.fail("joined"))
+    environ(monkeypatch)
+    assert main([CONFIG, "--mode=sample", "--coordinator=h:1", "--processes=2", "--process=0"]) == 2
+    said = f"--mode=sample runs in one process, and --processes=2{NOT_HERE} JAX_PLATFORMS=cpu\n"
+    assert capsys.readouterr().err == f"error: {said}"
+    environ(monkeypatch, SLURM_NTASKS="8", SLURM_STEP_NUM_TASKS="8")
     assert main([CONFIG, "--mode=sample"]) == 2
-    said = capsys.readouterr().err
-    assert said == (
-        "error: process 1 (b): --mode=sample runs in one process, and here are several; start it once, on one host\n"
-    )
+    assert capsys.readouterr().err == f"error: {said.replace('--processes=2', 'SLURM_STEP_NUM_TASKS=8')}"
+
+
+def test_one_host_of_a_larger_tpu_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jax._src.clusters.cloud_tpu_cluster.running_in_cloud_tpu_vm", True)
+    before = jax.config.jax_platforms
+    try:
+        jax.config.update("jax_platforms", "tpu,cpu")
+        for name, value in {"TPU_SKIP_MDS_QUERY": "1", "MEGASCALE_NUM_SLICES": "1"}.items():  # else it asks the network
+            monkeypatch.setenv(name, value)
+        environ(monkeypatch, TPU_WORKER_HOSTNAMES="a,b")
+        with pytest.raises(UserError, match=rf"^sampling runs .*, and jax \(gketpu, 2 processes\){NOT_HERE}"):
+            check_alone("sampling", None)
+        check_alone("sampling", 1)  # a flag knows better
+        environ(monkeypatch, TPU_WORKER_HOSTNAMES="a")
+        check_alone("sampling", None)  # one host
+        environ(monkeypatch)
+        check_alone("sampling", None)
+        jax.config.update("jax_platforms", "cpu")
+        environ(monkeypatch, TPU_WORKER_HOSTNAMES="a,b")
+        check_alone("sampling", None)  # its CPU is its own
+    finally:
+        jax.config.update("jax_platforms", before)
+
+
+def test_a_script_of_a_job_of_many_tasks_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    environ(monkeypatch, SLURM_JOB_ID="7", SLURM_NTASKS="8", SLURM_PROCID="0", SLURM_LOCALID="0")
+    check_alone("sampling", None)
+    cluster.join()
+    assert not cluster.several()
