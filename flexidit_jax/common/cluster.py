@@ -17,6 +17,8 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
+from concurrent import futures
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn
 
 from flexidit_jax.common import environment
@@ -148,10 +150,16 @@ def wait(what: str, patience: float = PATIENCE) -> None:
         return
     import jax
 
-    try:
-        client().wait_at_barrier(f"flexidit_jax/{next(_numbers)}/{what}", int(1000 * patience))
+    barrier, thread = f"flexidit_jax/{next(_numbers)}/{what}", ThreadPoolExecutor(1)
+    try:  # from a thread: the main one hears signals, but not in C++, nor asleep where another thread caught them
+        here = thread.submit(client().wait_at_barrier, barrier, int(1000 * patience))
+        while not futures.wait([here], timeout=1).done:
+            pass
+        here.result()
     except jax.errors.JaxRuntimeError as error:
         raise UserError(f"at {what}: {_missing(str(error), patience)}") from None
+    finally:
+        thread.shutdown(wait=False)
 
 
 @contextlib.contextmanager

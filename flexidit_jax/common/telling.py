@@ -11,26 +11,24 @@ from typing import Any
 from flexidit_jax.common import cluster
 from flexidit_jax.common.errors import UserError
 
-_numbers, _tallies = itertools.count(), itertools.count()  # alike in every process, so that a number names a folder
+_boards, _tallies = itertools.count(), itertools.count()  # alike in every process, so that a number names a folder
 
 
-def gathered(what: str, told: Any) -> list[Any]:
+def gathered(what: str, told: Any, patience: float = cluster.PATIENCE) -> list[Any]:
     """What every process tells, in their order; `[told]` of one alone.
 
     Args:
       what: what it is, in words.
       told: JSON-ready.
+      patience: seconds.
 
     Raises:
       UserError: one did not come (see `cluster.wait`).
     """
-    if not cluster.several():
-        return [told]
-    client, folder = cluster.client(), f"flexidit_jax/told/{next(_numbers)}/"
-    client.key_value_set(f"{folder}{cluster.index()}", json.dumps(told))
-    cluster.wait(what)
-    found = {int(key.rpartition("/")[2]): json.loads(value) for key, value in client.key_value_dir_get(folder)}
-    return [found[process] for process in sorted(found)]
+    board = Board()
+    board.put(told)
+    cluster.wait(what, patience)
+    return board.read()
 
 
 def same(what: str, told: Mapping[str, Any]) -> None:
@@ -51,6 +49,28 @@ def same(what: str, told: Mapping[str, Any]) -> None:
                     f"{name} is {theirs} for {cluster.name(process)} and {ours} for {cluster.name(0)};"
                     " it must be the same"
                 )
+
+
+class Board:
+    """What processes have put up so far, one value each; nobody waits. They make their boards in the same order."""
+
+    def __init__(self) -> None:
+        self._folder, self._alone = f"flexidit_jax/board/{next(_boards)}/", []
+
+    def put(self, value: Any) -> None:
+        """Puts up this process's, JSON-ready, in place of what it put before."""
+        if cluster.several():
+            cluster.client().key_value_set(f"{self._folder}{cluster.index()}", json.dumps(value), allow_overwrite=True)
+        else:
+            self._alone = [value]
+
+    def read(self) -> list[Any]:
+        """What is there, in the order of the processes."""
+        if not cluster.several():
+            return self._alone
+        there = cluster.client().key_value_dir_get(self._folder)
+        found = {int(key.rpartition("/")[2]): json.loads(value) for key, value in there}
+        return [found[process] for process in sorted(found)]
 
 
 class Tally:

@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from flexidit_jax.common import cluster
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.progress import Progress, warnings_said
+from flexidit_jax.common.telling import gathered
 from flexidit_jax.data.latents import FLIPPED, HELD_OUT, TRAIN, layout
 from flexidit_jax.data.latents import Dataset as Latents
 from flexidit_jax.jobs.parts.ahead import read_ahead
@@ -26,7 +27,7 @@ from flexidit_jax.jobs.parts.experiment import Experiment, build_experiment
 from flexidit_jax.jobs.parts.latent_shards import LatentShards
 from flexidit_jax.jobs.parts.latents import Encoding, origin, stacked
 from flexidit_jax.jobs.parts.shards import of_host
-from flexidit_jax.jobs.parts.stop import Stop
+from flexidit_jax.jobs.parts.stop import SharedStop
 from flexidit_jax.jobs.parts.workdir import check_writable
 from flexidit_jax.sampling.spread import even, split, spread
 
@@ -68,12 +69,16 @@ def run(config: ConfigDict, workdir: Path) -> int:
     parts[TRAIN].check_space(needed, f"latents of {images} images", " or encode.dtype=float16")
 
     # ---------------------------------------------------------------- Encoding
-    for name, shards in parts.items():
-        own = of_host(missing[name], host, hosts)
-        status = _encode(codec, sources[name], shards, own, section, (host, hosts))
-        if status is not None:
-            return status
-    cluster.wait("the end of encoding", PATIENCE)
+    own = {name: of_host(missing[name], host, hosts) for name in parts}
+    left, total = sum(shards.count(own[name]) for name, shards in parts.items()), sum(map(len, sources.values()))
+    with SharedStop("finishing this shard before stopping") as stop:
+        for name, shards in parts.items():
+            if not stop.asked:
+                left -= _encode(codec, sources[name], shards, own[name], section, (host, hosts), stop)
+        left = sum(gathered("the end of encoding", left, PATIENCE))  # whoever is done listens meanwhile
+        if left:
+            print(f"{folder}: stopped, {total - left} of {total} images are there; the same command goes on")
+            return stop.status
     sizes = (f"{len(sources[name])} images of {shards.dtype.itemsize} bytes" for name, shards in parts.items())
     print(f"written: {folder}, {' and held out '.join(sizes)}")
     return 0
@@ -110,8 +115,9 @@ def _encode(
     missing: Sequence[int],
     section: Encoding,
     place: tuple[int, int],
-) -> int | None:
-    """Makes the missing shards of a part: None; or stops at a signal: the exit status."""
+    stop: SharedStop,
+) -> int:
+    """Makes the missing shards of a part until it is asked to stop; returns how many images it made."""
     host, hosts = place
     own = shards.count(of_host(shards.all, host, hosts))
     there = own - shards.count(missing)
@@ -119,10 +125,9 @@ def _encode(
         print(f"{shards.folder}: resuming, {there} of {own} images are there")
     devices = jax.local_device_count()
     mesh, batch = spread(devices), even(min(section.batch, section.shard), devices)
-    clock = time.perf_counter()
+    clock, made = time.perf_counter(), 0
     with (
         shards.claimed(host, hosts),
-        Stop("finishing this shard before stopping") as stop,
         Progress(own, f"encoding {shards.folder.name}", start=there, enabled=cluster.first(), unit="images") as bar,
         warnings_said(bar),  # such as a corrupt image
         ThreadPoolExecutor(1) as writer,
@@ -141,15 +146,12 @@ def _encode(
             if written is not None:
                 written.result()
             written = writer.submit(shards.write, shard, rows)
-            there += len(numbers)
+            made += len(numbers)
         if written is not None:
             written.result()
-    if there < own:
-        print(f"{shards.folder}: stopped, {there} of {own} images are there; the same command goes on")
-        return stop.status
-    if missing:
-        print(f"{shards.folder}: {shards.count(missing)} images in {time.perf_counter() - clock:.1f} s")
-    return None
+    if made and made == shards.count(missing):
+        print(f"{shards.folder}: {made} images in {time.perf_counter() - clock:.1f} s")
+    return made
 
 
 def _batches(shards: LatentShards, missing: Sequence[int], batch: int) -> Iterator[range]:

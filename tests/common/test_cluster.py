@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from typing import Any
 
 import jax
@@ -111,6 +113,25 @@ def test_open_mpi_5_is_not_found_by_jax(monkeypatch: pytest.MonkeyPatch) -> None
     environ(monkeypatch, OMPI_COMM_WORLD_SIZE="2", OMPI_COMM_WORLD_RANK="0")
     with pytest.raises(UserError, match=r"^OMPI_COMM_WORLD_SIZE=2 says that this is one of several processes"):
         cluster.join()
+
+
+def test_signals_are_heard_at_a_barrier(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard = threading.Event()
+
+    class Client:
+        def wait_at_barrier(self, name: str, milliseconds: int) -> None:
+            # jax's waits in C++: the main thread, which alone hears signals, would hear them when it is over
+            assert threading.current_thread() is not threading.main_thread()
+            signal.raise_signal(signal.SIGUSR1)
+            assert heard.wait(10)
+
+    monkeypatch.setattr(cluster, "several", lambda: True)
+    monkeypatch.setattr(cluster, "client", Client)
+    before = signal.signal(signal.SIGUSR1, lambda *_: heard.set())
+    try:
+        cluster.wait("lunch")
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
 
 NOT_HERE = " says that here are several; start it once: as a step of one task, on a TPU of one host, or on a CPU with"

@@ -248,7 +248,7 @@ def test_a_signal_stops_after_the_shard(
     with monkeypatch.context() as patch:
         fails(patch, 1, lambda: os.kill(os.getpid(), signal.SIGINT))
         assert encode(tmp_path / "out", "--config.encode.held_out=True") == 130
-    assert "stopped, 4 of 11 images are there; the same command goes on\n" in capsys.readouterr().out
+    assert "out: stopped, 4 of 22 images are there; the same command goes on\n" in capsys.readouterr().out
     assert not (tmp_path / "out" / "held_out").exists()
     assert encode(tmp_path / "out", "--config.encode.held_out=True") == 0
     assert capsys.readouterr().out.endswith("/out, 11 images of 516 bytes and held out 11 images of 260 bytes\n")

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,9 +54,12 @@ def pair(*argv: str) -> Iterator[list[subprocess.Popen[str]]]:
         )
         for i in range(2)
     ]
+    hung = threading.Timer(300, lambda: [child.kill() for child in children])  # so that reading from them ends
+    hung.start()
     try:
         yield children
     finally:
+        hung.cancel()
         for child in children:
             child.kill()
             child.communicate()
@@ -256,6 +260,90 @@ def test_corrupt_records_are_counted_over_all_and_named_by_whoever_meets_them() 
             " mend or remove them, or raise dataset.max_corrupt",
         ],
     )
+
+
+#: three times the same command; says when it is held before a batch, and when it waits for the other
+ENCODING = """
+import sys
+from flexidit_jax.codecs.sd_vae import Codec
+from flexidit_jax.common import cluster
+from flexidit_jax.main import main
+
+def say(words):
+    print(words, file=sys.stderr, flush=True)
+
+def moments(self, x):
+    if held:
+        held.clear()
+        say("HELD")
+        sys.stdin.readline()
+    return real(self, x)
+
+class Client:
+    def __getattr__(self, name):
+        return getattr(client(), name)
+
+    def wait_at_barrier(self, name, *rest):
+        say(f"WAITS at {name.rpartition('/')[2]}")
+        return client().wait_at_barrier(name, *rest)
+
+*words, coordinator, processes, process = sys.argv[1:]
+me = int(process.partition("=")[2])
+cluster.join(coordinator.partition("=")[2], int(processes.partition("=")[2]), me)
+leave, client, real = cluster.leave, cluster.client, Codec.moments
+cluster.join, cluster.leave = lambda *flags: None, lambda status, failed=False: status
+cluster.client, Codec.moments = Client, moments
+for held in ([0, 1], [0], []):
+    held = [one for one in held if one == me]
+    say(f"ENDED {main(words)}")
+sys.exit(leave(0))
+"""
+
+
+def test_encoding_stops_as_one_and_goes_on(tmp_path: Path, vae_folder: Path) -> None:
+    """A signal reaches one process: in the middle of a shard, then where it is done and waits for the other."""
+    out = tmp_path / "latents"
+    words = {"encode.shard": 2, "encode.batch": 1, "dataset.of.records": 11, "dataset.of.shape": (1, 32, 32, 3)}
+    words |= {"model.latent": (1, 4, 4, 4), "codec.slice": 2, "codec.path": vae_folder, "dataset.path": out}
+    config = (f"--config={ROOT / 'configs' / 'imagenet256_latents.py'}:smoke", "--mode=encode")
+    flags = (*(f"--config.{key}={value}" for key, value in words.items()), f"--workdir={tmp_path / 'run'}")
+
+    def until(child: subprocess.Popen[str], word: str) -> str:
+        assert child.stderr is not None
+        line = next((line for line in child.stderr if line.startswith(word)), None)
+        return line.rstrip() if line else pytest.fail(f"{word!r} was never said")
+
+    def release(child: subprocess.Popen[str]) -> None:
+        assert child.stdin is not None
+        print(file=child.stdin, flush=True)
+
+    def shards() -> list[int]:
+        return sorted(int(path.stem) for path in (out / "train" / "shards").iterdir())
+
+    with pair(sys.executable, "-c", ENCODING, *config, *flags) as (first, other):
+        for child in (first, other):
+            until(child, "HELD")
+        other.send_signal(signal.SIGTERM)
+        until(other, "finishing this shard before stopping")
+        for child in (first, other):
+            release(child)
+        assert [until(child, "ENDED") for child in (first, other)] == ["ENDED 75", "ENDED 75"]
+        assert shards() == [0, 1]
+
+        until(first, "HELD")
+        until(other, "WAITS at the end of encoding")
+        other.send_signal(signal.SIGTERM)
+        until(other, "finishing this shard before stopping")
+        release(first)
+        assert [until(child, "ENDED") for child in (first, other)] == ["ENDED 75", "ENDED 75"]
+        assert shards() == [0, 1, 2, 3, 5]
+
+        said = first.communicate(timeout=60)[0]
+        other.communicate(timeout=60)
+    assert (first.returncode, other.returncode, shards()) == (0, 0, [0, 1, 2, 3, 4, 5])
+    assert [line for line in said.splitlines() if line.startswith(f"{out}: stopped")] == [
+        f"{out}: stopped, {there} of 11 images are there; the same command goes on" for there in (4, 9)
+    ]
 
 
 def test_the_command_for_one_process() -> None:

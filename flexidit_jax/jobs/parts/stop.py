@@ -10,6 +10,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from flexidit_jax.common.telling import Board
+
 #: the exit status after SIGTERM: sysexits.h's EX_TEMPFAIL, "try again later". `launch/*.sh` start such a job again
 STOPPED = 75
 
@@ -47,10 +49,35 @@ class Stop:
             signal.signal(number, handler)
 
     def _ask(self, number: int, frame: object) -> None:
-        if self.asked and number == signal.SIGINT:
+        if self.signal is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal = number
         print(f"\n{self._says}", file=sys.stderr, flush=True)
+
+
+class SharedStop(Stop):
+    """A request to any of several processes, known to each when it next asks: for work that they do at their own pace.
+
+    Where they work in step, `Votes` says at which step.
+    """
+
+    def __init__(self, says: str) -> None:
+        super().__init__(says)
+        self._board = Board()
+
+    @property
+    def asked(self) -> bool:
+        """Whether to stop, because this process or another was asked to."""
+        return super().asked or bool(self._board.read())
+
+    @property
+    def status(self) -> int:
+        """The exit status: 130 if anybody pressed Ctrl-C, else `STOPPED`."""
+        return status_of(self._board.read())
+
+    def _ask(self, number: int, frame: object) -> None:
+        super()._ask(number, frame)
+        self._board.put(number)
 
 
 class Votes:
