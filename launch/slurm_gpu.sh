@@ -28,7 +28,8 @@ task, one GPU, 24 hours, requeued.
   --help           show this and exit
 
 Several nodes train together, one task on each with all its GPUs (--ntasks-per-node=1, as here), or one task for each
-GPU (--ntasks-per-node=GPUS). --workdir must be a folder that all of them see, and only --mode=train takes several.
+GPU (--ntasks-per-node=GPUS). --workdir must be a folder that all of them see. --mode=train and --mode=encode take
+several, every other mode one node and one task.
 
 Exit status: that of the program; 0 when requeued (after the signal, and after the program's status 75: told to stop and
 saved); 2 bad input (one line says what).

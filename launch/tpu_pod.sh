@@ -21,7 +21,7 @@ usage: launch/tpu_pod.sh COMMAND --name=NAME --zone=ZONE [OPTIONS] [-- words of 
       -- --config=configs/imagenet256.py --workdir=/share/runs/xl2 --config.dataset.data_dir=/share/tfds
 
 Several hosts: on a slice of more than one, install and run reach every worker, and the processes train together. Worker
-0 writes and speaks. --workdir and the data must be seen by all of them, and only --mode=train takes several.
+0 writes and speaks. --workdir and the data must be seen by all of them. --mode=train and --mode=encode take several.
 
   --project=ID       Google Cloud project (default: gcloud's own)
   --type=TYPE        accelerator type, such as v5litepod-8, v6e-8, v4-8

@@ -26,7 +26,7 @@ class Encoding:
       flipped: whether the mirrored images too, of those that are trained on; None: where the dataset augments.
       held_out: whether the held-out images too; scores and reports read them.
       shard: images a file, and what a kill may cost.
-      batch: images at once, over all devices.
+      batch: images at once, over all devices of a process; of several processes each takes as many.
     """
 
     out: str | None = None
