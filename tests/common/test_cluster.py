@@ -110,6 +110,7 @@ def test_one_of_several_that_finds_no_others_does_not_go_on_alone(monkeypatch: p
 
 def test_open_mpi_5_is_not_found_by_jax(monkeypatch: pytest.MonkeyPatch) -> None:
     """jax's own search, which wants a variable that Open MPI 4 sets."""
+    monkeypatch.setattr("jax._src.xla_bridge.backends_are_initialized", lambda: False)  # by other tests
     environ(monkeypatch, OMPI_COMM_WORLD_SIZE="2", OMPI_COMM_WORLD_RANK="0")
     with pytest.raises(UserError, match=r"^OMPI_COMM_WORLD_SIZE=2 says that this is one of several processes"):
         cluster.join()
@@ -172,6 +173,7 @@ def test_one_host_of_a_larger_tpu_is_refused_at_once(monkeypatch: pytest.MonkeyP
 
 
 def test_a_script_of_a_job_of_many_tasks_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jax._src.xla_bridge.backends_are_initialized", lambda: False)  # by other tests
     environ(monkeypatch, SLURM_JOB_ID="7", SLURM_NTASKS="8", SLURM_PROCID="0", SLURM_LOCALID="0")
     check_alone("sampling", None)
     cluster.join()
