@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from flexidit_jax.common import cluster, environment
 from flexidit_jax.common.allocator import keep_freed_memory
 from flexidit_jax.common.config import leaves, load_config, override
-from flexidit_jax.common.errors import UserError, nearest
+from flexidit_jax.common.errors import STOPPED, UserError, nearest
 from flexidit_jax.common.program_cache import keep_programs
 
 #: flags that set a key of the section named like the mode, and the modes that take them
@@ -32,8 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one job.
 
     Returns:
-      The exit status: 0 done, 2 bad input (one line says what), 75 stopped by SIGTERM and 130 by Ctrl-C: the same
-      command goes on.
+      The exit status: 0 done, 2 bad input (one line says what); 130 stopped by Ctrl-C and `--stopped-status`, 0 unless
+      said, by SIGTERM: the same command goes on.
     """
     try:
         return cluster.leave(_run(sys.argv[1:] if argv is None else argv))
@@ -76,6 +76,13 @@ def _run(argv: Sequence[str]) -> int:
         help=f"a process silent for so long counts as dead, which ends the others (default: {cluster.HEARTBEAT})",
     )
     parser.add_argument(
+        "--stopped-status",
+        type=int,
+        metavar="N",
+        default=0,
+        help="exit status when SIGTERM ends it early, all saved (default: 0); another tells a script to start it again",
+    )
+    parser.add_argument(
         "--topology", metavar="SLICE", help="compile: such as v5e:16x16; short for --config.compile.topology"
     )
     parser.add_argument("--help", action="store_true", help="show this and exit")
@@ -95,6 +102,8 @@ def _run(argv: Sequence[str]) -> int:
             if not equals:
                 raise UserError(f"{word} has no value; write --config.{key}=VALUE")
             override(config, key, value)
+    if not 0 <= known.stopped_status <= 255:
+        raise UserError(f"--stopped-status={known.stopped_status} is no exit status; 0..255 would do")
     environment.check_flags(known.coordinator, known.processes, known.process, known.heartbeat)
     for key, takers in SHORT.items():
         if (value := getattr(known, key)) is not None:
@@ -123,7 +132,8 @@ def _run(argv: Sequence[str]) -> int:
         cluster.join(known.coordinator, known.processes, known.process, known.heartbeat)
     else:
         environment.check_alone(f"--mode={known.mode}", known.processes)
-    return job.run(config, workdir)
+    status = job.run(config, workdir)
+    return known.stopped_status if status == STOPPED else status
 
 
 def _modes() -> list[str]:

@@ -76,7 +76,8 @@ else
 fi
 
 # a process that dies ends the others by itself; killing them for its status would hide that it was 75
-command=(srun "--nodes=$nodes" "--ntasks=$tasks" --kill-on-bad-exit=0 "$python" -m flexidit_jax.main "${words[@]}")
+command=(srun "--nodes=$nodes" "--ntasks=$tasks" --kill-on-bad-exit=0 "$python" -m flexidit_jax.main
+  --stopped-status=75 "${words[@]}")
 # without --batch or --full, scancel signals the steps and not this script; srun itself need not forward anything
 stop=(scancel --signal=TERM "$job")
 again=(scontrol requeue "$job")

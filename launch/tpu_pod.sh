@@ -156,7 +156,7 @@ install() {
 run() {
   local line
   printf -v line ' %q' "${words[@]}"
-  on_workers "cd flexidit_jax && .venv/bin/python -m flexidit_jax.main$line"
+  on_workers "cd flexidit_jax && .venv/bin/python -m flexidit_jax.main --stopped-status=75$line"
 }
 
 delete() {

@@ -1,9 +1,12 @@
-"""The one exception a user is meant to read."""
+"""How a run ends before its time: the one exception a user is meant to read, and the status of one that was stopped."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+
+#: what a job returns that SIGTERM stopped: sysexits.h's EX_TEMPFAIL, "try again later"; see `--stopped-status`
+STOPPED = 75
 
 
 class UserError(Exception):

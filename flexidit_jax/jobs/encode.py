@@ -40,7 +40,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
     """Writes the posteriors of the config's dataset under its codec into `encode.out`.
 
     Returns:
-      0 when all are there, 75 when stopped by SIGTERM, 130 when stopped by Ctrl-C.
+      0 when all are there, `STOPPED` when stopped by SIGTERM, 130 when stopped by Ctrl-C.
     """
     # ---------------------------------------------------------------- What is encoded, and whereto
     experiment = build_experiment(config)

@@ -41,7 +41,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
     """Draws images 0 .. `generate.num` - 1 with the words of `config.sample` into `generate.out`.
 
     Returns:
-      0 when all are there, 75 when stopped by SIGTERM, 130 when stopped by Ctrl-C.
+      0 when all are there, `STOPPED` when stopped by SIGTERM, 130 when stopped by Ctrl-C.
     """
     # ---------------------------------------------------------------- Words
     experiment = build_experiment(config)

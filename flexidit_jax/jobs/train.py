@@ -53,7 +53,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
     """Trains `config` in `workdir`.
 
     Returns:
-      0 when finished, 75 when stopped by SIGTERM, 130 when stopped by Ctrl-C.
+      0 when finished, `STOPPED` when stopped by SIGTERM, 130 when stopped by Ctrl-C.
     """
     experiment = build_experiment(config)
     experiment.check()

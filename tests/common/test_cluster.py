@@ -31,6 +31,7 @@ CONFIG = "--config=configs/digits.py:smoke"
         (("--coordinator=h:1", "--processes=0", "--process=0"), "--process=0 of --processes=0 does not exist"),
         (("--coordinator=h:1", "--processes=2", "--process=-1"), "--process=-1 of --processes=2 does not exist"),
         (("--heartbeat=0",), "--heartbeat=0 is not a positive number of seconds"),
+        (("--stopped-status=300",), "--stopped-status=300 is no exit status; 0..255 would do"),
         (("--processes=two",), "argument --processes: invalid int value: 'two'"),
     ],
 )

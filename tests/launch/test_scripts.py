@@ -26,7 +26,7 @@ MAKE = ("--type=v5litepod-8", "--version=v2-alpha-tpuv5-lite")
 WORDS = ("--", "--config=configs/digits.py", "--workdir=/share/my run")
 TPU = ("gcloud", "compute", "tpus", "tpu-vm")
 SSH = ("--worker=all", "--ssh-flag=-oServerAliveInterval=30", "--ssh-flag=-oServerAliveCountMax=4")
-PROGRAM = ".venv/bin/python -m flexidit_jax.main --config=configs/digits.py"
+PROGRAM = ".venv/bin/python -m flexidit_jax.main --stopped-status=75 --config=configs/digits.py"
 
 Ended = subprocess.CompletedProcess[str]
 
@@ -129,7 +129,7 @@ def test_pod_words_arrive_as_written(tmp_path: Path) -> None:
     sent = dry(POD, "run", *WHERE, "--", *wild)[0][-1].removeprefix("--command=")
     stand_in(tmp_path / "flexidit_jax" / ".venv" / "bin", "python", 'printf "%s\\0" "$@"')
     ended = subprocess.run(["bash", "-c", sent], capture_output=True, text=True, cwd=tmp_path)
-    assert ended.stdout.split("\0")[:-1] == ["-m", "flexidit_jax.main", *wild]
+    assert ended.stdout.split("\0")[:-1] == ["-m", "flexidit_jax.main", "--stopped-status=75", *wild]
 
 
 @pytest.mark.parametrize(
@@ -245,6 +245,7 @@ def test_resume_makes_nothing_when_it_cannot_look(tmp_path: Path) -> None:
 
 def test_slurm_commands() -> None:
     srun = ("srun", "--nodes=1", "--ntasks=1", "--kill-on-bad-exit=0", "/my env/python", "-m", "flexidit_jax.main")
+    srun += ("--stopped-status=75",)
     words = ("--config=configs/digits.py", "--workdir=/share/my run")
     assert dry(SLURM, "--python=/my env/python", *words, SLURM_JOB_ID="7") == [
         (*srun, *words),

@@ -10,10 +10,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from flexidit_jax.common.errors import STOPPED
 from flexidit_jax.common.telling import Board
-
-#: the exit status after SIGTERM: sysexits.h's EX_TEMPFAIL, "try again later". `launch/*.sh` start such a job again
-STOPPED = 75
 
 
 class Stop:
