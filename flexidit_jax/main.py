@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import importlib
 import os
 import pkgutil
@@ -90,8 +91,12 @@ def _run(argv: Sequence[str]) -> int:
     known, rest = parser.parse_known_args(flags)
     if rest:
         raise UserError(f"unknown argument {rest[0]!r}{nearest(rest[0], [f'--{flag}' for flag in vars(known)])}")
-    if known.help and not known.config:
+    if known.mode not in modes:
+        raise UserError(f"unknown --mode={known.mode!r}{nearest(known.mode, modes)}")
+    if known.help:
         parser.print_help()
+        print(f"\n{_about(known.mode)}")
+    if known.help and not known.config:
         return 0
     if not known.config:
         raise UserError("no --config given; start with --config=configs/digits.py")
@@ -114,13 +119,10 @@ def _run(argv: Sequence[str]) -> int:
                 section[key] = value
             config[known.mode] = section
     if known.help:
-        parser.print_help()
         print(f"\nkeys of {known.config}:")
         for key, value in leaves(config):
             print(f"  --config.{key}={value!r}")
         return 0
-    if known.mode not in modes:
-        raise UserError(f"unknown --mode={known.mode!r}{nearest(known.mode, modes)}")
     file, _, variant = known.config.partition(":")
     keep_freed_memory()
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # TensorFlow, here for its event files, announces them else
@@ -140,6 +142,11 @@ def _modes() -> list[str]:
     """Every module of `jobs/` is a mode; its helpers live in folders."""
     folder = Path(__file__).parent / "jobs"
     return sorted(module.name for module in pkgutil.iter_modules([str(folder)]) if not module.ispkg)
+
+
+def _about(mode: str) -> str:
+    """What a mode does, in the words of its file, which is not run for that."""
+    return ast.get_docstring(ast.parse((Path(__file__).parent / "jobs" / f"{mode}.py").read_text()))
 
 
 if __name__ == "__main__":

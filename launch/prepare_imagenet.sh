@@ -66,6 +66,9 @@ if [[ $dry_run == no ]]; then
     for tar in "$train" "$val"; do
       [[ -f $tar ]] \
         || refuse "no $tar; download it from image-net.org (it asks for an account), or name its folder with --tars=DIR"
+      # reads the headers alone, to the end
+      { [[ -s $tar ]] && tar -tf "$tar" > /dev/null 2>&1; } \
+        || refuse "$tar is no whole tar; download it again, --md5 compares it with the published one"
     done
     mkdir -p -- "$data_dir"
     needed=$(($(du -ck -- "$train" "$val" | tail -n 1 | cut -f 1)))
@@ -78,7 +81,8 @@ fi
 
 # ---------------------------------------------------------------- build, then read back
 if [[ $md5 == yes ]]; then
-  execute env -C "$tars" md5sum -c "$root/launch/imagenet.md5"
+  execute env -C "$tars" md5sum -c "$root/launch/imagenet.md5" \
+    || refuse "the tars in $tars are not the published ones (above); download what FAILED again"
 fi
 # not `tfds build`: the command line of tensorflow-datasets does not start without apache-beam, which is not needed here
 execute "$python" -c "import sys

@@ -22,6 +22,8 @@ def per_step(text, steps):
 
 def sample(folder, labels, table=None, schedule=None, guide=None, guidance=1.0, seed=0, first=0):
     """Latents of `labels`, float32 [B, F, H, W, C]."""
+    if not (folder / "manifest.json").is_file():
+        raise ValueError(f"{folder} holds no exported model; --mode=export writes one")
     manifest = json.loads((folder / "manifest.json").read_text())
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed must lie in 0..2^32-1, got {seed}")
@@ -69,15 +71,23 @@ def main(argv=None):
     parser.add_argument("folder", type=Path)
     parser.add_argument("--labels", required=True, type=lambda text: [int(label) for label in text.split(",")])
     parser.add_argument("--out", default="latents.npy", help="of float32 [B, F, H, W, C]")
-    options = {"table": str, "schedule": str, "guide": str, "guidance": float, "seed": int, "first": int}
-    for name, kind in options.items():
-        parser.add_argument(f"--{name}", type=kind, default=argparse.SUPPRESS)
+    options = {
+        "table": (str, "steps and solver, by its name in manifest.json (default: the first)"),
+        "schedule": (str, "such as 4:30,2:20, noise first (default: every step powerful)"),
+        "guide": (str, "the schedule of the guiding prediction, such as none:10,4:40 (default: the schedule)"),
+        "guidance": (float, "its scale (default: 1, no guidance)"),
+        "seed": (int, "of the noise (default: 0)"),
+        "first": (int, "number of the first sample, which its noise depends on (default: 0)"),
+    }
+    for name, (kind, text) in options.items():
+        parser.add_argument(f"--{name}", type=kind, default=argparse.SUPPRESS, help=text)
     words = vars(parser.parse_args(argv))
     out = words.pop("out")
     try:
         np.save(out, sample(**words))
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

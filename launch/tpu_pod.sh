@@ -225,6 +225,18 @@ resume() {
   done
 }
 
+# the workers get the last commit, so what is not in it would be missed after the TPU is paid for
+check_config() {
+  local word file
+  for word in ${words[@]+"${words[@]}"}; do
+    [[ $word == --config=* && $word != --config=/* ]] || continue
+    file=${word#*=} file=${file%%:*}
+    git -C "$root" cat-file -e "HEAD:$file" 2> /dev/null \
+      || refuse "$word is not in the last commit, which is what the workers get; commit it"
+  done
+}
+
 trap 'exit 130' INT
 [[ $dry_run == yes ]] || type -P gcloud git > /dev/null || refuse 'no gcloud or no git here; --dry-run needs neither'
+[[ $dry_run == yes ]] || check_config
 "$command"

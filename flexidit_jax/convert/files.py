@@ -53,7 +53,7 @@ def _torch(path: Path) -> ModuleType:
         import torch
     except ImportError:
         raise UserError(
-            f"{path.name} needs torch (pip install 'flexidit_jax[convert]'); a .safetensors file does not"
+            f"{path.name} needs torch (pip install -e '.[convert]'); a .safetensors file does not"
         ) from None
     return torch
 

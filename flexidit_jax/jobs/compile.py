@@ -42,7 +42,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
         print(f"{where.name}: {len(where.devices)} device(s), training on {shape}")
     if "sample" in section.programs:
         lowerings += sampling_programs(experiment, where.devices[0])
-        print("sampling: one chip with a batch of its own; a pod samples on each of its chips so")
+        print("sampling: one device with a batch of its own; several sample side by side")
 
     programs: list[Compiled] = []
     with compiling_anew():
@@ -50,7 +50,8 @@ def run(config: ConfigDict, workdir: Path) -> int:
             print(f"compiling: {lowering.name}", flush=True)
             programs.append(compile_program(lowering, where))
     text = table(programs, where)
-    print(f"\nfigures of one chip\n\n{text}\n")
+    known = "" if where.chip else f"; no estimate, since the speed of {where.name.partition(':')[0]} is not known here"
+    print(f"\nfigures of one device{known}\n\n{text}\n")
 
     name = where.name.replace(":", "_")
     record = {"slice": where.name, "devices": len(where.devices), "mesh": axes, "config": experiment.raw}

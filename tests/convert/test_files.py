@@ -126,6 +126,4 @@ def test_a_torch_file_without_torch(tmp_path: Path, name: str, monkeypatch: pyte
     (tmp_path / name).write_bytes(b"")
     with pytest.raises(UserError) as caught:
         read_state_dict(tmp_path / name)
-    assert str(caught.value) == (
-        f"{name} needs torch (pip install 'flexidit_jax[convert]'); a .safetensors file does not"
-    )
+    assert str(caught.value) == (f"{name} needs torch (pip install -e '.[convert]'); a .safetensors file does not")

@@ -200,7 +200,7 @@ def test_without_the_tpu_compiler(monkeypatch: pytest.MonkeyPatch, capsys: pytes
 
     monkeypatch.setattr("jax.experimental.topologies.get_topology_desc", absent)
     assert main([SMOKE, "--mode=compile", "--topology=v5e:2x2"]) == 2
-    assert 'which is not installed: pip install "flexidit_jax[tpu]"' in capsys.readouterr().err
+    assert 'which is not installed: pip install -e ".[tpu]"' in capsys.readouterr().err
 
 
 def test_the_flag_is_for_this_mode(capsys: pytest.CaptureFixture[str]) -> None:

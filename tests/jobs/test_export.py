@@ -160,6 +160,7 @@ def flip(file: Path) -> None:
         (lambda folder: (folder / "weights.npz").unlink(), [], "No such file .*weights.npz"),
         (lambda folder: (folder / "noise.bin").unlink(), [], "No such file .*noise.bin"),
         (lambda folder: (folder / "manifest.json").write_text("{"), [], "Expecting"),
+        (lambda folder: (folder / "manifest.json").unlink(), [], "copy holds no exported model; --mode=export writes"),
         (None, ["--table=ddpm_7"], "ddpm_7 is not a file"),
         (None, ["--schedule=2:4"], "'2:4' adds up to 4 steps, but the table has 5"),
         (None, ["--schedule=3:5"], r"no program 3\+none; there are noise, 2\+none"),
@@ -175,7 +176,7 @@ def test_one_line_says_what_is_wrong(
     exported: Path,
     tmp_path: Path,
     serve: ModuleType,
-    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
     damage: Callable[[Path], None] | None,
     flags: list[str],
     said: str,
@@ -185,9 +186,9 @@ def test_one_line_says_what_is_wrong(
         damage(folder)
     with pytest.raises(SystemExit) as stopped:
         serve.main([str(folder), "--labels=1,2,3", f"--out={tmp_path / 'x.npy'}", *flags])
-    message = str(stopped.value.code)
-    assert message.startswith("error: ")
-    assert "\n" not in message
+    assert stopped.value.code == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: ") and message.count("\n") == 1
     assert re.search(said, message), message
     assert not (tmp_path / "x.npy").exists()
 

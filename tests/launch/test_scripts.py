@@ -156,6 +156,14 @@ def test_pod_refuses(argv: tuple[str, ...], says: str) -> None:
     assert says in refused(POD, *argv)
 
 
+def test_pod_wants_a_config_that_the_workers_get(tmp_path: Path) -> None:
+    stand_in(tmp_path / "bin", "gcloud", "exit 1")
+    path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+    for command in (("run", *WHERE), ("resume", *WHERE, *MAKE)):
+        said = refused(POD, *command, "--", "--config=configs/nope.py:smoke", "--workdir=/share/run", PATH=path)
+        assert "--config=configs/nope.py:smoke is not in the last commit" in said
+
+
 def test_pod_without_gcloud(tmp_path: Path) -> None:
     for tool in ("bash", "dirname", "git"):
         (tmp_path / tool).symlink_to(shutil.which(tool) or tool)
@@ -374,7 +382,10 @@ def tars(tmp_path: Path) -> tuple[str, ...]:
     manual = tmp_path / "data" / "downloads" / "manual"
     manual.mkdir(parents=True)
     for name in ("train", "val"):
-        (manual / f"ILSVRC2012_img_{name}.tar").write_bytes(b"tar")
+        with tarfile.open(manual / f"ILSVRC2012_img_{name}.tar", "w") as archive:
+            inside = tarfile.TarInfo("n01443537.tar")
+            inside.size = 1000
+            archive.addfile(inside, io.BytesIO(bytes(1000)))
     stand_in(tmp_path / "bin", "py", f"""printf '%s\\n' "$*" | head -n 1 >> {tmp_path}/log""")
     return f"--data-dir={tmp_path}/data", f"--python={tmp_path}/bin/py"
 
@@ -387,7 +398,8 @@ def test_imagenet_builds_then_counts(tmp_path: Path, tars: tuple[str, ...]) -> N
 
 def test_imagenet_stops_at_a_wrong_sum(tmp_path: Path, tars: tuple[str, ...]) -> None:
     ended = script(IMAGENET, *tars, "--md5")
-    assert ended.returncode == 1 and "ILSVRC2012_img_train.tar: FAILED" in ended.stdout
+    assert ended.returncode == 2 and "ILSVRC2012_img_train.tar: FAILED" in ended.stdout
+    assert ended.stderr.splitlines()[-1].endswith("are not the published ones (above); download what FAILED again")
     assert not (tmp_path / "log").exists()
 
 
@@ -398,7 +410,11 @@ def test_imagenet_refuses(tmp_path: Path, tars: tuple[str, ...]) -> None:
     stand_in(tmp_path / "full", "df", "printf 'head\\nsda 9 9 1 9%% /\\n'")
     path = f"{tmp_path}/full:{os.environ['PATH']}"
     assert "data has 0 GiB free, the records take at least" in refused(IMAGENET, *tars, PATH=path)
-    (tmp_path / "data" / "downloads" / "manual" / "ILSVRC2012_img_val.tar").unlink()
+    val = tmp_path / "data" / "downloads" / "manual" / "ILSVRC2012_img_val.tar"
+    for content in (b"", b"<html>", val.read_bytes()[:700]):
+        val.write_bytes(content)
+        assert "ILSVRC2012_img_val.tar is no whole tar; download it again" in refused(IMAGENET, *tars)
+    val.unlink()
     assert "ILSVRC2012_img_val.tar; download it from image-net.org" in refused(IMAGENET, *tars)
     assert not (tmp_path / "log").exists()
 

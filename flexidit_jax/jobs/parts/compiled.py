@@ -129,7 +129,7 @@ def table(programs: Sequence[Compiled], where: Slice) -> str:
         lines.append(f"| {one.name} | {one.batch} | {' | '.join(memory)} | {one.seconds:.0f} s |")
     lines += [
         "",
-        "| program | model TFLOPs | recomputed | HBM moved GiB | collectives: count, GiB | ESTIMATE | limit |",
+        "| program | model TFLOPs | recomputed | memory moved GiB | collectives: count, GiB | ESTIMATE | limit |",
         "|---|---|---|---|---|---|---|",
     ]
     for one in programs:

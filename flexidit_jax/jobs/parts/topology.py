@@ -88,7 +88,7 @@ def tpu_slice(name: str) -> Slice:
     except RuntimeError as error:
         if "not installed" in str(error):
             raise UserError(
-                '--topology needs the TPU compiler, which is not installed: pip install "flexidit_jax[tpu]"'
+                '--topology needs the TPU compiler, which is not installed: pip install -e ".[tpu]"'
             ) from None
         if "INVALID_ARGUMENT" in str(error):  # not of whole hosts
             raise UserError(f"no TPU slice {name!r}{_near(name)}") from None
