@@ -11,6 +11,7 @@ from PIL import Image, UnidentifiedImageError
 from flexidit_jax.common.build import positive
 from flexidit_jax.common.crop import centre_crop
 from flexidit_jax.data.intact import Corrupt, check_share
+from flexidit_jax.data.shown import in_8_bits
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,10 @@ def photo(data: bytes, label: int, size: int, name: str) -> dict[str, np.ndarray
     """The record of an image file: {"x": the centre crop, float32 [1, size, size, 3] in [-1, 1], "label": int32}.
 
     Raises:
-      Corrupt: `data` holds no whole image.
+      Corrupt: `data` holds no whole image, or one whose pixels have no defined range (see `data.shown.in_8_bits`).
     """
     try:
-        pixels = centre_crop(Image.open(io.BytesIO(data)), size)
+        pixels = centre_crop(in_8_bits(Image.open(io.BytesIO(data))), size)
     except MemoryError:
         raise
     except UnidentifiedImageError:

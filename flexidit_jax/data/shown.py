@@ -1,0 +1,31 @@
+"""What the pixels of an image file mean, before they are cropped: which value is white.
+
+Pillow's own conversion to RGB clips whatever has more than 8 bits.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+_BITS_PER_SAMPLE = 258  # TIFF's tag
+_SIXTEEN_BITS = ("PNG", "PPM")  # formats whose mode "I" holds 0..65535; a TIFF's holds any integers
+
+
+def in_8_bits(image: Image.Image) -> Image.Image:
+    """The image with 8 bits a channel: grey of 16 (of a TIFF also 12) scaled so that white is 255, any other as it is.
+
+    Raises:
+      ValueError: float, signed or 32-bit pixels, of which no value is known to be white.
+    """
+    if image.mode == "F" or (image.mode == "I" and image.format not in _SIXTEEN_BITS):
+        kind = "float" if image.mode == "F" else "signed or 32-bit"
+        raise ValueError(f"{kind} pixels, of which none is known to be white; save it with 8 or 16 bits")
+    if not image.mode.startswith("I"):
+        return image
+    values = np.asarray(image).astype(np.int64)  # decodes it, after which `info` is whole
+    [bits] = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (16,))
+    white = 2**bits - 1
+    grey = Image.fromarray(((values * 255 + white // 2) // white).astype(np.uint8))
+    clear = image.info.get("transparency")  # one grey, as PNG has it
+    return grey if clear is None else Image.merge("LA", (grey, Image.fromarray(255 * np.uint8(values != clear))))
