@@ -15,6 +15,7 @@ from flexidit_jax.common.build import positive
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.data.intact import Intact
 from flexidit_jax.data.photos import Photos, photo
+from flexidit_jax.data.shown import as_shown
 
 #: of file names, in any case
 ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -24,7 +25,9 @@ File = tuple[str, int]  # and its label
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset(Photos):
-    """Centre crops, as DiT trains on. Passed over are names that begin with a dot, and folders within class folders.
+    """Centre crops as DiT's, of images as a viewer shows them: upright (EXIF), over white where they are transparent.
+
+    Passed over are names that begin with a dot, and folders within class folders.
 
     Attributes:
       size, max_corrupt: see `data.photos.Photos`.
@@ -131,7 +134,7 @@ class _Crops(Sequence):
             raise UserError(
                 f"{file} was listed but cannot be read ({error.strerror}); when it can, the same command goes on"
             ) from None
-        return photo(data, label, self._size, file)
+        return photo(data, label, self._size, file, as_shown)
 
 
 def _class_folders(path: str, key: str) -> list[Path]:

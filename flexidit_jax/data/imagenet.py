@@ -22,7 +22,7 @@ NAME = "imagenet2012"
 
 @dataclass(frozen=True)
 class Dataset(Photos):
-    """Centre crops, as DiT trains on.
+    """Centre crops, read as DiT reads them: no image is turned as its EXIF says, and transparency is dropped.
 
     Attributes:
       size, max_corrupt: see `data.photos.Photos`.

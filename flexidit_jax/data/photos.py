@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,14 +41,19 @@ class Photos:
         return {**record, "x": record["x"][:, :, ::-1]} if rng.random() < 0.5 else record
 
 
-def photo(data: bytes, label: int, size: int, name: str) -> dict[str, np.ndarray]:
+def photo(
+    data: bytes, label: int, size: int, name: str, read: Callable[[Image.Image], Image.Image] = in_8_bits
+) -> dict[str, np.ndarray]:
     """The record of an image file: {"x": the centre crop, float32 [1, size, size, 3] in [-1, 1], "label": int32}.
 
+    Args:
+      read: what the pixels mean, a function of `data.shown`; raises where it cannot tell.
+
     Raises:
-      Corrupt: `data` holds no whole image, or one whose pixels have no defined range (see `data.shown.in_8_bits`).
+      Corrupt: `data` holds no whole image, or one whose pixels have no defined range.
     """
     try:
-        pixels = centre_crop(in_8_bits(Image.open(io.BytesIO(data))), size)
+        pixels = centre_crop(read(Image.open(io.BytesIO(data))), size)
     except MemoryError:
         raise
     except UnidentifiedImageError:

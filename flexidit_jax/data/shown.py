@@ -1,13 +1,23 @@
-"""What the pixels of an image file mean, before they are cropped: which value is white.
+"""What the pixels of an image file mean, before the crop: which value is white, which side is up, what is clear.
 
-Pillow's own conversion to RGB clips whatever has more than 8 bits.
+Pillow's own conversion to RGB clips whatever has more than 8 bits, turns nothing and drops transparency.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
+_ORIENTATION, _TURN = ExifTags.Base.Orientation.value, Image.Transpose
+_TURNS = {
+    2: _TURN.FLIP_LEFT_RIGHT,
+    3: _TURN.ROTATE_180,
+    4: _TURN.FLIP_TOP_BOTTOM,
+    5: _TURN.TRANSPOSE,
+    6: _TURN.ROTATE_270,
+    7: _TURN.TRANSVERSE,
+    8: _TURN.ROTATE_90,
+}
 _BITS_PER_SAMPLE = 258  # TIFF's tag
 _SIXTEEN_BITS = ("PNG", "PPM")  # formats whose mode "I" holds 0..65535; a TIFF's holds any integers
 
@@ -29,3 +39,19 @@ def in_8_bits(image: Image.Image) -> Image.Image:
     grey = Image.fromarray(((values * 255 + white // 2) // white).astype(np.uint8))
     clear = image.info.get("transparency")  # one grey, as PNG has it
     return grey if clear is None else Image.merge("LA", (grey, Image.fromarray(255 * np.uint8(values != clear))))
+
+
+def as_shown(image: Image.Image) -> Image.Image:
+    """As a viewer shows it: `in_8_bits`, turned upright as its EXIF says, what is transparent laid over white.
+
+    Only the orientation is read, so that what else is odd in the EXIF of a sound photo does not count
+    (`ImageOps.exif_transpose` writes all of it anew, and raises).
+    """
+    image.load()  # a TIFF turns itself then
+    turn = _TURNS.get(image.getexif().get(_ORIENTATION))
+    image = in_8_bits(image)
+    image = image if turn is None else image.transpose(turn)
+    if not image.has_transparency_data:
+        return image
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
