@@ -56,8 +56,11 @@ class Dataset(Photos):
         """The training records {"x", "label"}.
 
         Raises:
-          UserError: no such folder, no class folders or another number of them, a class without images.
+          UserError: no such folder, no class folders or another number of them, a class without images; or as for
+            `held_out`, where that is asked for.
         """
+        if self.validation is not None or self.held_out_share:
+            self.held_out()  # refused now, and not when the training is over
         return Intact(_Crops(self._trained, self.size), self.max_corrupt)
 
     def held_out(self) -> Sequence[dict[str, np.ndarray]]:

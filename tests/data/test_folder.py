@@ -97,6 +97,23 @@ def test_a_validation_folder(images: Path, tmp_path: Path) -> None:
     )
 
 
+def test_a_held_out_part_that_is_asked_for_must_be_there_to_train(images: Path, tmp_path: Path) -> None:
+    def refused(**words: object) -> str:
+        with pytest.raises(UserError) as caught:
+            Dataset(path=str(images), size=16, **words).source()
+        return str(caught.value)
+
+    nowhere = tmp_path / "nowhere"
+    assert refused(validation=str(nowhere)).startswith(
+        f"dataset.validation={nowhere} cannot be listed (No such file or directory); it must hold one folder per class"
+    )
+    assert refused(held_out_share=0.02) == (
+        f"no image of {images} is kept from training (dataset.held_out_share=0.02); set that to a larger share, or"
+        " dataset.validation to a folder of the same class folders"
+    )
+    assert len(Dataset(path=str(images), size=16).source()) == 12  # no part is asked for
+
+
 def test_the_fingerprint_is_that_of_names_wherever_they_are(images: Path, tmp_path: Path) -> None:
     def fingerprint(path: Path, held_out: bool = False, **words) -> str | None:
         return Dataset(path=str(path), size=16, classes=3, **words).fingerprint(held_out)

@@ -66,6 +66,8 @@ def test_refusals_come_before_anything_is_written(
         "train.workers=-1": "train.workers must be at least 0, got -1",
         "dataset.classes=4": "model.conditioner.classes is 3, but the dataset has 4",
         "dataset.max_corrupt=2.0": "dataset.max_corrupt is a share in [0, 1), such as 0.001, got 2.0",
+        "dataset.validation=away": "dataset.validation=away cannot be listed (No such file or directory); it must",
+        "dataset.held_out_share=0.02": "no image of images is kept from training (dataset.held_out_share=0.02); set",
         "dataset.path=None": "config key 'dataset.path' must be str, got None",
     }.items():
         assert main([*words, "--workdir=run", f"--config.{word}"]) == 2
