@@ -73,6 +73,14 @@ class Dataset:
         """
         return self._part(HELD_OUT)
 
+    def fingerprint(self, held_out: bool = False) -> str | None:
+        """That of the images that these are latents of, see `data.folder`; None where their dataset has none.
+
+        Raises:
+          UserError: see `source`.
+        """
+        return self._part(HELD_OUT if held_out else TRAIN).images
+
     def check_origin(self, made: Mapping[str, Any]) -> None:
         """Refuses latents of another dataset or codec.
 

@@ -61,12 +61,13 @@ def run(config: ConfigDict, workdir: Path) -> int:
     mesh = make_mesh(**experiment.train.mesh)
     check_axes(experiment.model.width, mesh)
     check_batch(experiment.train.batch, mesh, experiment.train.accumulate)
-    agree(config, workdir)
+    images = getattr(experiment.dataset, "fingerprint", lambda: None)()  # where they lie anywhere
+    agree(config, workdir, images)
     check_watching(experiment.train.preview_every)
     first = None if has_checkpoint(workdir) else _first_params(experiment)  # refused before anything is written
     folder.claim(workdir, experiment.raw)
     with ExitStack() as closing:
-        status = _train(experiment, source, first, workdir, mesh, closing)
+        status = _train(experiment, source, images, first, workdir, mesh, closing)
     if status is not None:
         return status
     if cluster.several():
@@ -81,6 +82,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
 def _train(
     experiment: Experiment,
     source: Sequence[Any],
+    images: str | None,
     first: Callable[[Mesh], Params] | None,
     workdir: Path,
     mesh: Mesh,
@@ -102,6 +104,7 @@ def _train(
     closing.callback(stream.close)
     if done:
         meta = checkpoints.meta(done)
+        folder.check_images(workdir, meta.get("images"), images)
         stage = train.stages[meta["stage"]]
         optimizer = train.optimizer.build(stage.rate())
         shapes = abstract(partial(init, experiment.model, jax.random.key(0)), stage, optimizer)
@@ -147,7 +150,7 @@ def _train(
                 watch.flush(done)  # refuses a loss that is not finite, so that it is never saved
             if saving:
                 meta = {"stage": i, "patches": stage.patches, "adapters": stage.adapters}
-                meta |= {"data": stream.get_state(), "config": experiment.raw}
+                meta |= {"data": stream.get_state(), "images": images, "config": experiment.raw}
                 checkpoints.save(done, state, meta)
             watch.preview(done, state, stage.patches)
             watch.bar.advance()

@@ -1,9 +1,10 @@
 """Checkpoints: everything a run needs to go on as if nothing had happened.
 
 A step folder holds `params`, `ema`, `optimizer`, with adapters `frozen` (orbax), `meta` (JSON: stage, step within it,
-position of the data, config) and the checksums of all of it. Saving is asynchronous and a step appears under its name
-only when it is complete, so a kill at any moment leaves the step before intact. What happens to a step afterwards its
-checksums tell: a run goes on from the newest one that is whole, and the damaged ones after it are set aside.
+position of the data, hash of the images' names, config) and the checksums of all of it. Saving is asynchronous and a
+step appears under its name only when it is complete, so a kill at any moment leaves the step before intact. What
+happens to a step afterwards its checksums tell: a run goes on from the newest one that is whole, and the damaged ones
+after it are set aside.
 """
 
 from __future__ import annotations

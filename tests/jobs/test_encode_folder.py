@@ -69,6 +69,9 @@ def test_latents_of_a_folder_stay_when_it_moves_and_not_when_it_is_another(
             f"{tmp_path}/out/{part} holds latents of other images than those of dataset.of, whose file names differ;"
             " name those, or encode into another dataset.path"
         )
+    ours = build_experiment(built("moved", "val2")).dataset
+    assert ours.fingerprint() == ours.of.fingerprint() != ours.fingerprint(held_out=True)
+    assert ours.fingerprint(held_out=True) == ours.of.fingerprint(held_out=True)
     other = build_experiment(built("moved", "moved"))
     other.check()
     assert len(other.dataset.source()) == 4  # what is held out is not trained on

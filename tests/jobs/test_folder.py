@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from flexidit_jax.common import cluster, telling
 from flexidit_jax.main import main
 from flexidit_jax.training.checkpoint import load_weights, read_meta
 
@@ -50,6 +52,13 @@ def test_a_run_skips_what_is_corrupt_and_resumes_anywhere(
     assert said.out.count(line) == 1 and line not in said.err  # six batches of eight, four epochs: once
     (tmp_path / "run" / "checkpoints" / "6").rename(tmp_path / "6")
     (tmp_path / "images").rename(tmp_path / "moved")
+    (tmp_path / "moved" / "class1" / "04.jpg").rename(tmp_path / "moved" / "class1" / "05.jpg")
+    assert main([*words, "--workdir=run", "--config.dataset.path=moved"]) == 2
+    assert capsys.readouterr().err == (
+        "error: --workdir=run was trained on images of other names than the dataset has now; go on with the same"
+        " images, or train on these in another --workdir with --config.init_from=run\n"
+    )
+    (tmp_path / "moved" / "class1" / "05.jpg").rename(tmp_path / "moved" / "class1" / "04.jpg")
     assert main([*words, "--workdir=run", "--config.dataset.path=moved", "--config.train.workers=0"]) == 0
     assert capsys.readouterr().out.count("corrupt, skipped (1 of at most 1): moved/class1/04.jpg") == 1
     assert read_meta(tmp_path / "run" / "checkpoints" / "6")["data"] == {"next_index": 6}
@@ -75,6 +84,21 @@ def test_refusals_come_before_anything_is_written(
     four = [*words, "--workdir=run", "--config.dataset.classes=4", "--config.model.conditioner.classes=4"]
     assert main(four) == 2
     assert capsys.readouterr().err == "error: dataset.classes is 4, but images has 3 class folders\n"
+    assert not (tmp_path / "run").exists()
+
+
+def test_processes_that_find_other_images_are_refused(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = "the hash of all images' names"
+    monkeypatch.setattr(cluster, "name", "process {}".format)
+    monkeypatch.setattr(telling, "gathered", lambda what, told: [told, told | {name: '"other"'}])
+    assert main([*words, "--workdir=run"]) == 2
+    assert re.fullmatch(
+        rf'error: {name} is "other" for process 1 and "[0-9a-f]{{16}}" for process 0; it must be the same\n',
+        capsys.readouterr().err,
+    )
     assert not (tmp_path / "run").exists()
 
 

@@ -21,13 +21,17 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
 OWN = ("--coordinator", "--processes", "--process", "--heartbeat", "--mode")
 
 
-def agree(config: ConfigDict, workdir: Path) -> None:
-    """Refuses processes that were started with other configs or packages.
+def agree(config: ConfigDict, workdir: Path, images: str | None) -> None:
+    """Refuses processes that were started with other configs or packages, or find other images.
+
+    Args:
+      images: the dataset's `fingerprint`, None where it has none.
 
     Raises:
       UserError: the process that differs and in what, or the one that did not come.
     """
     told = {f"config.{key}": value for key, value in leaves(config)} | {"--workdir": str(workdir)}
+    told["the hash of all images' names"] = images
     same("the start", told | {name: importlib.metadata.version(name) for name in PACKAGES})
 
 

@@ -1,4 +1,4 @@
-"""The run's folder: may it be written, and was it made with this config?"""
+"""The run's folder: may it be written, and was it made with this config, of these images?"""
 
 from __future__ import annotations
 
@@ -94,6 +94,24 @@ def check_config(workdir: Path, config: dict[str, Any]) -> None:
         raise UserError(
             f"--workdir={workdir} was trained with another config: {key} is {theirs!r} there, {ours!r} here;"
             " name another --workdir, or go back to that value"
+        )
+
+
+def check_images(workdir: Path, recorded: str | None, images: str | None) -> None:
+    """Refuses to go on with other images, which would have other labels and come in another order.
+
+    Args:
+      recorded: the dataset's `fingerprint` when the checkpoint was saved; None: it had none, or was saved before
+        there were any.
+      images: that of now.
+
+    Raises:
+      UserError: they differ.
+    """
+    if None not in (recorded, images) and recorded != images:
+        raise UserError(
+            f"--workdir={workdir} was trained on images of other names than the dataset has now; go on with the same"
+            f" images, or train on these in another --workdir with --config.init_from={workdir}"
         )
 
 
