@@ -3,10 +3,11 @@
     python -m flexidit_jax.main --config=configs/folder.py --workdir=runs/pets \\
         --config.dataset.path=pets/train --config.dataset.classes=37
 
-reads `pets/train/<class>/<any name>.jpg` (or .png, .webp, ...); label 0 is the first class folder by name. The
-SD-VAE must be in weights/sd-vae-ft-ema. `dataset.validation` names a second such folder, or
-`dataset.held_out_share` keeps a share of every class from training. The rest is as in `imagenet256.py`, smaller
-(`model.size`: S, B, L, XL). Nothing was trained with it yet; the number of steps is a guess.
+reads `pets/train/<class>/<any name>.jpg` (or .png, .webp, ...); label 0 is the first class folder by name.
+`dataset.classes=None` counts the class folders, which must be there for sampling then, too. The SD-VAE must be in
+weights/sd-vae-ft-ema. `dataset.validation` names a second such folder, or `dataset.held_out_share` keeps a share of
+every class from training. The rest is as in `imagenet256.py`, smaller (`model.size`: S, B, L, XL). Nothing was trained
+with it yet; the number of steps is a guess.
 
 `:smoke` is the same run shrunk to seconds, on images made on the spot, in pixels and without downloads.
 """

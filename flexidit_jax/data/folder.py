@@ -49,7 +49,7 @@ class Dataset(Photos):
         if self.held_out_share and self.validation is not None:
             raise UserError("dataset.validation and dataset.held_out_share are both set; one of them is enough")
         if self.classes is None:
-            object.__setattr__(self, "classes", len(_class_folders(self.path, "path")))
+            object.__setattr__(self, "classes", self._counted())
         positive("dataset", classes=self.classes)
 
     def source(self) -> Sequence[dict[str, np.ndarray]]:
@@ -86,6 +86,12 @@ class Dataset(Photos):
         files = self._held_out if held_out else self._trained
         names = "\n".join("/".join(Path(file).parts[-2:]) for file, _ in files)
         return hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()[:16]
+
+    def _counted(self) -> int:
+        try:
+            return len(_class_folders(self.path, "path"))
+        except UserError as error:
+            raise UserError(f"{error}; where the folder is not, dataset.classes says how many there are") from None
 
     @cached_property
     def _files(self) -> list[list[File]]:

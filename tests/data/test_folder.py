@@ -192,12 +192,13 @@ def test_absent_data_says_which_files_go_where(tmp_path: Path, images: Path) -> 
 
     wanted = f"it must hold one folder per class with its images, such as {{}}/cat/001.jpg ({ENDINGS})"
     nowhere = tmp_path / "nowhere"
-    for classes in (None, 3):
+    told = "; where the folder is not, dataset.classes says how many there are"
+    for classes, more in ((None, told), (3, "")):
         assert refused(nowhere, classes=classes) == (
-            f"dataset.path={nowhere} cannot be listed (No such file or directory); {wanted.format(nowhere)}"
+            f"dataset.path={nowhere} cannot be listed (No such file or directory); {wanted.format(nowhere)}{more}"
         )
     flat = images / "ant" / "more"
-    assert refused(flat) == f"dataset.path={flat} has no class folders; {wanted.format(flat)}"
+    assert refused(flat) == f"dataset.path={flat} has no class folders; {wanted.format(flat)}{told}"
     assert refused(images, classes=4) == f"dataset.classes is 4, but {images} has 3 class folders"
     assert refused(tmp_path) == f"class folder {images} holds no images ({ENDINGS}); put some there, or remove it"
     assert refused(images).startswith(f"no image of {images} is kept from training (dataset.held_out_share=0); set")

@@ -11,6 +11,8 @@ import pytest
 from PIL import Image
 
 from flexidit_jax.common import cluster, telling
+from flexidit_jax.common.config import load_config, override
+from flexidit_jax.jobs.parts.experiment import Experiment, build_experiment
 from flexidit_jax.main import main
 from flexidit_jax.training.checkpoint import load_weights, read_meta
 
@@ -46,7 +48,8 @@ def test_a_run_skips_what_is_corrupt_and_resumes_anywhere(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main([*words, "--workdir=run"]) == 0
+    counted = ["--config.dataset.classes=None", "--config.model.conditioner.classes=None"]
+    assert main([*words, *counted, "--workdir=run"]) == 0
     said = capsys.readouterr()
     line = "corrupt, skipped (1 of at most 1): images/class1/04.jpg (image file is truncated"
     assert said.out.count(line) == 1 and line not in said.err  # six batches of eight, four epochs: once
@@ -66,6 +69,21 @@ def test_a_run_skips_what_is_corrupt_and_resumes_anywhere(
     jax.tree.map(np.testing.assert_array_equal, resumed, unbroken)
 
 
+def test_classes_are_counted_where_the_config_says_none(words: list[str], tmp_path: Path) -> None:
+    def built(**dataset: object) -> Experiment:
+        config = load_config(str(CONFIG))
+        override(config, "dataset.path", str(tmp_path / "images"))
+        override(config, "dataset.classes", "None")
+        if dataset:
+            config.dataset = {**dataset, "of": config.dataset.to_dict()}
+        return build_experiment(config)
+
+    for experiment in (built(), built(name="latents", path="latents")):
+        section = experiment.raw["dataset"].get("of", experiment.raw["dataset"])
+        assert experiment.model.conditioner.classes == experiment.dataset.classes == section["classes"] == 3
+        assert experiment.raw["model"]["conditioner"]["classes"] == 3
+
+
 def test_refusals_come_before_anything_is_written(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -81,6 +99,9 @@ def test_refusals_come_before_anything_is_written(
     }.items():
         assert main([*words, "--workdir=run", f"--config.{word}"]) == 2
         assert capsys.readouterr().err.startswith(f"error: {message}")
+    nobody = [f"--config.{key}=None" for key in ("dataset.classes", "model.conditioner.classes")]
+    assert main([*words, "--workdir=run", "--config.dataset.path=away", *nobody]) == 2
+    assert capsys.readouterr().err.endswith("; where the folder is not, dataset.classes says how many there are\n")
     four = [*words, "--workdir=run", "--config.dataset.classes=4", "--config.model.conditioner.classes=4"]
     assert main(four) == 2
     assert capsys.readouterr().err == "error: dataset.classes is 4, but images has 3 class folders\n"

@@ -16,6 +16,7 @@ from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.types import Patch
 from flexidit_jax.diffusion.process import NoiseProcess, suits
 from flexidit_jax.diffusion.solvers import make_table
+from flexidit_jax.jobs.parts.counted import count_classes
 from flexidit_jax.jobs.parts.exported import Export
 from flexidit_jax.jobs.parts.labels import check_kind
 from flexidit_jax.jobs.parts.latents import Encoding, origin
@@ -137,7 +138,7 @@ class Experiment:
     """Everything a config names, built.
 
     Attributes:
-      raw: the config as JSON holds it.
+      raw: the config as JSON holds it, classes counted.
       init_from: a run, saved model or DiT weight file to start from; None starts from scratch.
       profile_at: steps done before a few are traced; None traces none.
       sample: keywords of `FlexiDiT.sample`.
@@ -209,6 +210,8 @@ def build_experiment(config: ConfigDict) -> Experiment:
         encode: Section | None = None,
         compile: Section | None = None,
     ) -> Experiment:
+        data = build.part("flexidit_jax.data", "Dataset", dataset, "dataset")
+        count_classes(raw, data)
         network = build.call(build_dit, model, "model")
         words = {key: value for key, value in sample.items() if key != "files"}
         build.check(FlexiDiT.sample, words, "sample")
@@ -223,7 +226,7 @@ def build_experiment(config: ConfigDict) -> Experiment:
             model=network,
             process=build.part("flexidit_jax.diffusion", "Process", process, "process"),
             codec=build.part("flexidit_jax.codecs", "Codec", codec, "codec"),
-            dataset=build.part("flexidit_jax.data", "Dataset", dataset, "dataset"),
+            dataset=data,
             train=build.call(_training, {"base": network.base_patch, **train}, "train"),
             sample=words,
             files=build.call(Files, sample.get("files", {}), "sample.files"),
