@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,126 +10,21 @@ from ml_collections import ConfigDict
 from flexidit_jax.api import FlexiDiT
 from flexidit_jax.common import build
 from flexidit_jax.common.config import plain
-from flexidit_jax.common.cores import cores
 from flexidit_jax.common.errors import UserError
-from flexidit_jax.common.types import Patch
 from flexidit_jax.diffusion.process import NoiseProcess, suits
 from flexidit_jax.diffusion.solvers import make_table
 from flexidit_jax.jobs.parts.counted import count_classes
 from flexidit_jax.jobs.parts.exported import Export
-from flexidit_jax.jobs.parts.labels import check_kind
 from flexidit_jax.jobs.parts.latents import Encoding, origin
 from flexidit_jax.jobs.parts.pictures import Files
 from flexidit_jax.jobs.parts.points import Report
 from flexidit_jax.jobs.parts.searched import Search, build_search
+from flexidit_jax.jobs.parts.sections import Compilation, Evaluation, Generation, Section, Training, build_training
 from flexidit_jax.models.dit import DiT, build_dit
 from flexidit_jax.models.patch import grid
 from flexidit_jax.sampling.packing import choices
 from flexidit_jax.sampling.schedule import parse_guide
-from flexidit_jax.training.optimizer import AdamW, Ema
 from flexidit_jax.training.sharding import make_mesh
-from flexidit_jax.training.stages import Stage, build_stages
-
-Section = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Training:
-    """The `train` section.
-
-    Attributes:
-      batch: records per step, over all devices.
-      preview_every: steps between pictures of the moving average's samples in TensorBoard; None draws none.
-      spike: a loss this many times the usual one is told, and the checkpoint before it kept; None tells nothing.
-      accumulate: parts a device evaluates its records in, one after the other; memory falls, nothing else changes.
-      stages: see `training.stages.Stage`.
-      optimizer, ema: see `training.optimizer`.
-      mesh: see `training.sharding.make_mesh`.
-      log_every, checkpoint_every: steps; the last step of a stage is always saved.
-      keep: checkpoints kept.
-      workers: threads that read records ahead, in every process; 0 reads between steps, None takes one per core.
-    """
-
-    batch: int
-    stages: Sequence[Stage]
-    optimizer: AdamW
-    ema: Ema
-    mesh: Section
-    log_every: int
-    checkpoint_every: int
-    keep: int
-    workers: int
-    accumulate: int
-    preview_every: int | None
-    spike: float | None
-
-    @property
-    def steps(self) -> int:
-        """Steps of the whole run."""
-        return sum(stage.steps for stage in self.stages)
-
-    def place(self, number: int) -> tuple[int, int]:
-        """The stage of the step after `number` steps of the run, and the steps done in it."""
-        for i, stage in enumerate(self.stages):
-            if number < stage.steps:
-                return i, number
-            number -= stage.steps
-        return len(self.stages) - 1, self.stages[-1].steps
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """The `evaluate` section.
-
-    Attributes:
-      features: their name (a module of `metrics/features`) and keywords.
-      samples: drawn for a score.
-    """
-
-    features: Section
-    samples: int
-
-    def __post_init__(self) -> None:
-        build.positive("evaluate", samples=self.samples)
-
-
-@dataclass(frozen=True)
-class Generation:
-    """The `generate` section; everything else an image depends on is `sample`.
-
-    Attributes:
-      num: images; also `--num`.
-      out: their folder, `<workdir>/generated` by default; also `--out`.
-      labels: "uniform" or "balanced" (see `labels.labels_of`).
-      shard: images a file, and what a kill may cost; a batch by default.
-    """
-
-    num: int = 50_000
-    out: str | None = None
-    labels: str = "uniform"
-    shard: int | None = None
-
-    def __post_init__(self) -> None:
-        build.positive("generate", num=self.num, **({} if self.shard is None else {"shard": self.shard}))
-        check_kind(self.labels)
-
-
-@dataclass(frozen=True)
-class Compilation:
-    """The `compile` section.
-
-    Attributes:
-      topology: a TPU slice such as `v5e:16x16`; None for the devices at hand. Also `--topology`.
-      programs: of "train" and "sample".
-    """
-
-    topology: str | None = None
-    programs: Sequence[str] = ("train", "sample")
-
-    def __post_init__(self) -> None:
-        known = ("train", "sample")
-        if isinstance(self.programs, str) or not self.programs or not all(name in known for name in self.programs):
-            raise UserError(f"compile.programs must be a list of {', '.join(known)}, got {self.programs!r}")
 
 
 @dataclass(frozen=True)
@@ -227,7 +121,7 @@ def build_experiment(config: ConfigDict) -> Experiment:
             process=build.part("flexidit_jax.diffusion", "Process", process, "process"),
             codec=build.part("flexidit_jax.codecs", "Codec", codec, "codec"),
             dataset=data,
-            train=build.call(_training, {"base": network.base_patch, **train}, "train"),
+            train=build.call(build_training, {"base": network.base_patch, **train}, "train"),
             sample=words,
             files=build.call(Files, sample.get("files", {}), "sample.files"),
             evaluate=evaluation,
@@ -271,40 +165,3 @@ def build_experiment(config: ConfigDict) -> Experiment:
         return built
 
     return build.call(experiment, raw, "config")
-
-
-def _training(
-    base: Patch,
-    batch: int,
-    stages: Sequence[Section],
-    loss: Section,
-    optimizer: Section,
-    ema: Section,
-    mesh: Section,
-    log_every: int = 100,
-    checkpoint_every: int = 1000,
-    keep: int = 2,
-    workers: int | None = 1,
-    accumulate: int = 1,
-    preview_every: int | None = None,
-    spike: float | None = 10.0,
-) -> Training:
-    counts = {"batch": batch, "log_every": log_every, "checkpoint_every": checkpoint_every, "keep": keep}
-    given = {"preview_every": preview_every, "spike": spike}
-    build.positive("train", **counts, accumulate=accumulate, **{k: v for k, v in given.items() if v is not None})
-    workers = cores() if workers is None else workers
-    if workers < 0:
-        raise UserError(f"train.workers must be at least 0, got {workers}")
-    return Training(
-        batch=batch,
-        stages=build_stages(stages, base, loss),
-        optimizer=build.call(AdamW, optimizer, "train.optimizer"),
-        ema=build.call(Ema, ema, "train.ema"),
-        mesh=mesh,
-        log_every=log_every,
-        checkpoint_every=checkpoint_every,
-        keep=keep,
-        workers=workers,
-        accumulate=accumulate,
-        **given,
-    )
