@@ -77,6 +77,13 @@ def _run(argv: Sequence[str]) -> int:
         help=f"a process silent for so long counts as dead, which ends the others (default: {cluster.HEARTBEAT})",
     )
     parser.add_argument(
+        "--patience",
+        type=int,
+        metavar="SECONDS",
+        default=cluster.PATIENCE,
+        help=f"so long processes wait for all of them to start (default: {cluster.PATIENCE})",
+    )
+    parser.add_argument(
         "--stopped-status",
         type=int,
         metavar="N",
@@ -109,7 +116,8 @@ def _run(argv: Sequence[str]) -> int:
             override(config, key, value)
     if not 0 <= known.stopped_status <= 255:
         raise UserError(f"--stopped-status={known.stopped_status} is no exit status; 0..255 would do")
-    environment.check_flags(known.coordinator, known.processes, known.process, known.heartbeat)
+    place = known.coordinator, known.processes, known.process, known.heartbeat, known.patience
+    environment.check_flags(*place)
     for key, takers in SHORT.items():
         if (value := getattr(known, key)) is not None:
             if known.mode not in takers:
@@ -131,7 +139,7 @@ def _run(argv: Sequence[str]) -> int:
     keep_programs(workdir)
     job = importlib.import_module(f"flexidit_jax.jobs.{known.mode}")  # no device is touched before `run`
     if getattr(job, "SEVERAL_PROCESSES", False):
-        cluster.join(known.coordinator, known.processes, known.process, known.heartbeat)
+        cluster.join(*place)
     else:
         environment.check_alone(f"--mode={known.mode}", known.processes)
     status = job.run(config, workdir)

@@ -14,20 +14,19 @@ import os
 import re
 import socket
 import sys
-import time
 import traceback
 from collections.abc import Iterator
 from concurrent import futures
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn
 
-from flexidit_jax.common import environment
+from flexidit_jax.common import environment, roll
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.lifeline import Lifeline, pause
 
 #: seconds of silence after which a process counts as dead, which ends all others
 HEARTBEAT = 20
-#: seconds that processes wait for each other, to start and to come to the same place
+#: seconds that processes wait for each other to come to the same place; to start, where nothing else is said
 PATIENCE = 300
 #: seconds given to the others, when one process fails, to fail of the same
 GRACE = 5
@@ -41,6 +40,7 @@ def join(
     processes: int | None = None,
     process: int | None = None,
     heartbeat: int = HEARTBEAT,
+    patience: int = PATIENCE,
 ) -> None:
     """Makes this process one of a job, before anything touches a device.
 
@@ -50,19 +50,18 @@ def join(
     Args:
       coordinator, processes, process: where process 0 listens, how many there are, and which one this is; all or none.
       heartbeat: see `HEARTBEAT`; the same for all processes.
+      patience: seconds to wait for all to start.
 
     Raises:
-      UserError: the flags are wrong, process 0 cannot be reached or cannot listen, or the environment names several
-        processes in a way that jax does not read (such as Open MPI 5).
+      UserError: the flags are wrong, some processes did not come, process 0 cannot be reached or cannot listen, or the
+        environment names several processes in a way that jax does not read (such as Open MPI 5).
     """
-    environment.check_flags(coordinator, processes, process, heartbeat)
+    environment.check_flags(coordinator, processes, process, heartbeat, patience)
     import jax
 
     words: dict[str, Any] = {"coordinator_address": coordinator, "num_processes": processes, "process_id": process}
     if coordinator is not None:
         words["cluster_detection_method"] = "deactivate"
-        if process:
-            _reach(coordinator)
     elif not environment.clustered(jax.config.jax_platforms):
         return
     elif (tasks := environment.count("SLURM_NTASKS")) > 1 and tasks == environment.count("SLURM_STEP_NUM_NODES"):
@@ -71,7 +70,12 @@ def join(
         jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM from `jobs.parts.stop`
     times = {"heartbeat_timeout_seconds": heartbeat, "shutdown_timeout_seconds": max(heartbeat, GRACE)}
     try:
+        place = (coordinator, processes, process) if coordinator else environment.place(patience)
+        if None not in place:
+            roll.call(*place, patience)
         jax.distributed.initialize(**words, initialization_timeout=PATIENCE, **times)
+    except UserError:
+        raise
     except ValueError as error:
         if coordinator is None and "coordinator_address should be defined" in str(error):
             if (said := environment.said()) is None:
@@ -216,20 +220,6 @@ def _gone(process: int) -> None:
     if index() == 0:
         pause()
     _end(1)
-
-
-def _reach(coordinator: str) -> None:
-    """Waits until process 0 listens: jax would abort where it does not."""
-    host, _, port = coordinator.rpartition(":")
-    until, reason = time.monotonic() + PATIENCE, ""
-    while time.monotonic() < until:
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
-            return
-        except (OSError, OverflowError) as error:
-            reason = str(error)
-        time.sleep(0.2)
-    raise UserError(f"--coordinator={coordinator} did not answer within {PATIENCE} s ({reason}); is process 0 there?")
 
 
 def _state() -> Any:

@@ -13,7 +13,9 @@ COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
 FLAGS = "--coordinator=HOST:PORT", "--processes=N", "--process=I"
 
 
-def check_flags(coordinator: str | None, processes: int | None, process: int | None, heartbeat: int) -> None:
+def check_flags(
+    coordinator: str | None, processes: int | None, process: int | None, heartbeat: int, patience: int
+) -> None:
     """Refuses flags that do not name one process of a job.
 
     Raises:
@@ -21,14 +23,18 @@ def check_flags(coordinator: str | None, processes: int | None, process: int | N
     """
     if heartbeat < 1:
         raise UserError(f"--heartbeat={heartbeat} is not a positive number of seconds")
+    if patience < 1:
+        raise UserError(f"--patience={patience} is not a positive number of seconds")
     given = dict(zip(FLAGS, (coordinator, processes, process), strict=True))
     missing = [flag for flag, value in given.items() if value is None]
     if len(missing) == len(given):
         return
     if missing:
         raise UserError(f"{' and '.join(missing)} missing; a job of several processes needs {', '.join(given)}")
-    if not re.fullmatch(r".+:\d{1,5}", coordinator):
+    if not re.fullmatch(r".+:\d+", coordinator):
         raise UserError(f"--coordinator={coordinator} is not HOST:PORT, such as 10.0.0.1:8476")
+    if not 1 <= int(coordinator.rpartition(":")[2]) <= 65535:
+        raise UserError(f"--coordinator={coordinator} names no port; they count 1..65535")
     if processes < 1 or not 0 <= process < processes:
         raise UserError(f"--process={process} of --processes={processes} does not exist; they count 0..N-1")
 
@@ -71,6 +77,18 @@ def count(variable: str) -> int:
     """A number of the environment, 0 where there is none."""
     value = os.environ.get(variable, "")
     return int(value) if value.isdigit() else 0
+
+
+def place(patience: int) -> tuple[str | None, int | None, int | None]:
+    """Coordinator, number of processes and which one this is, where jax finds a cluster.
+
+    Args:
+      patience: seconds that it may look for the coordinator's address.
+    """
+    from jax._src.clusters import ClusterEnv  # there is no public way to look without joining
+
+    address = os.environ.get("JAX_COORDINATOR_ADDRESS")
+    return ClusterEnv.auto_detect_unset_distributed_params(address, None, None, None, None, patience)[:3]
 
 
 def _found() -> str | None:

@@ -32,8 +32,7 @@ class Lifeline:
 
     def listen(self) -> int:
         """Process 0: takes the others' connections; returns the port."""
-        family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
-        server = socket.create_server(("", 0), family=family, dualstack_ipv6=family == socket.AF_INET6)
+        server = listening(0)
         self._start(self._accept, server)
         return server.getsockname()[1]
 
@@ -84,6 +83,12 @@ class Lifeline:
     @staticmethod
     def _start(work: Callable[..., None], *words: object) -> None:
         threading.Thread(target=work, args=words, daemon=True).start()
+
+
+def listening(port: int) -> socket.socket:
+    """A socket that takes connections at `port` of all addresses; 0 is any free one."""
+    family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
+    return socket.create_server(("", port), family=family, dualstack_ipv6=family == socket.AF_INET6)
 
 
 def pause() -> None:

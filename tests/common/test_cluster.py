@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 from typing import Any
 
@@ -30,6 +31,9 @@ CONFIG = "--config=configs/digits.py:smoke"
         (("--coordinator=h:1", "--processes=2", "--process=2"), "--process=2 of --processes=2 does not exist"),
         (("--coordinator=h:1", "--processes=0", "--process=0"), "--process=0 of --processes=0 does not exist"),
         (("--coordinator=h:1", "--processes=2", "--process=-1"), "--process=-1 of --processes=2 does not exist"),
+        (("--coordinator=h:65536", "--processes=2", "--process=0"), "--coordinator=h:65536 names no port; they count"),
+        (("--coordinator=h:0", "--processes=2", "--process=0"), "--coordinator=h:0 names no port; they count 1..65535"),
+        (("--patience=0",), "--patience=0 is not a positive number of seconds"),
         (("--heartbeat=0",), "--heartbeat=0 is not a positive number of seconds"),
         (("--stopped-status=300",), "--stopped-status=300 is no exit status; 0..255 would do"),
         (("--processes=two",), "argument --processes: invalid int value: 'two'"),
@@ -42,6 +46,26 @@ def test_flags_that_name_no_process_are_refused(
     assert main([CONFIG, *flags]) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"error: {says}") and error.count("\n") == 1
+
+
+def test_one_of_several_alone_says_who_is_missing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its flags, and by an environment that jax reads: it would say nothing, and abort in the end."""
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **words: pytest.fail("joined"))
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    missing = f"1 of 2 processes at localhost:{port} (number 1)"
+    said = f"waiting for {missing}\nerror: {missing} did not come within 1 s; see what was said there\n"
+    environ(monkeypatch)
+    assert main([CONFIG, f"--coordinator=localhost:{port}", "--processes=2", "--process=0", "--patience=1"]) == 2
+    assert capsys.readouterr().err == said
+    task = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "localhost", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
+    environ(monkeypatch, SLURM_NTASKS="2", **task)
+    monkeypatch.setenv("JAX_COORDINATOR_PORT", str(port))
+    assert main([CONFIG, "--patience=1"]) == 2
+    assert capsys.readouterr().err == said
 
 
 def environ(monkeypatch: pytest.MonkeyPatch, **environment: str) -> None:

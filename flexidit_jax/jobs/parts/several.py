@@ -18,7 +18,7 @@ from flexidit_jax.common.telling import same
 #: packages whose versions decide what is computed and written
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
 #: words of the command line that belong to one process of several
-OWN = ("--coordinator", "--processes", "--process", "--heartbeat", "--mode")
+OWN = ("--coordinator", "--processes", "--process", "--heartbeat", "--patience", "--mode")
 
 
 def agree(config: ConfigDict, workdir: Path, images: str | None) -> None:
