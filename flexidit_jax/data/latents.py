@@ -182,7 +182,7 @@ class Records(Sequence):
             [record] = np.frombuffer(self._records[i], self._dtype)
         except (RuntimeError, ValueError) as error:  # every record carries a checksum
             file = self._parts[i // self._shard].filename
-            raise UserError(f"{file} is damaged ({str(error).splitlines()[0]}); delete it, {MAKES}") from None
+            raise UserError(f"{file} is damaged ({str(error).splitlines()[0]}); {MAKES} again") from None
         return {name: record[name] for name in self._dtype.names}
 
 

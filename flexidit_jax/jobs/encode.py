@@ -5,6 +5,7 @@ Training on them (`data.latents`) runs no encoder and reads no pictures.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,12 +29,14 @@ from flexidit_jax.jobs.parts.latent_shards import LatentShards
 from flexidit_jax.jobs.parts.latents import Encoding, origin, stacked
 from flexidit_jax.jobs.parts.shards import of_host
 from flexidit_jax.jobs.parts.stop import SharedStop
-from flexidit_jax.jobs.parts.workdir import check_writable
+from flexidit_jax.jobs.parts.workdir import out_folder
 from flexidit_jax.sampling.spread import even, split, spread
 
 SEVERAL_PROCESSES = True  # it may be started as one of them, each taking shards of its own
 #: seconds that a process waits for the shards of the others
 PATIENCE = 7 * 24 * 3600
+
+logger = logging.getLogger(__name__)
 
 
 def run(config: ConfigDict, workdir: Path) -> int:
@@ -52,8 +55,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
     dataset, home = experiment.dataset, workdir / "latents"
     if isinstance(dataset, Latents):
         dataset, home = dataset.of, dataset.path
-    folder = Path(section.out or home).expanduser()
-    check_writable(folder, "--out")
+    folder = out_folder(section.out, home)
     sources = {TRAIN: dataset.source()} | ({HELD_OUT: dataset.held_out()} if section.held_out else {})
 
     # ---------------------------------------------------------------- The folder: what is there, what is missing
@@ -63,24 +65,34 @@ def run(config: ConfigDict, workdir: Path) -> int:
         for name, source in sources.items()
     }
     host, hosts = jax.process_index(), jax.process_count()
-    missing = {name: shards.missing() for name, shards in parts.items()}  # of all hosts: they fill one disk
-    images = sum(shards.count(missing[name]) for name, shards in parts.items())
-    needed = sum(shards.size(missing[name]) for name, shards in parts.items())
-    parts[TRAIN].check_space(needed, f"latents of {images} images", " or encode.dtype=float16")
-
-    # ---------------------------------------------------------------- Encoding
-    own = {name: of_host(missing[name], host, hosts) for name in parts}
-    left, total = sum(shards.count(own[name]) for name, shards in parts.items()), sum(map(len, sources.values()))
+    missing, unchecked, made = {}, 0, 0
     with SharedStop("finishing this shard before stopping") as stop:
         for name, shards in parts.items():
+            missing[name] = shards.missing()  # of all hosts: they fill one disk
+            there = of_host(sorted({*shards.all} - {*missing[name]}), host, hosts)
+            damaged, skipped = _check(shards, there, stop)
+            missing[name], unchecked = sorted(missing[name] + damaged), unchecked + skipped
+        images = sum(shards.count(missing[name]) for name, shards in parts.items())
+        needed = sum(shards.size(missing[name]) for name, shards in parts.items())
+        smaller = "" if section.dtype == "float16" else " or encode.dtype=float16"
+        parts[TRAIN].check_space(needed, f"latents of {images} images", smaller)
+
+        # ------------------------------------------------------------ Encoding
+        own = {name: of_host(missing[name], host, hosts) for name in parts}
+        left, total = sum(shards.count(own[name]) for name, shards in parts.items()), sum(map(len, sources.values()))
+        for name, shards in parts.items():
             if not stop.asked:
-                left -= _encode(codec, sources[name], shards, own[name], section, (host, hosts), stop)
-        left = sum(gathered("the end of encoding", left, PATIENCE))  # whoever is done listens meanwhile
-        if left:
-            print(f"{folder}: stopped, {total - left} of {total} images are there; the same command goes on")
+                made += _encode(codec, sources[name], shards, own[name], section, (host, hosts), stop)
+        told = gathered("the end of encoding", (left - made, unchecked, made), PATIENCE)  # whoever is done listens
+        left, unchecked, made = map(sum, zip(*told, strict=True))
+        if left or unchecked:
+            known = (
+                f"{total - left - unchecked} of {total} images are there{f', {unchecked} unchecked' * (unchecked > 0)}"
+            )
+            print(f"{folder}: stopped, {known}; the same command goes on")
             return stop.status
     sizes = (f"{len(sources[name])} images of {shards.dtype.itemsize} bytes" for name, shards in parts.items())
-    print(f"written: {folder}, {' and held out '.join(sizes)}")
+    print(f"{'written' if made else 'all there already'}: {folder}, {' and held out '.join(sizes)}")
     return 0
 
 
@@ -106,6 +118,22 @@ def _words(experiment: Experiment, dataset: Any, source: Sequence[Any], part: st
         "flipped": flipped,
         "record": layout(experiment.model.latent, section.dtype, flipped, others),
     }
+
+
+def _check(shards: LatentShards, there: Sequence[int], stop: SharedStop) -> tuple[list[int], int]:
+    """Reads shards that are there: which are damaged, and how many images were left when it was asked to stop."""
+    damaged, left = [], shards.count(there)
+    shown = cluster.first() and left > 0
+    with Progress(left, f"checking {shards.folder.name}", enabled=shown, unit="images") as bar, warnings_said(bar):
+        for shard in there:
+            if stop.asked:
+                break
+            if (reason := shards.damage(shard)) is not None:
+                logger.warning("%s is damaged (%s); it is made again", shards.path(shard), reason)
+                damaged.append(shard)
+            bar.advance(len(shards.numbers(shard)))
+            left -= len(shards.numbers(shard))
+    return damaged, left
 
 
 def _encode(

@@ -9,15 +9,14 @@ from ml_collections import ConfigDict
 from flexidit_jax.jobs.parts.experiment import build_experiment
 from flexidit_jax.jobs.parts.exported import write_exported
 from flexidit_jax.jobs.parts.model import trained_model
-from flexidit_jax.jobs.parts.workdir import check_writable
+from flexidit_jax.jobs.parts.workdir import out_folder
 
 
 def run(config: ConfigDict, workdir: Path) -> int:
     """Exports the newest checkpoint of `workdir` (or `init_from`) as `config.export` says."""
     experiment = build_experiment(config)
     section = experiment.export
-    folder = Path(section.out) if section.out else workdir / "exported"
-    check_writable(folder, "export.out")
+    folder = out_folder(section.out, workdir / "exported", "export.out")
     flex = trained_model(experiment, workdir)
     tables = section.solver_tables(flex.process, experiment.sample)
     pairs = write_exported(flex, section, tables, folder)

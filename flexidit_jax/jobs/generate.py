@@ -25,7 +25,7 @@ from flexidit_jax.jobs.parts.model import trained_model
 from flexidit_jax.jobs.parts.settled import settled
 from flexidit_jax.jobs.parts.stop import Stop
 from flexidit_jax.jobs.parts.words import plan_words
-from flexidit_jax.jobs.parts.workdir import FREE_WITHIN, check_writable
+from flexidit_jax.jobs.parts.workdir import FREE_WITHIN, out_folder
 from flexidit_jax.models.dit import describe
 from flexidit_jax.sampling.plan import Plan
 from flexidit_jax.sampling.spread import even
@@ -48,8 +48,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
     section = experiment.generate
     if section is None:
         raise UserError("this config has no generate section; give it one, such as config.generate = {'num': 50_000}")
-    folder = Path(section.out) if section.out else workdir / "generated"
-    check_writable(folder, "--out")
+    folder = out_folder(section.out, workdir / "generated")
     flex = dataclasses.replace(trained_model(experiment, workdir), devices=jax.local_device_count())
     flex.codec.check()
     classes = getattr(flex.model.conditioner, "classes", None)

@@ -108,7 +108,7 @@ def shard(folder: Path, number: int) -> Path:
 
 def said(capsys: pytest.CaptureFixture[str]) -> str:
     """The one line of a refusal."""
-    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("encoding ")]
+    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith(("encoding ", "checking "))]
     assert len(lines) == 1, lines
     return lines[0].removeprefix("error: ")
 
@@ -267,11 +267,45 @@ def test_what_is_missing_or_cut_off_is_made_again(
     assert files(broken) == files(unbroken)
 
 
-def test_again_makes_nothing(encode: Encode, broken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_damaged_within_is_named_and_made_again(
+    encode: Encode, unbroken: Path, broken: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = shard(broken, 1)
+    content = bytearray(file.read_bytes())
+    content[content.index(stacked(Records(broken / "train"))["mean"][SHARD + 1].tobytes())] ^= 4  # one bit
+    file.write_bytes(content)
+    assert encode(broken) == 0
+    out, err = capsys.readouterr()
+    first, *_, last = out.splitlines()
+    assert re.fullmatch(rf"{file} is damaged \(.+\); it is made again", first)
+    assert f"{broken}/train: resuming, 7 of 11 images are there\n" in out
+    assert last.startswith(f"written: {broken}, 11 images")
+    assert "checking train: 11/11 (100 %)" in err
+    assert files(broken) == files(unbroken)
+
+
+def test_a_signal_stops_the_check(
+    encode: Encode, broken: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def damage(self: latent_shards.LatentShards, number: int) -> None:
+        if number == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    shard(broken, 2).unlink()
+    monkeypatch.setattr(latent_shards.LatentShards, "damage", damage)
+    assert encode(broken, "--config.encode.held_out=True") == 130
+    said = f"{broken}: stopped, 8 of 22 images are there, 11 unchecked; the same command goes on\n"
+    assert capsys.readouterr().out == said
+
+
+def test_again_makes_nothing(
+    encode: Encode, broken: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = files(broken)
     fails(monkeypatch, 1, die)
     assert encode(broken) == 0
     assert files(broken) == before
+    assert capsys.readouterr().out == f"all there already: {broken}, 11 images of 516 bytes\n"
 
 
 def test_a_disk_that_fills_up_leaves_whole_shards(
@@ -301,8 +335,10 @@ def test_a_disk_too_full_is_refused_before_anything_is_written(
     free = SimpleNamespace(free=3 * 2**18)  # the least that three files take
     monkeypatch.setattr(shards.shutil, "disk_usage", lambda path: free)
     assert encode(tmp_path / "deep" / "out") == 2
-    needs = "needs 793.5 kB more for latents of 11 images, and 786.4 kB are free; make room, or name another --out or"
-    assert said(capsys) == f"{tmp_path / 'deep' / 'out' / 'train'} {needs} encode.dtype=float16"
+    needs = "needs 793.5 kB more for latents of 11 images, and 786.4 kB are free; make room, or name another --out"
+    assert said(capsys) == f"{tmp_path / 'deep' / 'out' / 'train'} {needs}"
+    assert encode(tmp_path / "deep" / "out", "--config.encode.dtype=float32") == 2
+    assert said(capsys).endswith("; make room, or name another --out or encode.dtype=float16")
     assert not (tmp_path / "deep").exists()
     monkeypatch.setattr(jax, "process_count", lambda: 2)  # they fill the same disk
     assert encode(tmp_path / "deep" / "out") == 2
@@ -459,6 +495,11 @@ def test_what_cannot_be_encoded(
     (tmp_path / "file").touch()
     assert encode(tmp_path / "file") == 2
     assert said(capsys) == f"cannot write to {tmp_path / 'file'}; name another --out"
+    assert encode(out, "--out=/proc/x") == 2
+    # root may write there, says the system
+    assert re.fullmatch(r"cannot write to /proc/x( \(/proc: .*\))?; name another --out", said(capsys))
+    assert encode(out, "--out=") == 2
+    assert said(capsys) == f"--out is empty; name a folder, or leave it out for {out}"
     assert main([f"--config={CONFIG}:smoke", "--mode=sample", "--out=x"]) == 2
     assert said(capsys) == "--out is for --mode=generate or encode, not for --mode=sample"
     assert not out.exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -67,15 +68,32 @@ def _check_shared(workdir: Path) -> None:
         )
 
 
-def check_writable(folder: Path, flag: str = "--workdir") -> None:
-    """Refuses, before long work and without writing, a folder that could not be made or written.
+def out_folder(out: str | None, default: Path, flag: str = "--out") -> Path:
+    """The folder that is asked for, which could be written.
 
     Raises:
-      UserError: its nearest existing parent may not be written.
+      UserError: it could not (see `check_writable`), or has no name.
+    """
+    if out == "":
+        raise UserError(f"{flag} is empty; name a folder, or leave it out for {default}")
+    folder = Path(default if out is None else out).expanduser()
+    check_writable(folder, flag)
+    return folder
+
+
+def check_writable(folder: Path, flag: str = "--workdir") -> None:
+    """Refuses, before long work and without leaving anything, a folder that could not be made or written.
+
+    Raises:
+      UserError: its nearest existing parent takes no files.
     """
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise UserError(f"cannot write to {folder}; name another {flag}")
+    try:
+        tempfile.TemporaryFile(dir=existing).close()  # root may write everywhere, and yet cannot, such as in /proc
+    except OSError as error:
+        raise UserError(f"cannot write to {folder} ({existing}: {error.strerror}); name another {flag}") from None
 
 
 def check_config(workdir: Path, config: dict[str, Any]) -> None:
