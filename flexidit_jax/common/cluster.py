@@ -97,9 +97,7 @@ def join(
         port = board.blocking_key_value_get("flexidit_jax/lifeline", 1000 * PATIENCE)
         line.connect(_state().coordinator_address.rpartition(":")[0].strip("[]"), int(port))
     name(0)  # while it can be asked
-    if jax.process_index():  # C++ libraries write to the descriptor itself
-        sys.stdout.flush()
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    _hush(speaks=jax.process_index() == 0)
 
 
 def several() -> bool:
@@ -212,6 +210,17 @@ def trace() -> None:
     """Prints the exception being handled, naming the process."""
     print(f"error: {me()}", file=sys.stderr)
     traceback.print_exc()
+
+
+def _hush(speaks: bool) -> None:
+    """Keeps C++ libraries such as Gloo, which write to its descriptor, off standard output; and who does not speak."""
+    sys.stdout.flush()
+    if speaks:
+        words = {"encoding": sys.stdout.encoding, "errors": sys.stdout.errors}
+        sys.stdout = os.fdopen(os.dup(1), "w", buffering=1 if sys.stdout.isatty() else -1, **words)
+        os.dup2(2, 1)
+    else:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _gone(process: int) -> None:
