@@ -65,16 +65,16 @@ def run(config: ConfigDict, workdir: Path) -> int:
     agree(config, workdir, images)
     check_watching(experiment.train.preview_every)
     first = None if has_checkpoint(workdir) else _first_params(experiment)  # refused before anything is written
-    folder.claim(workdir, experiment.raw)
-    with ExitStack() as closing:
-        status = _train(experiment, source, images, first, workdir, mesh, closing)
-    if status is not None:
-        return status
+    with folder.claimed(workdir, experiment.raw):
+        with ExitStack() as closing:
+            status = _train(experiment, source, images, first, workdir, mesh, closing)
+        if status is not None:
+            return status
+        if experiment.report is not None and not cluster.several():
+            return report.run(config, workdir)
     if cluster.several():
         print(f"finished; one process by itself draws from it: {alone('report' if experiment.report else 'sample')}")
         return 0
-    if experiment.report is not None:
-        return report.run(config, workdir)
     print("finished; the same command with --mode=sample draws from it")
     return 0
 

@@ -19,6 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.util.tensor_util import make_ndarray
 
 import flexidit_jax as fd
+from flexidit_jax.common.lock import at_work
 from flexidit_jax.jobs.parts.several import alone
 from flexidit_jax.main import main
 from flexidit_jax.training.newest import newest_step
@@ -171,34 +172,40 @@ def test_who_differs_and_who_is_late_is_named() -> None:
     assert (first.returncode, other.returncode) == (0, 0)
 
 
-#: each in a folder of its own, claims `run` there, which both have, then one that both see
+#: each in a folder of its own, claims `run` there, which both have, then one that both see, then one that trains
 CLAIMING = """
 import os, sys
 from pathlib import Path
 from flexidit_jax.common import cluster
 from flexidit_jax.common.errors import UserError
-from flexidit_jax.jobs.parts.workdir import claim
+from flexidit_jax.jobs.parts.workdir import claimed
 folder, *words = sys.argv[1:]
 words = dict(word[2:].split("=") for word in words)
 cluster.join(words["coordinator"], int(words["processes"]), int(words["process"]))
 os.chdir(f"{folder}/{words['process']}")
-for workdir in (Path("run"), Path(folder, "shared")):
+for workdir in (Path("run"), Path(folder, "shared"), Path(folder, "taken")):
     try:
-        claim(workdir, {"seed": 1})
+        with claimed(workdir, {"seed": 1}):
+            pass
     except UserError as error:
         print(error, file=sys.stderr, flush=True)
 sys.exit(cluster.leave(0))
 """
 
 
-def test_a_workdir_that_is_not_shared_is_refused_by_all(tmp_path: Path) -> None:
+def test_a_workdir_that_is_not_shared_or_trains_is_refused_by_all(tmp_path: Path) -> None:
     for process in "01":
         (tmp_path / process / "run").mkdir(parents=True)
-    with pair(sys.executable, "-c", CLAIMING, str(tmp_path)) as children:
+    (tmp_path / "taken").mkdir()
+    with (
+        at_work(tmp_path / "taken", "-"),
+        pair(sys.executable, "-c", CLAIMING, str(tmp_path)) as children,
+    ):
         errors = [child.communicate(timeout=60)[1] for child in children]
     here = socket.gethostname()
     said = f"--workdir=run of process 0 ({here}) is not that of process 1 ({here}); name a folder that all hosts share"
-    assert errors == [f"{said}\n"] * 2
+    taken = f"another process is at work in {tmp_path / 'taken'}; wait for its end, or name another --workdir"
+    assert errors == [f"{said}\n{taken}\n"] * 2
     assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()) == [
         "0/run/config.json",
         "shared/config.json",

@@ -1,7 +1,10 @@
-"""Which keys may change between two starts of one run, that its images may not, and where it may write."""
+"""What may change between two starts of one run, where it may write, and that there is one at a time."""
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -9,19 +12,27 @@ import pytest
 
 from flexidit_jax.common.config import load_config, plain
 from flexidit_jax.common.errors import UserError
-from flexidit_jax.jobs.parts.workdir import check_images, claim, out_folder
+from flexidit_jax.jobs.parts.workdir import check_images, claimed, out_folder
+from flexidit_jax.main import main
 
-CONFIG = f"{Path(__file__).parents[2] / 'configs' / 'digits.py'}:smoke"
+FILE = f"{Path(__file__).parents[2] / 'configs' / 'digits.py'}:smoke"
+CONFIG = f"--config={FILE}"
 
 
 def test_the_machine_may_change_and_the_mathematics_may_not(tmp_path: Path) -> None:
-    config = plain(load_config(CONFIG))
-    claim(tmp_path, config)
+    config = plain(load_config(FILE))
     machine = {"accumulate": 4, "mesh": {"data": 1, "fsdp": -1, "tensor": 1}}
-    claim(tmp_path, {**config, "train": {**config["train"], **machine}, "model": {**config["model"], "remat": "full"}})
+    elsewhere = {**config, "train": {**config["train"], **machine}, "model": {**config["model"], "remat": "full"}}
+    for allowed in (config, elsewhere):
+        with claimed(tmp_path, allowed):
+            pass
     for section, key, value in (("train", "batch", 32), ("model", "dtype", "bfloat16")):
-        with pytest.raises(UserError, match=rf"another config: {section}\.{key} is .* there, .* here"):
-            claim(tmp_path, {**config, section: {**config[section], key: value}})
+        other = {**config, section: {**config[section], key: value}}
+        with (
+            pytest.raises(UserError, match=rf"another config: {section}\.{key} is .* there, .* here"),
+            claimed(tmp_path, other),
+        ):
+            pass
 
 
 def test_images_may_not_change_and_runs_without_their_hash_go_on(tmp_path: Path) -> None:
@@ -47,3 +58,50 @@ def test_where_to_write_is_said_or_refused(tmp_path: Path, monkeypatch: pytest.M
     assert (
         str(error.value) == f"cannot write to {tmp_path}/a ({tmp_path}: No such file or directory); name another --out"
     )
+
+
+def test_one_training_at_a_time_and_readers_beside_it(
+    smoke_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(smoke_run, tmp_path / "run")
+    (run / "checkpoints" / "16.orbax-checkpoint-tmp").mkdir()  # the save under way
+    with claimed(run, plain(load_config(FILE))):
+        before = contents(run)
+        assert main([CONFIG, f"--workdir={run}"]) == 2
+        assert capsys.readouterr().err == (
+            f"error: another process is at work in {run}; wait for its end, or name another --workdir\n"
+        )
+        assert contents(run) == before
+        for mode in ("sample", "evaluate"):
+            assert main([CONFIG, f"--workdir={run}", f"--mode={mode}"]) == 0
+    with claimed(run, plain(load_config(FILE))):
+        pass
+
+
+#: trains until it is killed
+HOLDING = """
+import sys
+from pathlib import Path
+from flexidit_jax.jobs.parts.workdir import claimed
+with claimed(Path(sys.argv[1]), {"seed": 1}):
+    print("claimed", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_kill_lets_go(tmp_path: Path) -> None:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", HOLDING, str(tmp_path)], **pipes) as child:
+        assert child.stdout.readline() == b"claimed\n"
+        with pytest.raises(UserError, match="another process is at work"), claimed(tmp_path, {"seed": 1}):
+            pass
+        child.kill()
+        child.wait()
+    with claimed(tmp_path, {"seed": 1}):
+        pass
+
+
+def contents(folder: Path) -> dict[str, tuple[int, int]]:
+    """When everything there was written, and how long it is."""
+    stats = {str(path): path.stat() for path in (folder, *folder.rglob("*"))}
+    return {name: (stat.st_mtime_ns, stat.st_size) for name, stat in stats.items()}

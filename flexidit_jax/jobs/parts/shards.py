@@ -9,18 +9,18 @@ in the making: the next start makes those that are missing or not whole.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from flexidit_jax.common.config import difference
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.files import unfinished, written_aside
+from flexidit_jax.common.lock import at_work
 from flexidit_jax.common.sizes import in_bytes
 
 MANIFEST = "manifest.json"
@@ -102,26 +102,19 @@ class Shards:
         Raises:
           UserError: it cannot be written, or another command is at work in it.
         """
-        lock = None
-        try:
+        with ExitStack() as working:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
-                lock = os.open(self.folder, os.O_RDONLY)  # let go of by the system, however this process ends
-                fcntl.flock(lock, (fcntl.LOCK_EX if hosts == 1 else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+                working.enter_context(at_work(self.folder, "name another --out", shared=hosts > 1))
                 own = map(self.path, of_host(self.all, host, hosts))
                 whole = [self.folder / name for name in (MANIFEST, *self.extra)] if host == 0 else []
                 for path in (*whole, *own):
                     unfinished(path).unlink(missing_ok=True)  # left by a kill
                 self._record(host)
                 (self.folder / "shards").mkdir(exist_ok=True)
-            except BlockingIOError:
-                raise UserError(f"another process is at work in {self.folder}; name another --out") from None
             except OSError as error:
                 raise self.refused(error) from None
             yield
-        finally:
-            if lock is not None:
-                os.close(lock)
 
     def write(self, shard: int, content: Any) -> None:
         """Writes the items of a shard.

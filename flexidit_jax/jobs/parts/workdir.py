@@ -6,6 +6,8 @@ import json
 import os
 import secrets
 import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from flexidit_jax.common import cluster
 from flexidit_jax.common.config import difference
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.files import written_aside
+from flexidit_jax.common.lock import at_work
 from flexidit_jax.common.telling import gathered
 from flexidit_jax.training.checkpoint import CONFIG_FILE
 
@@ -26,29 +29,39 @@ FREE_WITHIN = {
 }
 
 
-def claim(workdir: Path, config: dict[str, Any]) -> None:
-    """Makes the folder and records the config in it, or checks it against the one recorded.
+@contextmanager
+def claimed(workdir: Path, config: dict[str, Any]) -> Iterator[None]:
+    """Makes the folder, keeps other trainings out meanwhile and records the config, or checks it against that recorded.
 
-    Of several processes each checks and the first writes.
+    Of several processes each checks, and the first locks and writes.
 
     Raises:
-      UserError: not writable, trained with another config (the first differing key is named), or not the same folder
-        for all processes (said by each).
+      UserError: not writable, trained with another config (the first differing key is named), another process trains
+        there, or not the same folder for all processes (said by each).
     """
-    file = workdir / CONFIG_FILE
-    if file.is_file():
+    if (workdir / CONFIG_FILE).is_file():
         check_config(workdir, config)
-    if cluster.first():
-        try:
-            workdir.mkdir(parents=True, exist_ok=True)
-            with written_aside(file) as unfinished:
-                unfinished.write_text(json.dumps(config, indent=2) + "\n")
-        except OSError as error:
-            raise UserError(
-                f"cannot write to --workdir={workdir} ({error.strerror}); name a folder you may write"
-            ) from None
-    if cluster.several():
-        _check_shared(workdir)
+    with ExitStack() as working:
+        refused, *_ = gathered("the claim", _take(workdir, config, working) if cluster.first() else None)
+        if refused:
+            raise UserError(refused)
+        if cluster.several():
+            _check_shared(workdir)
+        yield
+
+
+def _take(workdir: Path, config: dict[str, Any], working: ExitStack) -> str | None:
+    """Locks and writes; what is wrong, if something is."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        working.enter_context(at_work(workdir, "wait for its end, or name another --workdir"))
+        with written_aside(workdir / CONFIG_FILE) as unfinished:
+            unfinished.write_text(json.dumps(config, indent=2) + "\n")
+    except OSError as error:
+        return f"cannot write to --workdir={workdir} ({error.strerror}); name a folder you may write"
+    except UserError as error:
+        return str(error)
+    return None
 
 
 def _check_shared(workdir: Path) -> None:
