@@ -158,4 +158,5 @@ def _about(mode: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    if status := main():
+        cluster.end(status)  # the interpreter would wait for threads of a save that failed, some for good

@@ -179,7 +179,7 @@ def together() -> Iterator[None]:
             raise
         pause()
         print(f"error: {me()}a shared computation failed: {_first_line(error)}", file=sys.stderr)
-        _end(1)
+        end(1)
 
 
 def leave(status: int, failed: bool = False) -> int:
@@ -199,11 +199,19 @@ def leave(status: int, failed: bool = False) -> int:
     except UserError as error:
         if not failed:
             print(f"error: {me()}{error}", file=sys.stderr)
-        _end(status or 1)
+        end(status or 1)
     for line in _lifelines:
         line.close()
     jax.distributed.shutdown()
     return status
+
+
+def end(status: int) -> NoReturn:
+    """Ends this process on the spot, without waiting, as at exit, for its threads or for processes gone."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # nobody listens
+            stream.flush()
+    os._exit(status)
 
 
 def trace() -> None:
@@ -228,7 +236,7 @@ def _gone(process: int) -> None:
     print(f"error: {me()}{name(process)} is gone, and nothing goes on without it", file=sys.stderr, flush=True)
     if index() == 0:
         pause()
-    _end(1)
+    end(1)
 
 
 def _state() -> Any:
@@ -248,10 +256,3 @@ def _missing(error: str, patience: float) -> str:
 def _first_line(error: object) -> str:
     lines = str(error).strip().splitlines()
     return lines[0][:300] if lines else type(error).__name__
-
-
-def _end(status: int) -> NoReturn:
-    """Without the farewell that jax says at exit, which waits for processes that are gone."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)

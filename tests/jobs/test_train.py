@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -29,7 +28,7 @@ from flexidit_jax.jobs.parts.log import Log
 from flexidit_jax.main import main
 from flexidit_jax.models.dit import init
 from flexidit_jax.models.flexify import adapter_rank, flexify
-from flexidit_jax.training.checkpoint import Checkpoints, read_meta
+from flexidit_jax.training.checkpoint import read_meta
 from flexidit_jax.training.newest import newest_step
 
 ROOT = Path(__file__).parents[2]
@@ -190,30 +189,6 @@ def test_a_damaged_newest_step_costs_what_came_after_the_one_before(
     assert f"{copy}: resuming after step 8 of 12\n" in out
     assert_same_end(copy, smoke_run)
     assert sorted(path.name for path in (copy / "checkpoints").iterdir()) == ["12", "8", "damaged-12"]
-
-
-def test_a_disk_that_fills_up_ends_the_run_with_one_line(
-    tmp_path: Path, quiet: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    save = Checkpoints.save
-
-    def filling_up(self: Checkpoints, number: int, *rest: Any) -> None:
-        save(self, number, *rest)
-        if number == 4:
-            self.wait()
-            resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))  # in every library and thread
-
-    monkeypatch.setattr(Checkpoints, "save", filling_up)
-    run = tmp_path / "run"
-    try:
-        assert main([quiet, f"--workdir={run}"]) == 2
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    error = capsys.readouterr().err.splitlines()[-1]
-    folder = run / "checkpoints"
-    assert error.startswith(f"error: checkpoint {folder / '6'} could not be written and step 4 stays (File too large)")
-    assert [path.name for path in folder.iterdir() if "tmp" not in path.name] == ["4"]
 
 
 class Stopped(NamedTuple):

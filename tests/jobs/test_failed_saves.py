@@ -1,0 +1,53 @@
+"""A save that fails ends the run: one line, status 2, at once."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flexidit_jax.main import main
+from flexidit_jax.training.checkpoint import Checkpoints
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_a_disk_that_fills_up_ends_the_run_with_one_line(
+    tmp_path: Path, quiet: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    save = Checkpoints.save
+
+    def filling_up(self: Checkpoints, number: int, *rest: Any) -> None:
+        save(self, number, *rest)
+        if number == 4:
+            self.wait()
+            resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))  # in every library and thread
+
+    monkeypatch.setattr(Checkpoints, "save", filling_up)
+    run = tmp_path / "run"
+    try:
+        assert main([quiet, f"--workdir={run}"]) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    error = capsys.readouterr().err.splitlines()[-1]
+    folder = run / "checkpoints"
+    assert error.startswith(f"error: checkpoint {folder / '6'} could not be written and step 4 stays (File too large)")
+    assert [path.name for path in folder.iterdir() if "tmp" not in path.name] == ["4"]
+
+
+@pytest.mark.slow
+def test_a_save_whose_folder_cannot_be_made_ends_the_process(tmp_path: Path, quiet: str) -> None:
+    folder = tmp_path / "run" / "checkpoints"
+    folder.mkdir(parents=True)
+    (folder / "4.orbax-checkpoint-tmp").symlink_to("nowhere")  # the writers then wait for a folder that never comes
+    words = [sys.executable, "-m", "flexidit_jax.main", quiet, f"--workdir={tmp_path / 'run'}"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: checkpoint {folder / '4'} could not be written and there is none before it (")
+    assert line.endswith(" are free; make room, then give the same command again")
