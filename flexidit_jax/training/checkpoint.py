@@ -84,7 +84,7 @@ class Checkpoints:
         """Refuses to train what could not be saved even once.
 
         Raises:
-          UserError: the disk has no room for one checkpoint of `state`.
+          UserError: the disk has no room for one checkpoint of `state`, or the folder is gone.
         """
         check_room(self.folder, needed(_parts(state)), f"no room for a single checkpoint in {self.folder}")
 
@@ -92,7 +92,8 @@ class Checkpoints:
         """Saves step `number` of the run; returns while the files are still being written.
 
         Raises:
-          UserError: the disk is full, or this save or the one before cannot be written; the steps there stay.
+          UserError: the disk is full, the folder gone, or this save or the one before cannot be written; the
+            steps there stay.
         """
         self.wait()
         trees = _parts(state)
@@ -162,10 +163,7 @@ class Checkpoints:
         try:
             yield
         except Exception as error:
-            raise UserError(
-                f"{self._not_saved()} ({_reason(error)}): {room(self.folder, self._bytes)};"
-                " make room, then give the same command again"
-            ) from error
+            raise UserError(f"{self._not_saved()} ({_reason(error)}): {room(self.folder, self._bytes)}") from error
 
     def _not_saved(self) -> str:
         kept = [step.name for step in steps_of(self.folder.parent) if step.name != str(self._saving)]

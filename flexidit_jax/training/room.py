@@ -18,8 +18,14 @@ def needed(tree: Any) -> int:
 
 
 def room(folder: Path, bytes_needed: int) -> str:
-    """What a checkpoint takes and what is free, in words."""
-    return f"it takes about {in_bytes(bytes_needed)}, {in_bytes(shutil.disk_usage(folder).free)} are free"
+    """What a checkpoint takes, what is free and what would do, in words."""
+    free = _free(folder)
+    if free is None:
+        return f"{folder} is gone (deleted, or its share unmounted); bring it back, then give the same command again"
+    return (
+        f"it takes about {in_bytes(bytes_needed)}, {in_bytes(free)} are free; make room, then give the same command"
+        " again"
+    )
 
 
 def check_room(folder: Path, bytes_needed: int, what: str) -> None:
@@ -31,7 +37,16 @@ def check_room(folder: Path, bytes_needed: int, what: str) -> None:
       what: the message begins with it.
 
     Raises:
-      UserError: the disk has less room.
+      UserError: the disk has less room, or the folder is gone.
     """
-    if shutil.disk_usage(folder).free < bytes_needed:
-        raise UserError(f"{what}: {room(folder, bytes_needed)}; make room, then give the same command again")
+    free = _free(folder)
+    if free is None or free < bytes_needed:
+        raise UserError(f"{what}: {room(folder, bytes_needed)}")
+
+
+def _free(folder: Path) -> int | None:
+    """Bytes; None where the folder is not there, or not to be asked."""
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return None

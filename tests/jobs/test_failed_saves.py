@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +39,33 @@ def test_a_disk_that_fills_up_ends_the_run_with_one_line(
     folder = run / "checkpoints"
     assert error.startswith(f"error: checkpoint {folder / '6'} could not be written and step 4 stays (File too large)")
     assert [path.name for path in folder.iterdir() if "tmp" not in path.name] == ["4"]
+
+
+@pytest.mark.parametrize("gone", ["after a save", "during a save", "all of it"])
+def test_a_folder_that_goes_away_ends_the_run_with_one_line(
+    tmp_path: Path, quiet: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], gone: str
+) -> None:
+    run = tmp_path / "run"
+    folder = run / "checkpoints"
+    of = {"after a save": "save", "all of it": "save", "during a save": "_record"}[gone]
+    before = getattr(Checkpoints, of)
+
+    def going(self: Checkpoints, *words: Any) -> None:
+        if of == "save":
+            before(self, *words)
+            self.wait()
+        shutil.rmtree(run if gone == "all of it" else folder)
+        if of == "_record":
+            before(self, *words)
+
+    monkeypatch.setattr(Checkpoints, of, going)
+    assert main([quiet, f"--workdir={run}"]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    number = 4 if gone == "during a save" else 6
+    assert line.startswith(f"error: checkpoint {folder / str(number)} could not be written and there is none before it")
+    assert line.endswith(
+        f": {folder} is gone (deleted, or its share unmounted); bring it back, then give the same command again"
+    )
 
 
 @pytest.mark.slow
