@@ -19,6 +19,7 @@ import orbax.checkpoint as ocp
 import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator as TensorBoards
 
 import flexidit_jax as fd
 from flexidit_jax.codecs.identity import Codec
@@ -171,6 +172,9 @@ def test_resuming_within_the_second_stage(smoke_run: Path, tmp_path: Path, quiet
     assert newest_step(copy).name == "8"
     assert main([quiet, f"--workdir={copy}"]) == 0
     assert_same_end(copy, smoke_run)
+    events = TensorBoards(str(copy), purge_orphaned_data=True)
+    events.Reload()
+    assert [event.step for event in events.Tensors("loss/patch_2")] == [2, 4, 6, 8, 10, 12]
 
 
 def test_a_damaged_newest_step_costs_what_came_after_the_one_before(

@@ -15,6 +15,7 @@ from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.progress import Progress, warnings_said
 from flexidit_jax.common.types import Patch, short_patch_name
 from flexidit_jax.jobs.parts.compilation import Compilations
+from flexidit_jax.jobs.parts.curves import take_back
 from flexidit_jax.jobs.parts.experiment import Experiment
 from flexidit_jax.jobs.parts.log import Log
 from flexidit_jax.jobs.parts.pace import Pace, memory
@@ -47,6 +48,8 @@ class Watch:
         train, speaks = experiment.train, cluster.first()
         self._experiment, self._checkpoints, self._records = experiment, checkpoints, records
         self._closing = ExitStack()
+        if speaks:
+            take_back(workdir, done)
         writer = metric_writers.create_default_writer(str(workdir), just_logging=not speaks, asynchronous=False)
         self._closing.callback(writer.close)
         self.bar = self._closing.enter_context(Progress(train.steps, "training", start=done, enabled=speaks))
