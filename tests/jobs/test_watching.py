@@ -87,12 +87,15 @@ def test_a_profile_covers_the_steps_asked_for(tmp_path: Path) -> None:
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
 
 
-def test_a_profile_that_is_cut_short_is_written(tmp_path: Path) -> None:
-    profile = Profile(tmp_path, at=0)
-    profile.before(0)
-    jax.block_until_ready(jnp.ones(4) + 1)
-    profile.close()
-    profile.close()
+@pytest.mark.parametrize(("steps", "said"), [(0, None), (1, "profile of steps 5 to 5"), (2, "profile of steps 5 to 6")])
+def test_a_profile_that_is_cut_short_is_written_and_said(tmp_path: Path, steps: int, said: str | None) -> None:
+    profile = Profile(tmp_path, at=4)
+    profile.before(4)
+    for done in range(5, 5 + steps):
+        assert profile.after(done, jax.block_until_ready(jnp.ones(4) + 1)) is None
+        profile.before(done)
+    assert profile.close() == (said and f"{said}: {tmp_path}, for xprof")
+    assert profile.close() is None
     assert list(tmp_path.rglob("*.xplane.pb"))
 
 
@@ -147,7 +150,7 @@ def test_a_step_that_cannot_be_kept_ends_no_run(
     monkeypatch.setattr(Spikes, "starts", lambda self, patch, loss: 0.25 if next(steps) == 5 else None)
     monkeypatch.setattr(newest.os, "link", full)  # a file system without links
     monkeypatch.setattr(newest.shutil, "copy2", full)
-    words = ["--config.train.stages[0].steps=3", "--config.train.stages[1].steps=3"]
+    words = ["--config.train.stages[0].steps=3", "--config.train.stages[1].steps=3", "--config.profile_at=4"]
     assert main([quiet, f"--workdir={tmp_path / 'run'}", *words]) == 0
     out = capsys.readouterr().out
     folder = tmp_path / "run" / "checkpoints"
@@ -157,6 +160,7 @@ def test_a_step_that_cannot_be_kept_ends_no_run(
         out,
     )
     assert sorted(path.name for path in folder.iterdir()) == ["4", "6"]
+    assert f"profile of steps 5 to 6: {tmp_path / 'run' / 'profile'}, for xprof\n" in out  # the run ends before step 7
 
 
 def test_several_processes_refuse_to_draw(

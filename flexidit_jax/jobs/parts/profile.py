@@ -19,24 +19,28 @@ class Profile:
 
     def __init__(self, folder: Path, at: int | None, steps: int = 3) -> None:
         self._folder, self._at, self._steps = folder, at, steps
-        self._until: int | None = None
+        self._done: int | None = None  # while tracing
 
     def before(self, done: int) -> None:
         """Call before the step that follows `done` steps."""
         if done == self._at:
             jax.profiler.start_trace(str(self._folder))
-            self._until = done + self._steps
+            self._done = done
 
     def after(self, done: int, result: Any) -> str | None:
         """Call when step `done` is on its way; a line to say when a trace is complete."""
-        if done != self._until:
+        if self._done is None:
+            return None
+        self._done = done
+        if done < self._at + self._steps:
             return None
         jax.block_until_ready(result)
-        self.close()
-        return f"profile of steps {self._at + 1} to {done}: {self._folder}, for xprof"
+        return self.close()
 
-    def close(self) -> None:
-        """Ends a trace that is still running."""
-        if self._until is not None:
-            jax.profiler.stop_trace()
-            self._until = None
+    def close(self) -> str | None:
+        """Ends a trace that is still running; a line to say if so."""
+        if self._done is None:
+            return None
+        jax.profiler.stop_trace()
+        done, self._done = self._done, None
+        return f"profile of steps {self._at + 1} to {done}: {self._folder}, for xprof" if done > self._at else None

@@ -59,7 +59,7 @@ class Watch:
         self._rate = periodic_actions.ReportProgress(num_train_steps=train.steps, writer=writer, every_secs=30)
         at = experiment.profile_at if speaks else None
         self._profile = Profile(workdir / "profile", at)
-        self._closing.callback(self._profile.close)
+        self._closing.callback(self._end_profile)
         if at is not None and at < done:
             self.bar.say(f"profile_at={at} was passed before; there is no profile of this start")
         self._pace: Pace | None = None
@@ -118,6 +118,11 @@ class Watch:
         size = self._experiment.train.batch
         epoch, first = divmod((number - 1) * size, self._records)
         return f"batch {number}: {size} records from number {first} of epoch {epoch} on"
+
+    def _end_profile(self) -> None:
+        """Of a run that ends before the last step to trace."""
+        if line := self._profile.close():
+            self.bar.say(line)
 
     def _keep(self) -> str:
         """Keeps the newest step; says what came of it."""
