@@ -218,7 +218,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Stopped:
 
 
 @pytest.mark.slow
-def test_sigterm_saves_and_exits_75(stopped: Stopped) -> None:
+def test_sigterm_saves_and_exits_zero(stopped: Stopped) -> None:
     assert stopped.status == 0, stopped.err
     assert "saving before stopping" in stopped.err
     assert "Traceback" not in stopped.err
