@@ -31,8 +31,8 @@ Several nodes train together, one task on each with all its GPUs (--ntasks-per-n
 GPU (--ntasks-per-node=GPUS). --workdir must be a folder that all of them see. --mode=train and --mode=encode take
 several, every other mode one node and one task.
 
-Exit status: that of the program; 0 when requeued (after the signal, and after the program's status 75: told to stop and
-saved); 2 bad input (one line says what).
+Exit status: that of the program; 75 when it was told to stop and saved, but not by this script; 0 when requeued; 2 bad
+input (one line says what).
 END
 }
 
@@ -75,8 +75,7 @@ else
     || refuse "no Python at $python in $PWD; submit from the root of the repository, or use --python=PATH"
 fi
 
-# a process that dies ends the others by itself; killing them for its status would hide that it was 75
-command=(srun "--nodes=$nodes" "--ntasks=$tasks" --kill-on-bad-exit=0 "$python" -m flexidit_jax.main
+command=(srun "--nodes=$nodes" "--ntasks=$tasks" --kill-on-bad-exit=1 "$python" -m flexidit_jax.main
   --stopped-status=75 "${words[@]}")
 # without --batch or --full, scancel signals the steps and not this script; srun itself need not forward anything
 stop=(scancel --signal=TERM "$job")
@@ -100,8 +99,7 @@ while kill -0 "$child" 2> /dev/null; do
   status=0
   wait "$child" || status=$?
 done
-# 75 is the program's word for: told to stop, saved, not finished; Slurm may have told it and not this script
-if [[ $asked == yes || $status == 75 ]]; then
+if [[ $asked == yes ]]; then
   echo "stopped with status $status, going back into the queue" >&2
   "${again[@]}"
   exit 0

@@ -167,13 +167,14 @@ class Codec:
         sharding = getattr(x, "sharding", None)
         mesh = sharding.mesh if isinstance(sharding, NamedSharding) else None
         if mesh not in self._copies:
-            if mesh is None:
-                self._copies[mesh] = jax.tree.map(jnp.asarray, params)
-            else:
-                whole = NamedSharding(mesh, PartitionSpec())
-                self._copies[mesh] = jax.tree.map(
-                    lambda leaf: jax.make_array_from_callback(leaf.shape, whole, lambda index: leaf[index]), params
-                )
+            with jax.ensure_compile_time_eval():  # under a caller's jit, tracers would be kept for good
+                if mesh is None:
+                    self._copies[mesh] = jax.tree.map(jnp.asarray, params)
+                else:
+                    whole = NamedSharding(mesh, PartitionSpec())
+                    self._copies[mesh] = jax.tree.map(
+                        lambda leaf: jax.make_array_from_callback(leaf.shape, whole, lambda index: leaf[index]), params
+                    )
         return model, self._copies[mesh]
 
     @cached_property

@@ -78,11 +78,15 @@ def join(
         raise
     except ValueError as error:
         if coordinator is None and "coordinator_address should be defined" in str(error):
-            if (said := environment.said()) is None:
+            said = environment.said()
+            if environment.indexed():  # it may be alone, but would write into the folder of the others if it were not
+                said = f"JOB_COMPLETION_INDEX={os.environ['JOB_COMPLETION_INDEX']}"
+            if said is None:
                 return  # looked like a cluster, and is none
             flags = ", ".join(environment.FLAGS)
             raise UserError(
-                f"{said} says that this is one of several processes, and jax cannot find the others; name them: {flags}"
+                f"{said} says that this is one of several processes, and jax cannot find the others; name them, or N=1:"
+                f" {flags}"
             ) from None
         raise UserError(f"cannot join the other processes ({_first_line(error)})") from None
     except Exception as error:  # jax's own, and those of requests and of kubernetes

@@ -41,16 +41,19 @@ def check_flags(
 
 def clustered(platforms: str | None) -> bool:
     """Whether jax is to look for a cluster: where it finds one of a single task it would take one GPU of many."""
-    tasks = max(map(count, ("SLURM_NTASKS", *COUNTS)))
-    return tasks > 1 or _indexed() or "tpu" in (platforms or "")  # jax itself sets the platform where it sees TPU chips
+    # a step knows better than its job, as of a shell in a larger one
+    slurm = "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in os.environ else "SLURM_NTASKS"
+    several = max(map(count, (slurm, *COUNTS))) > 1 or indexed()
+    return several or "tpu" in (platforms or "")  # jax itself sets the platform where it sees TPU chips
 
 
 def said() -> str | None:
     """What says that this is one of several processes, such as "OMPI_COMM_WORLD_SIZE=2"; None where nothing does.
 
-    `SLURM_NTASKS` alone does not: it is that of the job, also where a script runs outside of any step.
+    `SLURM_NTASKS` alone does not: it is that of the job, also where a script runs outside of any step. Nor does an
+    index of Kubernetes, which jobs of one and of independent pods have too.
     """
-    found = next((name for name in COUNTS if count(name) > 1), "JOB_COMPLETION_INDEX" if _indexed() else None)
+    found = next((name for name in COUNTS if count(name) > 1), None)
     return found and f"{found}={os.environ[found]}"
 
 
@@ -69,7 +72,7 @@ def check_alone(what: str, processes: int | None) -> None:
     if one_of := f"--processes={processes}" if processes else said() or _found():
         raise UserError(
             f"{what} runs in one process, and {one_of} says that here are several; start it once: as a step of one"
-            " task, on a TPU of one host, or on a CPU with JAX_PLATFORMS=cpu"
+            " task, on a TPU of one host (or with TPU_PROCESS_BOUNDS=1,1,1), or on a CPU with JAX_PLATFORMS=cpu"
         )
 
 
@@ -92,9 +95,11 @@ def place(patience: int) -> tuple[str | None, int | None, int | None]:
 
 
 def _found() -> str | None:
-    """The cluster of several processes that jax would join. A host of a larger TPU cannot use its chips by itself."""
+    """The cluster of several processes that jax would join, as a host of a larger TPU does unless told its bounds."""
     import jax
 
+    if os.environ.get("TPU_PROCESS_BOUNDS", os.environ.get("TPU_HOST_BOUNDS")) == "1,1,1":
+        return None
     if clustered(jax.config.jax_platforms):
         with contextlib.suppress(Exception):  # of a network where nobody can be asked
             from jax._src.clusters import ClusterEnv  # there is no public way to look without joining
@@ -106,5 +111,6 @@ def _found() -> str | None:
     return None
 
 
-def _indexed() -> bool:
+def indexed() -> bool:
+    """Whether this is a pod of an indexed Kubernetes job, of which nothing says how many there are."""
     return "KUBERNETES_SERVICE_HOST" in os.environ and "JOB_COMPLETION_INDEX" in os.environ

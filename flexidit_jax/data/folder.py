@@ -75,13 +75,13 @@ class Dataset(Photos):
         """A hash of the names of all training images, or of those held out, with their class; wherever they are.
 
         Returns:
-          None where their folder is not there.
+          None where their folder is not there, or is empty as a mount point is.
 
         Raises:
           UserError: see `source` and `held_out`.
         """
         folders = (self.path, self.validation if held_out else None)
-        if not all(os.path.isdir(os.path.expanduser(folder)) for folder in folders if folder is not None):
+        if not all(_there(folder) for folder in folders if folder is not None):
             return None
         files = self._held_out if held_out else self._trained
         names = "\n".join("/".join(Path(file).parts[-2:]) for file, _ in files)
@@ -144,6 +144,11 @@ class _Crops(Sequence):
                 f"{file} was listed but cannot be read ({error.strerror}); when it can, the same command goes on"
             ) from None
         return photo(data, label, self._size, file, as_shown)
+
+
+def _there(folder: str) -> bool:
+    path = os.path.expanduser(folder)
+    return os.path.isdir(path) and bool(os.listdir(path))
 
 
 def _class_folders(path: str, key: str) -> list[Path]:

@@ -48,7 +48,10 @@ def as_shown(image: Image.Image) -> Image.Image:
     (`ImageOps.exif_transpose` writes all of it anew, and raises).
     """
     image.load()  # a TIFF turns itself then
-    turn = _TURNS.get(image.getexif().get(_ORIENTATION))
+    try:
+        turn = _TURNS.get(image.getexif().get(_ORIENTATION))
+    except Exception:  # Pillow's and struct's: a damaged block of a sound photo
+        turn = None
     image = in_8_bits(image)
     image = image if turn is None else image.transpose(turn)
     if not image.has_transparency_data:

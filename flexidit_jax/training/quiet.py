@@ -13,8 +13,8 @@ def quiet_orbax() -> None:
     """Keeps the narration of saves and the echoes of a failed one off standard error.
 
     When one array cannot be written or read, orbax raises that error and closes its event loop; the arrays still
-    under way then report to a closed loop, each with a traceback, and those not
-    begun are found unawaited, with a warning, when they are collected.
+    under way then report to a closed loop, each with a traceback, and those not begun are found unawaited, with a
+    warning, when they are collected.
     """
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # what it logs as an error it also raises
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)

@@ -180,6 +180,18 @@ def test_both_codecs_take_the_same_calls() -> None:
     assert set(dir(Identity)) - set(dir(Codec)) == set()
 
 
+def test_weights_first_used_under_jit_stay_usable(codec: Codec) -> None:
+    fresh, x = Codec(codec.path), np.zeros((1, 1, 8, 8, 3), np.float32)
+
+    @jax.jit
+    def under(x: jax.Array) -> jax.Array:
+        model, params = fresh._weights(x)
+        return model.apply({"params": params}, x[:, 0], method="moments")[0]
+
+    mean = under(x)
+    np.testing.assert_allclose(fresh.moments(x)[0][:, 0], mean, atol=1e-5)
+
+
 SHARDED = """
 import sys
 import jax, numpy as np

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import threading
@@ -110,6 +111,10 @@ def test_a_machine_by_itself_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> Non
     assert joined(monkeypatch, SLURM_NTASKS="1", SLURM_STEP_NUM_NODES="1", SLURM_PROCID="0") == []
     assert joined(monkeypatch, OMPI_COMM_WORLD_SIZE="1") == []
     assert joined(monkeypatch, KUBERNETES_SERVICE_HOST="10.0.0.1") == []
+    assert joined(monkeypatch, SLURM_NTASKS="4", SLURM_STEP_NUM_TASKS="1") == []  # a shell in a job of four tasks
+    check_alone("sampling", None)
+    environ(monkeypatch, KUBERNETES_SERVICE_HOST="10.0.0.1", JOB_COMPLETION_INDEX="3")
+    check_alone("sampling", None)  # one of independent pods
 
 
 def test_a_cluster_is_joined(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +129,7 @@ def test_a_cluster_is_joined(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_one_of_several_that_finds_no_others_does_not_go_on_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each would write all files, and sweep what the others have not finished."""
-    says = " says that this is one of several processes, and jax cannot find the others; name them:"
+    says = " says that this is one of several processes, and jax cannot find the others; name them, or N=1:"
     flags = " --coordinator=HOST:PORT, --processes=N, --process=I"
     assert unfound(monkeypatch, OMPI_COMM_WORLD_SIZE="2") == f"OMPI_COMM_WORLD_SIZE=2{says}{flags}"
     step = {"SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "8"}
@@ -160,7 +165,8 @@ def test_signals_are_heard_at_a_barrier(monkeypatch: pytest.MonkeyPatch) -> None
         signal.signal(signal.SIGUSR1, before)
 
 
-NOT_HERE = " says that here are several; start it once: as a step of one task, on a TPU of one host, or on a CPU with"
+ONCE = "start it once: as a step of one task, on a TPU of one host (or with TPU_PROCESS_BOUNDS=1,1,1), or on a CPU with"
+NOT_HERE = f" says that here are several; {ONCE} JAX_PLATFORMS=cpu"
 
 
 def test_only_some_modes_run_as_several(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -168,7 +174,7 @@ def test_only_some_modes_run_as_several(monkeypatch: pytest.MonkeyPatch, capsys:
     monkeypatch.setattr(jax.distributed, "initialize", lambda **words: pytest.fail("joined"))
     environ(monkeypatch)
     assert main([CONFIG, "--mode=sample", "--coordinator=h:1", "--processes=2", "--process=0"]) == 2
-    said = f"--mode=sample runs in one process, and --processes=2{NOT_HERE} JAX_PLATFORMS=cpu\n"
+    said = f"--mode=sample runs in one process, and --processes=2{NOT_HERE}\n"
     assert capsys.readouterr().err == f"error: {said}"
     environ(monkeypatch, SLURM_NTASKS="8", SLURM_STEP_NUM_TASKS="8")
     assert main([CONFIG, "--mode=sample"]) == 2
@@ -183,9 +189,14 @@ def test_one_host_of_a_larger_tpu_is_refused_at_once(monkeypatch: pytest.MonkeyP
         for name, value in {"TPU_SKIP_MDS_QUERY": "1", "MEGASCALE_NUM_SLICES": "1"}.items():  # else it asks the network
             monkeypatch.setenv(name, value)
         environ(monkeypatch, TPU_WORKER_HOSTNAMES="a,b")
-        with pytest.raises(UserError, match=rf"^sampling runs .*, and jax \(gketpu, 2 processes\){NOT_HERE}"):
+        with pytest.raises(
+            UserError, match=rf"^sampling runs .*, and jax \(gketpu, 2 processes\){re.escape(NOT_HERE)}"
+        ):
             check_alone("sampling", None)
         check_alone("sampling", 1)  # a flag knows better
+        monkeypatch.setenv("TPU_PROCESS_BOUNDS", "1,1,1")
+        check_alone("sampling", None)
+        monkeypatch.delenv("TPU_PROCESS_BOUNDS")
         environ(monkeypatch, TPU_WORKER_HOSTNAMES="a")
         check_alone("sampling", None)  # one host
         environ(monkeypatch)

@@ -130,6 +130,8 @@ def test_the_fingerprint_is_that_of_names_wherever_they_are(images: Path, tmp_pa
     assert fingerprint(moved) == ours
     assert fingerprint(images) is fingerprint(images, True, validation=str(val)) is None
     assert fingerprint(moved, True, validation="nowhere") is None
+    images.mkdir()  # as a share that is not mounted
+    assert fingerprint(images) is None
     (moved / "ant").rename(moved / "wasp")
     assert fingerprint(moved) != ours
 

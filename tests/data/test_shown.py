@@ -98,7 +98,7 @@ def oriented(orientation: int, more: bytes = b"") -> bytes:
 
 def from_folder(folder: Path, name: str, content: bytes) -> np.ndarray:
     """The record of the only image of a folder, as bytes."""
-    (folder / "class").mkdir(exist_ok=True)
+    (folder / "class").mkdir(parents=True, exist_ok=True)
     (folder / "class" / name).write_bytes(content)
     [record] = Dataset(path=str(folder), classes=1, size=16).source()
     return ((record["x"][0] + 1) * 127.5).round().astype(int)
@@ -131,6 +131,9 @@ def test_what_else_is_odd_in_the_exif_does_not_count(tmp_path: Path) -> None:
     np.testing.assert_allclose(from_folder(tmp_path, "a.jpg", content), UPRIGHT, atol=3)
     cut = saved(Image.fromarray(UPRIGHT), "JPEG", quality=100, subsampling=0, exif=b"Exif\0\0no TIFF at all")
     np.testing.assert_allclose(from_folder(tmp_path, "a.jpg", cut), UPRIGHT, atol=3)
+    for block in (b"Exif\0\0no TIFF at all", b"Exif\0\0II*\0"):
+        damaged = saved(Image.fromarray(UPRIGHT), "PNG", exif=block)
+        np.testing.assert_allclose(from_folder(tmp_path / "png", "a.png", damaged), UPRIGHT, atol=3)
 
 
 def clear(mode: str) -> Image.Image:

@@ -252,7 +252,7 @@ def test_resume_makes_nothing_when_it_cannot_look(tmp_path: Path) -> None:
 
 
 def test_slurm_commands() -> None:
-    srun = ("srun", "--nodes=1", "--ntasks=1", "--kill-on-bad-exit=0", "/my env/python", "-m", "flexidit_jax.main")
+    srun = ("srun", "--nodes=1", "--ntasks=1", "--kill-on-bad-exit=1", "/my env/python", "-m", "flexidit_jax.main")
     srun += ("--stopped-status=75",)
     words = ("--config=configs/digits.py", "--workdir=/share/my run")
     assert dry(SLURM, "--python=/my env/python", *words, SLURM_JOB_ID="7") == [
@@ -325,10 +325,11 @@ signal.pause()"""
     assert job.returncode == 0 and "going back into the queue" in said
 
 
-def test_slurm_requeues_a_program_that_was_told_alone(tmp_path: Path) -> None:
+def test_slurm_leaves_a_job_ended_that_was_told_alone(tmp_path: Path) -> None:
+    """As `scancel` does, after which nothing may start it again."""
     ended = subprocess.run([SLURM, "--python=bash", "--config=c.py"], env=slurm(tmp_path, "sys.exit(75)"))
-    assert ended.returncode == 0
-    assert (tmp_path / "log").read_text().splitlines() == ["srun", "scontrol requeue 7"]
+    assert ended.returncode == 75
+    assert (tmp_path / "log").read_text().splitlines() == ["srun"]
 
 
 def test_slurm_ends_as_the_program_ends(tmp_path: Path) -> None:

@@ -73,7 +73,8 @@ def _check_shared(workdir: Path) -> None:
         theirs, *_ = gathered("the run's folder", token)
         seen = gathered("the look into the run's folder", (workdir / theirs).is_file())
     finally:
-        (workdir / token).unlink(missing_ok=True)
+        if cluster.first():
+            (workdir / token).unlink(missing_ok=True)
     if blind := [cluster.name(process) for process, sees in enumerate(seen) if not sees]:
         raise UserError(
             f"--workdir={workdir} of {cluster.name(0)} is not that of {', '.join(blind)}; name a folder that all hosts"
