@@ -28,6 +28,8 @@ def caster(model: DiT) -> Callable[[Params], Params]:
     def cast(path: tuple[jax.tree_util.DictKey, ...], leaf: Array) -> Array:
         if path[0].key not in PARTS or path[-1].key not in FACTORS or leaf.dtype == model.dtype:
             return leaf
-        return done.setdefault(id(leaf), (leaf, jnp.asarray(leaf, model.dtype)))[1]
+        if id(leaf) not in done:
+            done[id(leaf)] = leaf, jnp.asarray(leaf, model.dtype)
+        return done[id(leaf)][1]
 
     return lambda params: jax.tree_util.tree_map_with_path(cast, params)

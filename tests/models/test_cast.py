@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,6 +39,18 @@ def test_what_is_shared_stays_shared_and_conditioning_float32(flex: FlexiDiT) ->
     assert one["blocks"]["mlp"]["fc1"]["kernel"].dtype == one["embed"]["kernel"].dtype == jnp.bfloat16
     for part in ("timestep", "conditioner"):
         assert {leaf.dtype for leaf in jax.tree.leaves(one[part])} == {jnp.dtype("float32")}
+
+
+def test_what_is_shared_is_cast_once(flex: FlexiDiT, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[object] = []
+    monkeypatch.setattr(
+        "flexidit_jax.models.cast.jnp", SimpleNamespace(asarray=lambda *words: made.append(1) or jnp.asarray(*words))
+    )
+    cast = caster(flex.model.clone(dtype="bfloat16"))
+    cast(at(flex.params, flex.patches[0]))
+    alone = len(made)
+    cast(at(flex.params, flex.patches[1]))
+    assert alone > len(made) - alone == 2  # the second mode's own embed and de-embed
 
 
 def test_float32_is_left_as_it_is(flex: FlexiDiT) -> None:
