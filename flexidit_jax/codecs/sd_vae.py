@@ -16,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from flexidit_jax.common import build
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.pixels import to_uint8
+from flexidit_jax.common.placing import put
 from flexidit_jax.common.tensors import config_beside, read_safetensors
 from flexidit_jax.common.types import Array, Params
 from flexidit_jax.models.vae import VAE
@@ -172,9 +173,7 @@ class Codec:
                     self._copies[mesh] = jax.tree.map(jnp.asarray, params)
                 else:
                     whole = NamedSharding(mesh, PartitionSpec())
-                    self._copies[mesh] = jax.tree.map(
-                        lambda leaf: jax.make_array_from_callback(leaf.shape, whole, lambda index: leaf[index]), params
-                    )
+                    self._copies[mesh] = jax.tree.map(lambda leaf: put(leaf, whole), params)
         return model, self._copies[mesh]
 
     @cached_property

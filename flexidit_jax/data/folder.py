@@ -100,11 +100,11 @@ class Dataset(Photos):
             raise UserError(f"dataset.classes is {self.classes}, but {self.path} has {len(folders)} class folders")
         return _files(folders)
 
-    @property
+    @cached_property
     def _trained(self) -> list[File]:
         return [file for files in self._files for i, file in enumerate(files) if not self._kept_out(i)]
 
-    @property
+    @cached_property
     def _held_out(self) -> list[File]:
         if self.validation is None:
             kept = [file for files in self._files for i, file in enumerate(files) if self._kept_out(i)]

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from flexidit_jax.common.cores import cores
 from flexidit_jax.common.files import written_aside
 
 #: in every step folder: `{"files": {path within it: [bytes, SHA-256]}}`
@@ -65,7 +65,7 @@ def problem(step: Path, parts: Collection[str] | None = None) -> str | None:
         except OSError as error:
             return f"{name}: {error.strerror}"
 
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(8, cores())) as pool:
         return next(filter(None, pool.map(differs, wanted)), None)
 
 

@@ -18,6 +18,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from flexidit_jax.common.axes import MESH_AXES
 from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.placing import put
 from flexidit_jax.common.trees import map_named
 from flexidit_jax.common.types import Array
 
@@ -126,15 +127,7 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
 
 def placed(tree: Any, mesh: Mesh) -> Any:
     """`tree` with every leaf where the table says; over several processes, each holds the same values."""
-    return jax.tree.map(_put, tree, shardings(tree, mesh))
-
-
-def _put(leaf: Any, sharding: NamedSharding) -> Array:
-    here = getattr(leaf, "is_fully_addressable", True)
-    if sharding.is_fully_addressable or not here:  # one process, or an array that lies on all of them already
-        return jax.device_put(leaf, sharding)
-    whole = np.asarray(leaf)  # device_put would send every leaf around to compare it
-    return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
+    return jax.tree.map(put, tree, shardings(tree, mesh))
 
 
 def shaped(tree: Any, mesh: Mesh) -> Any:
