@@ -10,6 +10,7 @@ after it are set aside.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -212,8 +213,9 @@ def _parts(state: TrainState) -> dict[str, Any]:
 
 
 def _reason(error: Exception) -> str:
-    """The system's own words where there are any (tensorstore: `...: No space left on device [os_error_code='28']`)."""
+    """The system's own words where there are any: tensorstore puts its notes, among them `[os_error_code='28']`, in any
+    order after what it says itself."""
     text = str(error).strip()
-    if system := re.search(r"([^:]+) \[os_error_code=", text):
-        return system[1].strip()
+    if system := re.search(r"\[os_error_code='(\d+)'", text):
+        return os.strerror(int(system[1]))
     return text.splitlines()[0][:160] if text else type(error).__name__

@@ -335,6 +335,22 @@ def test_a_save_that_fails_leaves_the_step_before(tmp_path: Path, target: TrainS
     again.close()
 
 
+@pytest.mark.parametrize(
+    "notes", ["[os_error_code='28'] [spec='{\"a\":true}']", "[spec='{\"a\":true}'] [os_error_code='28']"]
+)
+def test_the_systems_words_are_found_wherever_tensorstore_puts_its_notes(
+    checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch, notes: str
+) -> None:
+    def failing() -> None:
+        raise ValueError(
+            f"DATA_LOSS: Failed writing: Failed to write 9 bytes to file 6: No space left on device {notes}"
+        )
+
+    with monkeypatch.context() as patched, pytest.raises(fd.UserError, match=r" \(No space left on device\): "):
+        patched.setattr(checkpoints._manager, "wait_until_finished", failing)
+        checkpoints.wait()
+
+
 def test_a_save_that_would_not_fit_is_not_begun(
     checkpoints: Checkpoints, target: TrainState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
