@@ -36,11 +36,11 @@ from flexidit_jax.training.newest import has_checkpoint
 from flexidit_jax.training.sharding import (
     check_axes,
     check_batch,
+    made,
     make_mesh,
     placed,
     put_batch,
     shaped,
-    shardings,
     share,
 )
 from flexidit_jax.training.state import abstract, first_state, next_stage
@@ -114,7 +114,7 @@ def _train(
     else:
         stage = train.stages[0]
         optimizer = train.optimizer.build(stage.rate())
-        state = placed(first_state(first(mesh), stage, optimizer), mesh)
+        state = made(partial(first_state, stage=stage, optimizer=optimizer), mesh, first(mesh))
     checkpoints.check_room(state)
     print(parameter_overview.get_parameter_overview(merge(state.frozen, state.params), include_stats=False))
 
@@ -129,7 +129,8 @@ def _train(
     for i, stage in enumerate(train.stages[first_stage:], first_stage):
         optimizer = train.optimizer.build(stage.rate())
         if start == 0 and done > 0:
-            state = placed(next_stage(state, stage, optimizer), mesh)
+            state = state.replace(optimizer=())  # ends here: room for the new one
+            state = made(partial(next_stage, stage=stage, optimizer=optimizer), mesh, state)
         watch.stage(i, stage)
         fixed = (experiment.model, experiment.process, stage.loss, optimizer, train.ema, seed, stage.times)
         step = make_step(*fixed, mesh, train.accumulate)
@@ -170,7 +171,7 @@ def _first_params(experiment: Experiment) -> Callable[[Mesh], Params]:
     source = experiment.init_from
     random = partial(init, experiment.model, jax.random.key(experiment.seed))
     if source is None:
-        return lambda mesh: jax.jit(random, out_shardings=shardings(jax.eval_shape(random), mesh))()
+        return lambda mesh: made(random, mesh)
     ours, loaded = experiment.model, load_source(experiment)
     plain = folded(at(loaded.params, loaded.patches[0]))
     same_shapes = jax.tree.map(jnp.shape, plain) == jax.tree.map(jnp.shape, jax.eval_shape(random))

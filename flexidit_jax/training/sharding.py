@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -128,6 +128,11 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
 def placed(tree: Any, mesh: Mesh) -> Any:
     """`tree` with every leaf where the table says; over several processes, each holds the same values."""
     return jax.tree.map(put, tree, shardings(tree, mesh))
+
+
+def made(make: Callable[..., Any], mesh: Mesh, *trees: Any) -> Any:
+    """`make(*trees)` as one program, with every leaf of the result where the table says: none of it is ever whole."""
+    return jax.jit(make, out_shardings=shardings(jax.eval_shape(make, *trees), mesh))(*trees)
 
 
 def shaped(tree: Any, mesh: Mesh) -> Any:

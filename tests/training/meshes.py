@@ -14,7 +14,7 @@ import optax
 from flexidit_jax.diffusion.gaussian import Process
 from flexidit_jax.models.dit import build_dit, init
 from flexidit_jax.training.optimizer import Ema
-from flexidit_jax.training.sharding import make_mesh, placed, put_batch
+from flexidit_jax.training.sharding import made, make_mesh, placed, put_batch
 from flexidit_jax.training.stages import build_stages
 from flexidit_jax.training.state import first_state
 from flexidit_jax.training.step import make_step
@@ -46,8 +46,8 @@ def moved(program: str) -> list[str]:
 def run(sizes: tuple[int, int, int] | None, accumulate: int) -> dict[str, object]:
     mesh = make_mesh(*sizes) if sizes else None
     optimizer = optax.adamw(1e-3)
-    state = first_state(plain, stage, optimizer)
-    state = placed(state, mesh) if mesh else state
+    begin = partial(first_state, stage=stage, optimizer=optimizer)
+    state = made(begin, mesh, placed(plain, mesh)) if mesh else jax.jit(begin)(plain)
     held = sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in jax.tree.leaves(state))
     put = partial(put_batch, mesh=mesh) if mesh else lambda batch: batch
     step = make_step(model, Process(), stage.loss, optimizer, Ema(), 0, None, mesh, accumulate)

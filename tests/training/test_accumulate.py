@@ -41,7 +41,8 @@ def stepped(kind: str, accumulate: int, **model_words: Any) -> tuple[TrainState,
     words = {"width": 16, "depth": 2, "num_heads": 2, "learn_variance": process.learns_variance, **model_words}
     model = build_dit(LATENT, {"name": "classes", "classes": 10}, **words)
     optimizer = optax.sgd(1.0)
-    state = first_state(init(model, jax.random.key(0)), Stage((P2, P4), 5, adapters=adapters), optimizer)
+    stage = Stage((P2, P4), 5, adapters=adapters)
+    state = jax.jit(lambda: first_state(init(model, jax.random.key(0)), stage, optimizer))()
     rng = np.random.default_rng(0)
     shaken = jax.tree.map(
         lambda leaf: leaf + 0.1 * rng.normal(size=leaf.shape).astype(np.float32), (state.params, state.frozen)

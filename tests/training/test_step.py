@@ -53,7 +53,7 @@ def advance(smoke: Experiment) -> Advance:
 def start(smoke: Experiment) -> TrainState:
     """A state of two modes, no leaf of it zero."""
     optimizer = smoke.train.optimizer.build(smoke.train.stages[1].rate())
-    state = first_state(init(smoke.model, jax.random.key(0)), smoke.train.stages[1], optimizer)
+    state = jax.jit(lambda: first_state(init(smoke.model, jax.random.key(0)), smoke.train.stages[1], optimizer))()
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: leaf + 0.1 * rng.normal(size=leaf.shape).astype(np.float32), state.params)
     return state.replace(params=params, ema=jax.tree.map(lambda leaf: 0.9 * leaf, params))
@@ -177,7 +177,7 @@ def test_a_step_of_adapters_moves_nothing_frozen(smoke: Experiment) -> None:
     words = {"patches": (2, 4), "steps": 5, "learning_rate": 1e-2, "adapters": 2}
     (stage,) = build_stages([words], P2, {"name": "distillation"})
     optimizer = smoke.train.optimizer.build(stage.rate())
-    state = first_state(init(smoke.model, jax.random.key(0)), stage, optimizer)
+    state = jax.jit(lambda: first_state(init(smoke.model, jax.random.key(0)), stage, optimizer))()
     rng = np.random.default_rng(0)
     shaken = jax.tree.map(lambda leaf: leaf + 0.1 * rng.normal(size=leaf.shape).astype(np.float32), state)
     state = state.replace(params=shaken.params, frozen=shaken.frozen)
