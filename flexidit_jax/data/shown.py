@@ -18,7 +18,8 @@ _TURNS = {
     7: _TURN.TRANSVERSE,
     8: _TURN.ROTATE_90,
 }
-_BITS_PER_SAMPLE = 258  # TIFF's tag
+_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # TIFF's tags
+_WHITE_IS_ZERO = 0  # of the second
 _SIXTEEN_BITS = ("PNG", "PPM")  # formats whose mode "I" holds 0..65535; a TIFF's holds any integers
 
 
@@ -34,8 +35,11 @@ def in_8_bits(image: Image.Image) -> Image.Image:
     if not image.mode.startswith("I"):
         return image
     values = np.asarray(image).astype(np.int64)  # decodes it, after which `info` is whole
-    [bits] = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (16,))
+    tags = getattr(image, "tag_v2", {})
+    [bits] = tags.get(_BITS_PER_SAMPLE, (16,))
     white = 2**bits - 1
+    if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:  # which Pillow turns round in 8 bits, and not in 16
+        values = white - values
     grey = Image.fromarray(((values * 255 + white // 2) // white).astype(np.uint8))
     clear = image.info.get("transparency")  # one grey, as PNG has it
     return grey if clear is None else Image.merge("LA", (grey, Image.fromarray(255 * np.uint8(values != clear))))

@@ -24,10 +24,15 @@ def saved(image: Image.Image, kind: str, **words: object) -> bytes:
     return file.getvalue()
 
 
-def tiff(values: np.ndarray, bits: int, order: str = "<", sample: int = 1) -> bytes:
-    """An uncompressed grey TIFF of 6 x 6 samples, the bytes of `values`; `sample` is 1 for unsigned, 2 for signed."""
+def tiff(values: np.ndarray, bits: int, order: str = "<", sample: int = 1, black: int = 1) -> bytes:
+    """An uncompressed grey TIFF of 6 x 6 samples, the bytes of `values`.
+
+    Args:
+      sample: 1 for unsigned, 2 for signed.
+      black: 1 where zero is black, 0 where it is white.
+    """
     content = values.tobytes()
-    tags = {256: 6, 257: 6, 258: bits, 259: 1, 262: 1, 273: 8, 277: 1, 278: 6, 279: len(content), 339: sample}
+    tags = {256: 6, 257: 6, 258: bits, 259: 1, 262: black, 273: 8, 277: 1, 278: 6, 279: len(content), 339: sample}
     entries = b"".join(struct.pack(f"{order}HHII", tag, 4, 1, value) for tag, value in tags.items())
     magic = {"<": b"II", ">": b"MM"}[order] + struct.pack(f"{order}HI", 42, 8 + len(content))
     return magic + content + struct.pack(f"{order}H", len(tags)) + entries + bytes(4)
@@ -47,8 +52,10 @@ def twelve(values: np.ndarray) -> np.ndarray:
         saved(Image.fromarray(RAMP), "PPM"),  # which Pillow opens as mode I
         tiff(RAMP.astype(">u2"), 16, ">"),
         tiff(twelve(RAMP >> 4), 12),
+        tiff(65535 - RAMP, 16, black=0),
+        tiff((255 - RAMP // 257).astype(np.uint8), 8, black=0),
     ],
-    ids=["png", "tiff", "pgm", "tiff of the other order", "tiff of 12 bits"],
+    ids=["png", "tiff", "pgm", "tiff of the other order", "tiff of 12 bits", "white is zero", "white is zero, 8 bits"],
 )
 def test_more_than_8_bits_are_scaled(content: bytes) -> None:
     x = photo(content, 0, 6, "a")["x"]
