@@ -88,10 +88,7 @@ def place(patience: int) -> tuple[str | None, int | None, int | None]:
     Args:
       patience: seconds that it may look for the coordinator's address.
     """
-    from jax._src.clusters import ClusterEnv  # there is no public way to look without joining
-
-    address = os.environ.get("JAX_COORDINATOR_ADDRESS")
-    return ClusterEnv.auto_detect_unset_distributed_params(address, None, None, None, None, patience)[:3]
+    return _detected(os.environ.get("JAX_COORDINATOR_ADDRESS"), None, patience)
 
 
 def _found() -> str | None:
@@ -102,13 +99,17 @@ def _found() -> str | None:
         return None
     if clustered(jax.config.jax_platforms):
         with contextlib.suppress(Exception):  # of a network where nobody can be asked
-            from jax._src.clusters import ClusterEnv  # there is no public way to look without joining
-
-            kinds = (kind for kind in ClusterEnv._cluster_types if not kind.opt_in_only_method)
-            found = next((kind for kind in kinds if kind.is_env_present()), None)
-            if found is not None and (processes := found.get_process_count()) > 1:
-                return f"jax ({found.name}, {processes} processes)"
+            _, processes, _ = _detected("not asked for", 0, 0)
+            if processes is not None and processes > 1:
+                return f"jax ({processes} processes)"
     return None
+
+
+def _detected(coordinator: str | None, process: int | None, patience: int) -> tuple[str | None, int | None, int | None]:
+    """Coordinator, number of processes and this one, as jax would detect them; it does not look for what is given."""
+    from jax._src.clusters import ClusterEnv  # there is no public way to look without joining
+
+    return ClusterEnv.auto_detect_unset_distributed_params(coordinator, None, process, (), None, patience)[:3]
 
 
 def indexed() -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import pytest
 
-from flexidit_jax.common import cluster
+from flexidit_jax.common import cluster, environment
 from flexidit_jax.common.environment import check_alone
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.main import main
@@ -189,9 +189,7 @@ def test_one_host_of_a_larger_tpu_is_refused_at_once(monkeypatch: pytest.MonkeyP
         for name, value in {"TPU_SKIP_MDS_QUERY": "1", "MEGASCALE_NUM_SLICES": "1"}.items():  # else it asks the network
             monkeypatch.setenv(name, value)
         environ(monkeypatch, TPU_WORKER_HOSTNAMES="a,b")
-        with pytest.raises(
-            UserError, match=rf"^sampling runs .*, and jax \(gketpu, 2 processes\){re.escape(NOT_HERE)}"
-        ):
+        with pytest.raises(UserError, match=rf"^sampling runs .*, and jax \(2 processes\){re.escape(NOT_HERE)}"):
             check_alone("sampling", None)
         check_alone("sampling", 1)  # a flag knows better
         monkeypatch.setenv("TPU_PROCESS_BOUNDS", "1,1,1")
@@ -206,6 +204,23 @@ def test_one_host_of_a_larger_tpu_is_refused_at_once(monkeypatch: pytest.MonkeyP
         check_alone("sampling", None)  # its CPU is its own
     finally:
         jax.config.update("jax_platforms", before)
+
+
+def test_jax_is_asked_in_one_place_and_only_for_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever wants to know how many there are neither waits for a coordinator nor needs a number of its own."""
+    from jax._src.clusters import SlurmCluster
+
+    def never(*args: object, **words: object) -> None:
+        pytest.fail("asked")
+
+    task = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "a[1-2]", "SLURM_PROCID": "1", "SLURM_LOCALID": "0"}
+    environ(monkeypatch, SLURM_NTASKS="2", **task)
+    monkeypatch.setenv("JAX_COORDINATOR_PORT", "9")
+    assert environment.place(1) == ("a1:9", 2, 1)
+    for method in ("get_coordinator_address", "get_process_id", "get_local_process_id"):
+        monkeypatch.setattr(SlurmCluster, method, never)
+    with pytest.raises(UserError, match=r"^sampling runs .*, and jax \(2 processes\) says"):
+        check_alone("sampling", None)
 
 
 def test_a_script_of_a_job_of_many_tasks_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
