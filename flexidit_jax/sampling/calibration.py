@@ -4,7 +4,7 @@ Which layout of `sampling.packing` is fastest depends on the device, the batch a
 do not tell: so it is measured. A step is timed by running the very program that sampling runs, which
 is then compiled already. The file holds, per machine, model and batch,
 
-    {"<machine>; <model>; batch 16": {"2+4 packed": 12.3, "2+4 separate": 14.1, "2 alone": 9.9}}
+    {"<machine>; <model>; batch 16": {"2+4 packed": 12.3, "2+4 separate": 14.1, "2+none": 9.9}}
 
 Steps that are to be compared are measured together, in turn, so that a change of the machine's pace
 meets all of them; the median counts.
@@ -26,11 +26,11 @@ import numpy as np
 
 from flexidit_jax.common.cores import cores
 from flexidit_jax.common.files import written_aside
-from flexidit_jax.common.types import Patch, short_patch_name
+from flexidit_jax.common.types import Patch
 from flexidit_jax.diffusion.steps import Steps
 from flexidit_jax.models.dit import DiT
 from flexidit_jax.sampling.engine import Engine
-from flexidit_jax.sampling.schedule import Segment
+from flexidit_jax.sampling.schedule import Segment, pair_text
 
 #: timed steps per program, after one that compiles and one that warms up
 REPEATS = 5
@@ -47,12 +47,9 @@ class Case(NamedTuple):
 
     @property
     def name(self) -> str:
-        """`"2+4 packed"`, `"2+2"`, `"2 alone"`."""
-        cond = short_patch_name(self.cond_patch)
-        if self.guide_patch is None:
-            return f"{cond} alone"
-        both = f"{cond}+{short_patch_name(self.guide_patch)}"
-        return both if self.guide_patch == self.cond_patch else f"{both} {self.packing}"
+        """`"2+4 packed"`, `"2+2"`, `"2+none"`."""
+        pair = pair_text(self.cond_patch, self.guide_patch)
+        return pair if self.guide_patch in (None, self.cond_patch) else f"{pair} {self.packing}"
 
 
 def cache_file() -> Path:

@@ -20,14 +20,9 @@ from flexidit_jax.common.errors import UserError, nearest
 from flexidit_jax.common.types import Array, Patch, as_patch, short_patch_name
 from flexidit_jax.diffusion.steps import Carry, Steps
 from flexidit_jax.sampling.engine import Engine, normal
+from flexidit_jax.sampling.schedule import Pair, pair_text
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
-Pair = tuple[Patch, Patch | None]
-
-
-def pair_text(cond: Patch, guide: Patch | None) -> str:
-    """`"2+4"` is patch 2 guided by 4, `"2+none"` patch 2 alone."""
-    return f"{short_patch_name(cond)}+{'none' if guide is None else short_patch_name(guide)}"
 
 
 def runnable_pairs(patches: Sequence[Patch]) -> list[Pair]:

@@ -22,6 +22,8 @@ T = TypeVar("T")
 Schedule: TypeAlias = tuple[tuple[Patch, int], ...]
 #: of the guide; None for steps that nothing guides
 GuideSchedule: TypeAlias = tuple[tuple[Patch | None, int], ...]
+#: the conditional and the guiding patch of a step, None where nothing guides
+Pair: TypeAlias = tuple[Patch, Patch | None]
 
 
 class Segment(NamedTuple):
@@ -43,7 +45,7 @@ class Segment(NamedTuple):
     packing: str = "separate"
 
     @property
-    def pair(self) -> tuple[Patch, Patch | None]:
+    def pair(self) -> Pair:
         """The conditional and the guiding patch."""
         return self.cond_patch, self.guide_patch
 
@@ -97,7 +99,12 @@ def parse_numbers(value: float | str, steps: int, where: str) -> np.ndarray:
 
 def text_of(schedule: GuideSchedule) -> str:
     """The inverse of `parse` and `parse_guide`."""
-    return ",".join(f"{'none' if patch is None else short_patch_name(patch)}:{count}" for patch, count in schedule)
+    return ",".join(f"{_mode_text(patch)}:{count}" for patch, count in schedule)
+
+
+def pair_text(cond: Patch, guide: Patch | None) -> str:
+    """`"2+4"` is patch 2 guided by 4, `"2+none"` patch 2 that nothing guides."""
+    return f"{short_patch_name(cond)}+{_mode_text(guide)}"
 
 
 def constant(patch: Patch, steps: int) -> Schedule:
@@ -171,3 +178,7 @@ def _runs(text: str, steps: int, what: str, form: str, read: Callable[[str], T])
     if total != steps:
         raise UserError(f"{what} {text!r} adds up to {total} steps, but steps={steps}")
     return tuple((item, count) for item, count in runs if count)
+
+
+def _mode_text(patch: Patch | None) -> str:
+    return "none" if patch is None else short_patch_name(patch)

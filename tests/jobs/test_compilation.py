@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 
 from flexidit_jax.common.program_cache import keep_programs
-from flexidit_jax.jobs.parts.compilation import Compilations, pair_name
+from flexidit_jax.jobs.parts.compilation import Compilations
 from flexidit_jax.main import main
+from flexidit_jax.sampling.plan import Plan
+from flexidit_jax.sampling.schedule import Segment
 
 ROOT = Path(__file__).parents[2]
 SMOKE = f"--config={ROOT / 'configs' / 'digits.py'}:smoke"
@@ -52,8 +54,9 @@ def test_counts_what_is_compiled_inside(no_cache: None) -> None:
     assert re.fullmatch(r"compiling took \d+\.\d s, 0 of 1 programs came from the cache", str(compiled))
 
 
-def test_pair_name() -> None:
-    assert (pair_name((1, 4, 4), None), pair_name((1, 2, 2), (2, 4, 4))) == ("4 alone", "2+2x4x4")
+def test_the_pairs_of_a_plan_are_named_in_their_order() -> None:
+    ran = [Segment(0, 1, (1, 4, 4), None, 1.0), *(Segment(k, k + 1, (1, 2, 2), (1, 4, 4), 1.5 + k) for k in (1, 2))]
+    assert Compilations().of_steps(Plan(ran, (1, 1, 1))) == "0 (4+none, 2+4)"
 
 
 #: samples as two starts of one command would: nothing that is in memory survives `clear_caches`
@@ -79,8 +82,8 @@ for _ in range(2):
 @pytest.mark.slow
 def test_a_second_start_reads_what_the_first_compiled(tmp_path: Path) -> None:
     first, second = start(TWICE, tmp_path / "run", GOLDEN).splitlines()
-    assert first == "1 (2 alone) 0"
-    assert re.fullmatch(r"1 \(2 alone\) ([2-9]|[1-9]\d)", second)
+    assert first == "1 (2+none) 0"
+    assert re.fullmatch(r"1 \(2\+none\) ([2-9]|[1-9]\d)", second)
     kept = {file.name.split("-")[0] for file in (tmp_path / "run" / "cache" / "jax").glob("*-cache")}
     assert {"jit__step", "jit_normal"} <= kept
 
@@ -90,7 +93,7 @@ def test_a_folder_that_cannot_be_written_costs_the_cache_alone(tmp_path: Path) -
     (tmp_path / "file").write_text("")
     said = start(TWICE, tmp_path / "file", GOLDEN)
     assert said.count("Error reading persistent compilation cache") == 1
-    assert said.count("1 (2 alone) 0\n") == 2
+    assert said.count("1 (2+none) 0\n") == 2
 
 
 def test_every_job_keeps_its_programs_in_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

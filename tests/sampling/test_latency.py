@@ -35,8 +35,8 @@ def weak_first(
 UNGUIDED = weak_first()
 #: milliseconds by case name
 MS = {
-    "2 alone": 10.0,
-    "4 alone": 4.0,
+    "2+none": 10.0,
+    "4+none": 4.0,
     "2+2": 20.0,
     "4+4": 8.0,
     "2+4 separate": 14.0,
@@ -124,7 +124,7 @@ def test_sampling_plan_and_flops_agree(
     ours = flex.sample([1, 2, 3, 0], batch=3, **words, **quiet)
     np.testing.assert_array_equal(ours, flex.sample([1, 2, 3, 0], batch=3, **same, **quiet))
     (figures,) = json.loads(cache_file().read_text()).values()
-    assert figures == {"2 alone": 10.0, "4 alone": 4.0}
+    assert figures == {"2+none": 10.0, "4+none": 4.0}
     assert len(capsys.readouterr().err.splitlines()) == 1  # measured once for all of these
     with pytest.raises(fd.UserError, match=r"the least it can do is 20$"):
         flex.sample([1, 2, 3, 0], batch=3, **{**words, "latency_ms": 12}, **quiet)

@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 
 from flexidit_jax.common.errors import UserError
+from flexidit_jax.sampling.calibration import Case
 from flexidit_jax.sampling.guidance import weak_guide_scale
+from flexidit_jax.sampling.programs import parse_pairs
 from flexidit_jax.sampling.schedule import (
     GuideSchedule,
     Schedule,
     Segment,
     constant,
+    pair_text,
     parse,
     parse_guide,
     parse_numbers,
@@ -46,6 +49,14 @@ def test_parse(text: str, schedule: Schedule) -> None:
 
 def test_parse_forgives_spaces() -> None:
     assert parse("4:1, 2:3", 4, [P2, P4]) == ((P4, 1), (P2, 3))
+
+
+def test_a_pair_has_one_name() -> None:
+    """Which `export.pairs` reads, and the file of measured times says too."""
+    names = [pair_text(P4, None), pair_text(P2, P4), pair_text(P2, VIDEO)]
+    assert names == ["4+none", "2+4", "2+2x4x4"]
+    assert parse_pairs(names, [P2, P4, VIDEO]) == [(P4, None), (P2, P4), (P2, VIDEO)]
+    assert [Case(P4, None, "separate").name, Case(P2, P2, "packed").name] == ["4+none", "2+2"]
 
 
 def test_entries_of_zero_steps_vanish() -> None:

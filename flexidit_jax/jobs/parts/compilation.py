@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import jax.monitoring
 
-from flexidit_jax.common.types import Patch, short_patch_name
 from flexidit_jax.sampling.engine import compiled_programs
 from flexidit_jax.sampling.plan import Plan
+from flexidit_jax.sampling.schedule import pair_text
 
 COMPILED = "/jax/core/compile/backend_compile_duration"
 FROM_CACHE = "/jax/compilation_cache/cache_hits"
@@ -39,7 +39,7 @@ class Compilations:
 
     def of_steps(self, plan: Plan) -> str:
         """How many step programs were made since, beside the pairs that `plan` runs."""
-        pairs = dict.fromkeys(pair_name(*segment.pair) for segment in plan.segments)
+        pairs = dict.fromkeys(pair_text(*segment.pair) for segment in plan.segments)
         return f"{compiled_programs() - self._steps_before} ({', '.join(pairs)})"
 
     def _compiled(self, event: str, seconds: float, **more: object) -> None:
@@ -48,8 +48,3 @@ class Compilations:
 
     def _event(self, event: str, **more: object) -> None:
         self.from_cache += event == FROM_CACHE
-
-
-def pair_name(cond: Patch, guide: Patch | None) -> str:
-    """`"4 alone"`, or `"2+4"`."""
-    return short_patch_name(cond) + (" alone" if guide is None else f"+{short_patch_name(guide)}")

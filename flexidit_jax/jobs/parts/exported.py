@@ -32,14 +32,13 @@ from flexidit_jax.sampling.engine import Engine
 from flexidit_jax.sampling.guidance import SCALE_RATIO
 from flexidit_jax.sampling.programs import (
     PLATFORMS,
-    Pair,
     export_noise,
     export_step,
-    pair_text,
     parse_pairs,
     runnable_pairs,
     step_weights,
 )
+from flexidit_jax.sampling.schedule import Pair, pair_text
 
 MANIFEST = "manifest.json"
 FORMAT = 1

@@ -22,8 +22,7 @@ from flexidit_jax.models.dit import init
 from flexidit_jax.models.flops import forward_flops
 from flexidit_jax.sampling.engine import Engine
 from flexidit_jax.sampling.packing import choices
-from flexidit_jax.sampling.programs import pair_text
-from flexidit_jax.sampling.schedule import Segment, text_of
+from flexidit_jax.sampling.schedule import Segment, pair_text, text_of
 from flexidit_jax.training.flops import recomputed_flops, training_flops
 from flexidit_jax.training.sharding import shaped
 from flexidit_jax.training.stages import Stage
