@@ -116,6 +116,7 @@ def _train(
         optimizer = train.optimizer.build(stage.rate())
         state = made(partial(first_state, stage=stage, optimizer=optimizer), mesh, first(mesh))
     checkpoints.check_room(state)
+    folder.record(workdir, experiment.raw)  # nothing is refused from here on
     print(parameter_overview.get_parameter_overview(merge(state.frozen, state.params), include_stats=False))
 
     watch = closing.enter_context(Watch(experiment, workdir, checkpoints, done, len(source)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -61,12 +62,18 @@ def test_a_run_skips_what_is_corrupt_and_resumes_anywhere(
         "error: --workdir=run was trained on images of other names than the dataset has now; go on with the same"
         " images, or train on these in another --workdir with --config.init_from=run\n"
     )
+    assert recorded_path(tmp_path) == "images"
     (tmp_path / "moved" / "class1" / "05.jpg").rename(tmp_path / "moved" / "class1" / "04.jpg")
     assert main([*words, "--workdir=run", "--config.dataset.path=moved", "--config.train.workers=0"]) == 0
     assert capsys.readouterr().out.count("corrupt, skipped (1 of at most 1): moved/class1/04.jpg") == 1
+    assert recorded_path(tmp_path) == "moved"
     assert read_meta(tmp_path / "run" / "checkpoints" / "6")["data"] == {"next_index": 6}
     unbroken, resumed = (load_weights(step)[1] for step in (tmp_path / "6", tmp_path / "run" / "checkpoints" / "6"))
     jax.tree.map(np.testing.assert_array_equal, resumed, unbroken)
+
+
+def recorded_path(folder: Path) -> str:
+    return json.loads((folder / "run" / "config.json").read_text())["dataset"]["path"]
 
 
 def test_classes_are_counted_where_the_config_says_none(words: list[str], tmp_path: Path) -> None:

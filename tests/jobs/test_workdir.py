@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -12,8 +13,10 @@ import pytest
 
 from flexidit_jax.common.config import load_config, plain
 from flexidit_jax.common.errors import UserError
-from flexidit_jax.jobs.parts.workdir import check_images, claimed, out_folder
+from flexidit_jax.data.digits import Dataset
+from flexidit_jax.jobs.parts.workdir import check_images, claimed, out_folder, record
 from flexidit_jax.main import main
+from flexidit_jax.training.checkpoint import Checkpoints
 
 FILE = f"{Path(__file__).parents[2] / 'configs' / 'digits.py'}:smoke"
 CONFIG = f"--config={FILE}"
@@ -25,7 +28,8 @@ def test_the_machine_may_change_and_the_mathematics_may_not(tmp_path: Path) -> N
     elsewhere = {**config, "train": {**config["train"], **machine}, "model": {**config["model"], "remat": "full"}}
     for allowed in (config, elsewhere):
         with claimed(tmp_path, allowed):
-            pass
+            record(tmp_path, allowed)
+        assert json.loads((tmp_path / "config.json").read_text()) == allowed
     for section, key, value in (("train", "batch", 32), ("model", "dtype", "bfloat16")):
         other = {**config, section: {**config[section], key: value}}
         with (
@@ -40,6 +44,26 @@ def test_images_may_not_change_and_runs_without_their_hash_go_on(tmp_path: Path)
         check_images(tmp_path, recorded, images)
     with pytest.raises(UserError, match=rf"^--workdir={tmp_path} was trained on images of other names than"):
         check_images(tmp_path, "ab", "cd")
+
+
+@pytest.mark.parametrize("why", ["other images", "no room"])
+def test_a_start_that_is_refused_rewrites_nothing(
+    smoke_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], why: str
+) -> None:
+    run = shutil.copytree(smoke_run, tmp_path / "run")
+    shutil.rmtree(run / "checkpoints" / "12")
+    meta = Checkpoints.meta
+    if why == "other images":
+        monkeypatch.setattr(Dataset, "fingerprint", lambda self: "cd", raising=False)
+        monkeypatch.setattr(Checkpoints, "meta", lambda self, number: meta(self, number) | {"images": "ab"})
+    else:
+        monkeypatch.setattr("flexidit_jax.training.room._free", lambda folder: 0)
+    before = contents(run)
+    assert main([CONFIG, f"--workdir={run}", "--config.train.log_every=3", "--config.sample.seed=7"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    said = {"other images": f"--workdir={run} was trained on images of other", "no room": "no room for a single check"}
+    assert error.startswith(f"error: {said[why]}")
+    assert contents(run) == before
 
 
 def test_where_to_write_is_said_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import json
 import os
 import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,9 +31,9 @@ FREE_WITHIN = {
 
 @contextmanager
 def claimed(workdir: Path, config: dict[str, Any]) -> Iterator[None]:
-    """Makes the folder, keeps other trainings out meanwhile and records the config, or checks it against that recorded.
+    """Checks the config against that recorded, makes the folder and keeps other trainings out meanwhile.
 
-    Of several processes each checks, and the first locks and writes.
+    Of several processes each checks, and the first locks. What may still be refused comes before `record`.
 
     Raises:
       UserError: not writable, trained with another config (the first differing key is named), another process trains
@@ -42,26 +42,44 @@ def claimed(workdir: Path, config: dict[str, Any]) -> Iterator[None]:
     if (workdir / CONFIG_FILE).is_file():
         check_config(workdir, config)
     with ExitStack() as working:
-        refused, *_ = gathered("the claim", _take(workdir, config, working) if cluster.first() else None)
-        if refused:
-            raise UserError(refused)
+        _first_does("the claim", workdir, lambda: _take(workdir, working))
         if cluster.several():
             _check_shared(workdir)
         yield
 
 
-def _take(workdir: Path, config: dict[str, Any], working: ExitStack) -> str | None:
-    """Locks and writes; what is wrong, if something is."""
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        working.enter_context(at_work(workdir, "wait for its end, or name another --workdir"))
-        with written_aside(workdir / CONFIG_FILE) as unfinished:
-            unfinished.write_text(json.dumps(config, indent=2) + "\n")
-    except OSError as error:
-        return f"cannot write to --workdir={workdir} ({error.strerror}); name a folder you may write"
-    except UserError as error:
-        return str(error)
-    return None
+def record(workdir: Path, config: dict[str, Any]) -> None:
+    """Writes the config into a folder that is claimed, in place of that of the start before.
+
+    Raises:
+      UserError: it cannot be written (said by each of several processes).
+    """
+    _first_does("the record of the config", workdir, lambda: _write(workdir / CONFIG_FILE, config))
+
+
+def _first_does(what: str, workdir: Path, do: Callable[[], None]) -> None:
+    """The first of several processes does it in the folder; where it is refused, it is so for all."""
+    refused = None
+    if cluster.first():
+        try:
+            do()
+        except OSError as error:
+            refused = f"cannot write to --workdir={workdir} ({error.strerror}); name a folder you may write"
+        except UserError as error:
+            refused = str(error)
+    refused, *_ = gathered(what, refused)
+    if refused:
+        raise UserError(refused)
+
+
+def _take(workdir: Path, working: ExitStack) -> None:
+    workdir.mkdir(parents=True, exist_ok=True)
+    working.enter_context(at_work(workdir, "wait for its end, or name another --workdir"))
+
+
+def _write(file: Path, config: dict[str, Any]) -> None:
+    with written_aside(file) as unfinished:
+        unfinished.write_text(json.dumps(config, indent=2) + "\n")
 
 
 def _check_shared(workdir: Path) -> None:
