@@ -28,9 +28,9 @@ def run(config: ConfigDict, workdir: Path) -> int:
     words = plan_words(experiment.sample)
     words["batch"] = min(experiment.sample.get("batch") or samples, samples)
     plan = flex.plan(**words)
+    judge = Judge(experiment.dataset, experiment.codec, experiment.evaluate.features)
     labels = balanced_labels(samples, experiment.dataset.classes)
     images = flex.sample(**{**experiment.sample, "labels": labels})
-    judge = Judge(experiment.dataset, experiment.codec, experiment.evaluate.features)
     score = judge.score(images, labels)
     result = {
         **asdict(score),

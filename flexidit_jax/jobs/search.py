@@ -73,6 +73,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
 
     for budget in section.budgets:
         flex.plan(**plan_words({**words, "budget": budget}))  # refused before the work begins
+    judge = experiment.evaluate and Judge(experiment.dataset, experiment.codec, experiment.evaluate.features)
 
     # ---------------------------------------------------------------- The gap at every scale
     measured = _measure(flex, experiment, words, table)
@@ -93,7 +94,6 @@ def run(config: ConfigDict, workdir: Path) -> int:
             schedules.setdefault((budget, "weak_first"), {})[scale] = text_of(first)
 
     # ---------------------------------------------------------------- Scales, then scores, with the same noise
-    judge = experiment.evaluate and Judge(experiment.dataset, experiment.codec, experiment.evaluate.features)
     score = _scorer(flex, judge, experiment, words)
     rows = []
     for (budget, kind), by_scale in schedules.items():

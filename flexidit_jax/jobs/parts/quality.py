@@ -30,19 +30,23 @@ class Score:
 
 
 class Judge:
-    """Fits the features on a training set and scores samples against it.
+    """Fits the features on a training set and scores samples against it; made before any sample is drawn.
 
     Args:
       dataset: source of the reference images.
       codec: turns data in [-1, 1] into the uint8 that samples are.
       features: its name (a module of `metrics/features`) and keywords.
+
+    Raises:
+      UserError: the dataset's `source` or `held_out` has nothing, or there are no such features.
     """
 
     def __init__(self, dataset: Any, codec: Any, features: Mapping[str, Any]) -> None:
         self._codec = codec
-        self.training, self.labels = self._images(dataset.source())
-        self.held_out, self.held_out_labels = self._images(dataset.held_out())
         self._features = build.part("flexidit_jax.metrics.features", "Features", features, "evaluate.features")
+        training, held_out = dataset.source(), dataset.held_out()  # both, before either is decoded
+        self.training, self.labels = self._images(training)
+        self.held_out, self.held_out_labels = self._images(held_out)
         self._features.fit(self.training, self.labels)
         self._reference = Moments.of(self._features(self.training))
 
