@@ -76,19 +76,21 @@ class Codec:
         return frames, height * FACTOR, width * FACTOR, CHANNELS
 
     def check(self) -> None:
-        """Says before a long run whether the weights are there.
+        """Says before a long run whether the weights are there, and are of this codec.
 
         Raises:
-          UserError: they are not; the message says what to fetch and where to put it.
+          UserError: they are not there, where the message says what to fetch and where to put it; or the config.json
+            beside them says what this codec does not do.
         """
         if not self._file.is_file():
             raise UserError(
                 f"the VAE's weights {self._file} do not exist; put {WEIGHTS} of {SOURCE} (huggingface.co) there and"
                 " its config.json beside it, or set codec.path to where they are"
             )
+        self._groups()
 
     def fingerprint(self) -> str:
-        """16 hex digits of the weight file's content, wherever it is.
+        """16 hex digits of the weight file's content, wherever it is, and of the groups of norms.
 
         Raises:
           UserError: see `check`, or a file that cannot be read.
@@ -96,9 +98,12 @@ class Codec:
         self.check()
         try:
             with self._file.open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+                digest = hashlib.file_digest(file, "sha256")
         except OSError as error:
             raise UserError(f"{self._file} cannot be read ({error.strerror})") from None
+        if (groups := self._groups()) != VAE.groups:  # the published groups: the file by itself, as once recorded
+            digest.update(f"norm_num_groups={groups}".encode())
+        return digest.hexdigest()[:16]
 
     def moments(self, x: Array) -> tuple[jax.Array, jax.Array]:
         """The posterior of data.
@@ -162,6 +167,20 @@ class Codec:
         path = Path(self.path).expanduser()
         return path if path.suffix == ".safetensors" else path / WEIGHTS
 
+    def _groups(self) -> int:
+        """Of the norms: all that config.json adds to the weights, since its other values must be those of this codec.
+
+        Raises:
+          UserError: one is not, or the file is no JSON.
+        """
+        config = config_beside(self._file)
+        expected = {"act_fn": "silu", "scaling_factor": self.scale, "shift_factor": None, "latents_mean": None}
+        for key, value in expected.items():
+            if config.get(key, value) != value:
+                where = "; set codec.scale to it" if key == "scaling_factor" else ""
+                raise UserError(f"{self._file.parent}/config.json says {key} is {config[key]}, not {value}{where}")
+        return config.get("norm_num_groups", VAE.groups)
+
     def _weights(self, x: Array) -> tuple[VAE, Params]:
         """The network and its weights on every device that holds a part of x, sent there once."""
         model, params = self._loaded
@@ -183,15 +202,9 @@ class Codec:
     @cached_property
     def _loaded(self) -> tuple[VAE, Params]:
         self.check()
-        config = config_beside(self._file)
-        expected = {"act_fn": "silu", "scaling_factor": self.scale, "shift_factor": None, "latents_mean": None}
-        for key, value in expected.items():
-            if config.get(key, value) != value:
-                where = "; set codec.scale to it" if key == "scaling_factor" else ""
-                raise UserError(f"{self._file.parent}/config.json says {key} is {config[key]}, not {value}{where}")
         state, _ = read_safetensors(self._file)
         try:
-            model, params = read_vae(state, config.get("norm_num_groups", VAE.groups))
+            model, params = read_vae(state, self._groups())
         except UserError as error:
             raise UserError(f"{self._file}: {error}") from None
         if (model.factor, model.channels, model.latent) != (FACTOR, CHANNELS, LATENT_CHANNELS):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -160,6 +161,14 @@ def test_a_config_that_says_otherwise(folder: Path, tmp_path: Path, config: dict
     assert str(error.value).endswith(message)
 
 
+def test_a_config_that_says_otherwise_is_refused_early(folder: Path, tmp_path: Path) -> None:
+    shutil.copy(folder / WEIGHTS, tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"scaling_factor": 0.13025}))
+    for early in (Codec.check, Codec.fingerprint):
+        with pytest.raises(UserError, match=r"says scaling_factor is 0\.13025, not 0\.18215; set codec\.scale to it"):
+            early(Codec(str(tmp_path)))
+
+
 def test_half_a_file_and_another_vae(folder: Path, tmp_path: Path) -> None:
     (tmp_path / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:-100])
     with pytest.raises(UserError, match="is the download complete"):
@@ -228,11 +237,19 @@ def test_the_shape_of_data_and_of_latents(codec: Codec) -> None:
         codec.data_shape((1, 4, 4, 3))
 
 
-def test_a_fingerprint_is_of_the_file(codec: Codec, folder: Path, tmp_path: Path) -> None:
+def test_a_fingerprint_is_of_the_file_and_of_the_groups(codec: Codec, folder: Path, tmp_path: Path) -> None:
+    def fingerprint(**config: object) -> str:
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        return Codec(str(other)).fingerprint()
+
     other = tmp_path / "other.safetensors"
-    shutil.copy(folder / WEIGHTS, other)
-    assert Codec(str(other)).fingerprint() == codec.fingerprint()
-    other.write_bytes(other.read_bytes()[:-1] + b"0")
-    assert Codec(str(other)).fingerprint() != codec.fingerprint()
+    content = (folder / WEIGHTS).read_bytes()
+    other.write_bytes(content)
+    assert fingerprint(_class_name="AutoencoderKL", norm_num_groups=2) == codec.fingerprint()  # not its bytes
+    published = hashlib.sha256(content).hexdigest()[:16]  # as recorded before the groups counted
+    assert fingerprint() == fingerprint(norm_num_groups=32, scaling_factor=0.18215) == published
+    assert len({published, codec.fingerprint(), fingerprint(norm_num_groups=1)}) == 3
+    other.write_bytes(content[:-1] + b"0")
+    assert fingerprint() != published
     with pytest.raises(UserError, match="do not exist"):
         Codec(str(tmp_path / "none")).fingerprint()

@@ -458,15 +458,23 @@ def other_weights(vae_folder: Path, to: Path) -> Path:
     return folder
 
 
-def test_other_weights_are_refused_by_encoding_and_by_training(
+def other_groups(vae_folder: Path, to: Path) -> Path:
+    folder = shutil.copytree(vae_folder, to)
+    (folder / "config.json").write_text(json.dumps({"norm_num_groups": 4}))
+    return folder
+
+
+@pytest.mark.parametrize("other_vae", [other_weights, other_groups])
+def test_another_vae_is_refused_by_encoding_and_by_training(
     encode: Encode,
     command: Callable[..., list[str]],
     broken: Path,
     vae_folder: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
+    other_vae: Callable[[Path, Path], Path],
 ) -> None:
-    before, other = files(broken), other_weights(vae_folder, tmp_path / "vae")
+    before, other = files(broken), other_vae(vae_folder, tmp_path / "vae")
     assert encode(broken, f"--config.codec.path={other}") == 2
     words = r"holds latents made with other words: codec.weights is '\w{16}' there, '\w{16}' here; "
     assert re.fullmatch(rf"{broken}/train {words}name another --out, or go back to that value", said(capsys))
