@@ -59,6 +59,7 @@ def get_config(variant: str = "") -> ConfigDict:
         "log_every": 50,
         "checkpoint_every": 500,
         "keep": 2,
+        "workers": None,
     }
     config.sample = {
         "labels": tuple(range(10)) * 4,

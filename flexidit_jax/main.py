@@ -18,6 +18,7 @@ from flexidit_jax.common import cluster, environment
 from flexidit_jax.common.allocator import keep_freed_memory
 from flexidit_jax.common.config import leaves, load_config, override
 from flexidit_jax.common.errors import STOPPED, UserError, nearest
+from flexidit_jax.common.files import folder_named
 from flexidit_jax.common.program_cache import keep_programs
 
 #: flags that set a key of the section named like the mode, and the modes that take them
@@ -62,7 +63,7 @@ def _run(argv: Sequence[str]) -> int:
         allow_abbrev=False,
     )
     parser.add_argument("--config", metavar="FILE[:VARIANT]", help="such as configs/digits.py:smoke")
-    parser.add_argument("--workdir", type=Path, help="the run's folder (default: runs/<config name>)")
+    parser.add_argument("--workdir", help="the run's folder (default: runs/<config name>)")
     parser.add_argument("--mode", default="train", metavar="MODE", help=f"one of {kinds} (default: train)")
     parser.add_argument("--num", type=int, help="generate: how many images; short for --config.generate.num")
     parser.add_argument("--out", metavar="DIR", help="generate, encode: the folder; short for --config.MODE.out")
@@ -135,7 +136,7 @@ def _run(argv: Sequence[str]) -> int:
     keep_freed_memory()
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # TensorFlow, here for its event files, announces them else
     name = Path(file).stem + (f"_{variant}" if variant else "")
-    workdir = known.workdir or Path("runs") / name
+    workdir = Path("runs") / name if known.workdir is None else folder_named(known.workdir, "--workdir")
     keep_programs(workdir)
     job = importlib.import_module(f"flexidit_jax.jobs.{known.mode}")  # no device is touched before `run`
     if getattr(job, "SEVERAL_PROCESSES", False):

@@ -68,6 +68,13 @@ def trained(smoke_run: Path, tmp_path: Path) -> str:
         ([SMOKE, "extra"], "unknown argument 'extra'"),
         ([SMOKE, "--mode=smaple"], "unknown --mode='smaple'; did you mean 'sample'?"),
         ([SMOKE, "--mode"], "argument --mode: expected one argument; --help shows what there is"),
+        ([SMOKE, "--workdir="], "--workdir is empty; name a folder, or leave it out"),
+        (
+            [SMOKE, "--workdir", "gs://a/b"],
+            "--workdir=gs://a/b is an address; mount what is there and give the path of",
+        ),
+        ([SMOKE, "--mode=generate", "--out=gs://a"], "--out=gs://a is an address; mount what is there"),
+        ([SMOKE, "--config.model=None"], "config key 'config.model' must be Section, got None"),
         ([SMOKE, "--config.train.batch"], "--config.train.batch has no value; write --config.train.batch=VALUE"),
     ],
 )

@@ -43,6 +43,8 @@ def override(config: ConfigDict, path: str, text: str) -> None:
       UserError: a key the config does not have (the nearest is named), or a value of another type.
     """
     known = dict(leaves(config))
+    if _literal(text) is None and any(key.startswith(f"{path}.") for key in known):
+        known[path] = None  # a whole section, left out
     if path not in known:
         raise UserError(f"unknown config key {path!r}{nearest(path, known)}")
     *above, last = path.replace("[", ".").replace("]", "").split(".")

@@ -11,6 +11,19 @@ from pathlib import Path
 from flexidit_jax.common.errors import UserError
 
 
+def folder_named(text: str, flag: str) -> Path:
+    """The folder that a user names to write in.
+
+    Raises:
+      UserError: no name, or an address where a path is wanted, which would become a folder of that name here.
+    """
+    if not text:
+        raise UserError(f"{flag} is empty; name a folder, or leave it out")
+    if "://" in text:
+        raise UserError(f"{flag}={text} is an address; mount what is there and give the path of the folder")
+    return Path(text).expanduser()
+
+
 def unfinished(path: Path) -> Path:
     """What `written_aside` and `folder_written_aside` write to, and what a kill leaves."""
     return path.with_name(path.name + ".tmp")

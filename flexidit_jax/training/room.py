@@ -22,10 +22,9 @@ def room(folder: Path, bytes_needed: int) -> str:
     free = _free(folder)
     if free is None:
         return f"{folder} is gone (deleted, or its share unmounted); bring it back, then give the same command again"
-    return (
-        f"it takes about {in_bytes(bytes_needed)}, {in_bytes(free)} are free; make room, then give the same command"
-        " again"
-    )
+    sizes = f"it takes about {in_bytes(bytes_needed)}, {in_bytes(free)} are free"
+    remedy = "make room" if free < bytes_needed else "put that right"
+    return f"{sizes}; {remedy}, then give the same command again"
 
 
 def check_room(folder: Path, bytes_needed: int, what: str) -> None:

@@ -61,6 +61,13 @@ def test_override_keeps_the_type(config: ConfigDict, path: str, text: str, value
     assert {key: after[key] for key in after if key != path} == {key: before[key] for key in before if key != path}
 
 
+def test_a_section_can_be_left_out(config: ConfigDict) -> None:
+    override(config, "model", "None")
+    assert config.model is None
+    with pytest.raises(UserError, match=r"unknown config key 'model\.width'"):
+        override(config, "model.width", "8")
+
+
 @pytest.mark.parametrize(
     ("path", "text", "message"),
     [

@@ -78,4 +78,4 @@ def test_a_save_whose_folder_cannot_be_made_ends_the_process(tmp_path: Path, qui
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"error: checkpoint {folder / '4'} could not be written and there is none before it (")
-    assert line.endswith(" are free; make room, then give the same command again")
+    assert line.endswith(" are free; put that right, then give the same command again")

@@ -30,8 +30,15 @@ def test_the_machine_may_change_and_the_mathematics_may_not(tmp_path: Path) -> N
         with claimed(tmp_path, allowed):
             record(tmp_path, allowed)
         assert json.loads((tmp_path / "config.json").read_text()) == allowed
-    for section, key, value in (("train", "batch", 32), ("model", "dtype", "bfloat16")):
-        other = {**config, section: {**config[section], key: value}}
+    others = [
+        (section, key, {**config, section: {**config[section], key: value}})
+        for section, key, value in (("train", "batch", 32), ("model", "dtype", "bfloat16"))
+    ]
+    for *_, other in others:
+        with claimed(tmp_path, other):  # nothing is saved that would not fit it
+            pass
+    (tmp_path / "checkpoints" / "4").mkdir(parents=True)
+    for section, key, other in others:
         with (
             pytest.raises(UserError, match=rf"another config: {section}\.{key} is .* there, .* here"),
             claimed(tmp_path, other),
@@ -70,7 +77,7 @@ def test_where_to_write_is_said_or_refused(tmp_path: Path, monkeypatch: pytest.M
     assert out_folder(None, tmp_path / "default") == tmp_path / "default"
     assert out_folder(f"{tmp_path}/a/b", Path("default")) == tmp_path / "a" / "b"
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(UserError, match=r"^--out is empty; name a folder, or leave it out for run/default$"):
+    with pytest.raises(UserError, match=r"^--out is empty; name a folder, or leave it out$"):
         out_folder("", Path("run/default"))
 
     def refused(dir: Path) -> None:  # as /proc does, to which root may write

@@ -324,7 +324,7 @@ def test_a_save_that_fails_leaves_the_step_before(tmp_path: Path, target: TrainS
     message = str(caught.value)
     assert message.startswith(f"checkpoint {checkpoints.folder / '8'} could not be written and step 4 stays (")
     assert "File too large): it takes about" in message
-    assert message.endswith(" are free; make room, then give the same command again")
+    assert message.endswith(" are free; put that right, then give the same command again")
     assert "\n" not in message
     if noticed != "by close":
         checkpoints.close()

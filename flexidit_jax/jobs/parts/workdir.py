@@ -14,10 +14,11 @@ from typing import Any
 from flexidit_jax.common import cluster
 from flexidit_jax.common.config import difference
 from flexidit_jax.common.errors import UserError
-from flexidit_jax.common.files import written_aside
+from flexidit_jax.common.files import folder_named, written_aside
 from flexidit_jax.common.lock import at_work
 from flexidit_jax.common.telling import gathered
 from flexidit_jax.training.checkpoint import CONFIG_FILE
+from flexidit_jax.training.newest import has_checkpoint
 
 #: what may change between two starts of one run: nothing here changes what is computed, but for rounding
 FREE = {"init_from", "profile_at", "sample", "evaluate", "report", "generate", "export", "search", "encode", "compile"}
@@ -39,7 +40,7 @@ def claimed(workdir: Path, config: dict[str, Any]) -> Iterator[None]:
       UserError: not writable, trained with another config (the first differing key is named), another process trains
         there, or not the same folder for all processes (said by each).
     """
-    if (workdir / CONFIG_FILE).is_file():
+    if has_checkpoint(workdir):  # a start that saved nothing binds no other
         check_config(workdir, config)
     with ExitStack() as working:
         _first_does("the claim", workdir, lambda: _take(workdir, working))
@@ -104,11 +105,9 @@ def out_folder(out: str | None, default: Path, flag: str = "--out") -> Path:
     """The folder that is asked for, which could be written.
 
     Raises:
-      UserError: it could not (see `check_writable`), or has no name.
+      UserError: it could not (see `check_writable`), or its name is none (see `folder_named`).
     """
-    if out == "":
-        raise UserError(f"{flag} is empty; name a folder, or leave it out for {default}")
-    folder = Path(default if out is None else out).expanduser()
+    folder = default if out is None else folder_named(out, flag)
     check_writable(folder, flag)
     return folder
 
