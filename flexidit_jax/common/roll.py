@@ -64,14 +64,14 @@ class _Roll:
             selector.register(server, selectors.EVENT_READ)
             while len(self._here) < self._processes - 1:
                 waited = time.monotonic() - began
-                if waited > patience:
-                    said = f"{self._missing()} did not come within {patience:g} s; see what was said there"
-                    _tell(self._here, f"{REFUSED}{said}")
-                    raise UserError(said)
                 if waited > min(NOTICE, patience / 2) and not self._waited:
                     self._waited = True
                     _tell(self._here, f"{WAITING}{self._missing()}")
                     print(f"{WAITING}{self._missing()}", file=sys.stderr, flush=True)
+                if waited > patience:
+                    said = f"{self._missing()} did not come within {patience:g} s; see what was said there"
+                    _tell(self._here, f"{REFUSED}{said}")
+                    raise UserError(said)
                 ready = {key.fileobj for key, _ in selector.select(0.5)}
                 for line in ready - {server}:  # a process says no more: it ended, and may come again
                     selector.unregister(line)
@@ -113,7 +113,7 @@ class _Roll:
 def _answer(address: str, at: tuple[str, int], me: list[int], patience: float) -> None:
     """Another process's: says `me` until all are here, then waits until jax listens there."""
     began, here, told, reason = time.monotonic(), False, False, ""
-    while (waited := time.monotonic() - began) < patience:
+    while True:
         try:
             with socket.create_connection(at, timeout=5) as line:
                 if here:
@@ -132,11 +132,13 @@ def _answer(address: str, at: tuple[str, int], me: list[int], patience: float) -
                         break
         except (OSError, ValueError) as error:
             reason = str(error)
+        waited = time.monotonic() - began
         if waited > min(NOTICE, patience / 2) and not told:
             told = True
             print(f"{WAITING}process 0 at {address} ({reason})", file=sys.stderr, flush=True)
+        if waited > patience:
+            raise UserError(f"process 0 at {address} did not answer within {patience:g} s ({reason}); is it there?")
         time.sleep(0.2)
-    raise UserError(f"process 0 at {address} did not answer within {patience:g} s ({reason}); is it there?")
 
 
 def _tell(lines: Iterable[socket.socket], words: str) -> None:
