@@ -74,8 +74,9 @@ class SharedStop(Stop):
         return status_of(self._board.read())
 
     def _ask(self, number: int, frame: object) -> None:
+        if self.signal is None:
+            self._board.put(number)  # before it is said: whoever reads the line may count on all to know
         super()._ask(number, frame)
-        self._board.put(number)
 
 
 class Votes:
