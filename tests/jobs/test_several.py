@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
@@ -69,12 +70,33 @@ def training(workdir: Path, *words: str) -> list[str]:
     return [sys.executable, "-m", "flexidit_jax.main", SMOKE, *WORDS, f"--workdir={workdir}", *words]
 
 
-def read_until(child: subprocess.Popen[str], start: str) -> None:
-    assert child.stdout is not None
-    for line in child.stdout:
-        if line.startswith(start):
-            return
-    pytest.fail(f"{start!r} was never said: {child.communicate()[1]}")
+#: a command of which process 1 says when it is held at step 3
+HELD = """
+import sys
+from flexidit_jax.jobs.parts.log import Log
+from flexidit_jax.main import main
+
+def hold(self, number, *rest):
+    if number == 3 and "--process=1" in sys.argv:
+        print("HELD", file=sys.stderr, flush=True)
+        sys.stdin.readline()
+    add(self, number, *rest)
+
+add, Log.add = Log.add, hold
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def until(said: IO[str] | None, start: str) -> str:
+    """The line that starts so."""
+    assert said is not None
+    line = next((line for line in said if line.startswith(start)), None)
+    return line.rstrip() if line else pytest.fail(f"{start!r} was never said")
+
+
+def release(child: subprocess.Popen[str]) -> None:
+    assert child.stdin is not None
+    print(file=child.stdin, flush=True)
 
 
 def losses(workdir: Path) -> dict[tuple[str, int], float]:
@@ -91,13 +113,14 @@ def test_stopped_by_one_resumed_by_both_ended_as_by_one_device(
     mesh = ("--config.train.mesh.data=2", "--config.train.mesh.fsdp=4")
 
     # ------------------------------------------------------------ SIGTERM reaches one; both save the same step
-    with pair(*training(run, *mesh)) as (first, other):
-        read_until(first, "stage 1 of 2")
+    with pair(sys.executable, "-c", HELD, *training(run, *mesh)[3:]) as (first, other):
+        until(other.stderr, "HELD")
         other.send_signal(signal.SIGTERM)
+        release(other)
         (out, err), (other_out, other_err) = first.communicate(timeout=300), other.communicate(timeout=300)
     assert (first.returncode, other.returncode) == (0, 0), err + other_err
     stopped = int(newest_step(run).name)
-    assert 1 <= stopped < 20
+    assert stopped in (3, 4)  # the others hear of it a step later
     assert "Gloo" not in out  # C++'s own words
     assert f"stopped after step {stopped} of 20" in out and "Traceback" not in err + other_err
     assert other_out == "" and other_err.strip() == "saving before stopping"
@@ -130,12 +153,12 @@ def test_stopped_by_one_resumed_by_both_ended_as_by_one_device(
 
 def test_kill_9_ends_the_other(tmp_path: Path) -> None:
     with pair(*training(tmp_path / "run", "--config.train.stages[0].steps=9999")) as (first, other):
-        read_until(first, "stage 1 of 2")
+        until(first.stdout, "stage 1 of 2")
         other.kill()
-        _, err = first.communicate(timeout=60)
+        _, err = first.communicate(timeout=300)
     here = socket.gethostname()
     said = f"error: process 0 ({here}): process 1 ({here}) is gone, and nothing goes on without it"
-    assert (first.returncode, err.strip().splitlines()[-1]) == (1, said), err
+    assert first.returncode == 1 and said in err.splitlines(), err  # a computation shared with it may fail as well
 
 
 #: compares, then lets process 0 wait for a process 1 that comes too late
@@ -164,8 +187,8 @@ def test_who_differs_and_who_is_late_is_named() -> None:
     with pair(sys.executable, "-c", MEETING) as (first, other):
         assert first.stderr is not None
         said = [first.stderr.readline(), first.stderr.readline()]
-        assert other.communicate("\n\n", timeout=60)[1] == "".join(said)  # too late for lunch
-        assert first.communicate(timeout=60)[1] == ""
+        assert other.communicate("\n\n", timeout=300)[1] == "".join(said)  # too late for lunch
+        assert first.communicate(timeout=300)[1] == ""
     here = socket.gethostname()
     assert said[0] == f"seed is 1 for process 1 ({here}) and 0 for process 0 ({here}); it must be the same\n"
     assert said[1] == f"at lunch: process 1 ({here}) did not come within 0.5 s; see what was said there\n"
@@ -201,7 +224,7 @@ def test_a_workdir_that_is_not_shared_or_trains_is_refused_by_all(tmp_path: Path
         at_work(tmp_path / "taken", "-"),
         pair(sys.executable, "-c", CLAIMING, str(tmp_path)) as children,
     ):
-        errors = [child.communicate(timeout=60)[1] for child in children]
+        errors = [child.communicate(timeout=300)[1] for child in children]
     here = socket.gethostname()
     said = f"--workdir=run of process 0 ({here}) is not that of process 1 ({here}); name a folder that all hosts share"
     taken = f"another process is at work in {tmp_path / 'taken'}; wait for its end, or name another --workdir"
@@ -241,7 +264,7 @@ cluster.leave(0)
 
 def test_corrupt_records_are_counted_over_all_and_named_by_whoever_meets_them() -> None:
     with pair(sys.executable, "-c", READING) as (first, other):
-        (out, err), (other_out, other_err) = first.communicate(timeout=60), other.communicate(timeout=60)
+        (out, err), (other_out, other_err) = first.communicate(timeout=300), other.communicate(timeout=300)
     assert (out.splitlines(), err) == (
         [f"corrupt, skipped ({i + 1} of at most 4): image {i} (torn)" for i in (0, 1)],
         "",
@@ -304,38 +327,29 @@ def test_encoding_stops_as_one_and_goes_on(tmp_path: Path, vae_folder: Path) -> 
     config = (f"--config={ROOT / 'configs' / 'imagenet256_latents.py'}:smoke", "--mode=encode", "--stopped-status=75")
     flags = (*(f"--config.{key}={value}" for key, value in words.items()), f"--workdir={tmp_path / 'run'}")
 
-    def until(child: subprocess.Popen[str], word: str) -> str:
-        assert child.stderr is not None
-        line = next((line for line in child.stderr if line.startswith(word)), None)
-        return line.rstrip() if line else pytest.fail(f"{word!r} was never said")
-
-    def release(child: subprocess.Popen[str]) -> None:
-        assert child.stdin is not None
-        print(file=child.stdin, flush=True)
-
     def shards() -> list[int]:
         return sorted(int(path.stem) for path in (out / "train" / "shards").iterdir())
 
     with pair(sys.executable, "-c", ENCODING, *config, *flags) as (first, other):
         for child in (first, other):
-            until(child, "HELD")
+            until(child.stderr, "HELD")
         other.send_signal(signal.SIGTERM)
-        until(other, "finishing this shard before stopping")
+        until(other.stderr, "finishing this shard before stopping")
         for child in (first, other):
             release(child)
-        assert [until(child, "ENDED") for child in (first, other)] == ["ENDED 75", "ENDED 75"]
+        assert [until(child.stderr, "ENDED") for child in (first, other)] == ["ENDED 75", "ENDED 75"]
         assert shards() == [0, 1]
 
-        until(first, "HELD")
-        until(other, "WAITS at the end of encoding")
+        until(first.stderr, "HELD")
+        until(other.stderr, "WAITS at the end of encoding")
         other.send_signal(signal.SIGTERM)
-        until(other, "finishing this shard before stopping")
+        until(other.stderr, "finishing this shard before stopping")
         release(first)
-        assert [until(child, "ENDED") for child in (first, other)] == ["ENDED 75", "ENDED 75"]
+        assert [until(child.stderr, "ENDED") for child in (first, other)] == ["ENDED 75", "ENDED 75"]
         assert shards() == [0, 1, 2, 3, 5]
 
-        said = first.communicate(timeout=60)[0]
-        other.communicate(timeout=60)
+        said = first.communicate(timeout=300)[0]
+        other.communicate(timeout=300)
     assert (first.returncode, other.returncode, shards()) == (0, 0, [0, 1, 2, 3, 4, 5])
     assert [line for line in said.splitlines() if line.startswith(f"{out}: stopped")] == [
         f"{out}: stopped, {there} of 11 images are there; the same command goes on" for there in (4, 9)
