@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from flexidit_jax.common.program_cache import keep_programs
+from flexidit_jax.common.program_cache import compiling_anew, keep_programs
 from flexidit_jax.jobs.parts.compilation import Compilations
 from flexidit_jax.main import main
 from flexidit_jax.sampling.plan import Plan
@@ -39,9 +39,8 @@ def start(program: str, *argv: object) -> str:
 
 @pytest.fixture
 def no_cache() -> Iterator[None]:
-    jax.config.update("jax_enable_compilation_cache", False)
-    yield
-    jax.config.update("jax_enable_compilation_cache", True)
+    with compiling_anew():  # the option alone is not looked at again where the cache was in use before
+        yield
 
 
 def test_counts_what_is_compiled_inside(no_cache: None) -> None:
