@@ -27,7 +27,7 @@ def test_a_disk_that_fills_up_ends_the_run_with_one_line(
         save(self, number, *rest)
         if number == 4:
             self.wait()
-            resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))  # in every library and thread
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))  # less than one array takes, in every thread
 
     monkeypatch.setattr(Checkpoints, "save", filling_up)
     run = tmp_path / "run"
