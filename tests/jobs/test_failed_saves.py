@@ -74,7 +74,7 @@ def test_a_save_whose_folder_cannot_be_made_ends_the_process(tmp_path: Path, qui
     folder.mkdir(parents=True)
     (folder / "4.orbax-checkpoint-tmp").symlink_to("nowhere")  # the writers then wait for a folder that never comes
     words = [sys.executable, "-m", "flexidit_jax.main", quiet, f"--workdir={tmp_path / 'run'}"]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"error: checkpoint {folder / '4'} could not be written and there is none before it (")

@@ -35,7 +35,7 @@ def script(path: Path, *argv: str, **environment: str) -> Ended:
     """Runs a script where no job of Slurm is and temporary files have a known place."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith("SLURM_")}
     environment = clean | {"TMPDIR": "/tmp"} | environment
-    return subprocess.run([path, *argv], capture_output=True, text=True, env=environment, cwd=ROOT, timeout=60)
+    return subprocess.run([path, *argv], capture_output=True, text=True, env=environment, cwd=ROOT, timeout=300)
 
 
 def dry(path: Path, *argv: str, **environment: str) -> list[tuple[str, ...]]:
@@ -312,7 +312,7 @@ signal.pause()"""
     try:
         assert job.stdout is not None and job.stdout.readline() == "started\n"
         job.send_signal(signal.SIGTERM)
-        said = job.communicate(timeout=30)[1]
+        said = job.communicate(timeout=300)[1]
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(job.pid, signal.SIGKILL)
