@@ -42,12 +42,16 @@ def pair(*argv: str) -> Iterator[list[subprocess.Popen[str]]]:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+    more = {
+        "XLA_FLAGS": os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4",
+        # jax writes its cache in place: one may look for a program while the other is writing it
+        "PYTHONWARNINGS": "ignore:Error reading persistent compilation cache",
+    }
     children = [
         subprocess.Popen(
             [*argv, f"--coordinator=localhost:{port}", "--processes=2", f"--process={i}"],
             cwd=ROOT,
-            env=os.environ | {"XLA_FLAGS": flags},
+            env=os.environ | more,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
