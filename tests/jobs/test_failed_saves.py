@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jax
 import pytest
 
 from flexidit_jax.main import main
@@ -21,12 +22,13 @@ def test_a_disk_that_fills_up_ends_the_run_with_one_line(
     tmp_path: Path, quiet: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    save = Checkpoints.save
+    least, save = jax.config.jax_persistent_cache_min_compile_time_secs, Checkpoints.save
 
     def filling_up(self: Checkpoints, number: int, *rest: Any) -> None:
         save(self, number, *rest)
         if number == 4:
             self.wait()
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 1e9)  # half a program would stay for all
             resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))  # less than one array takes, in every thread
 
     monkeypatch.setattr(Checkpoints, "save", filling_up)
@@ -35,6 +37,7 @@ def test_a_disk_that_fills_up_ends_the_run_with_one_line(
         assert main([quiet, f"--workdir={run}"]) == 2
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", least)
     error = capsys.readouterr().err.splitlines()[-1]
     folder = run / "checkpoints"
     assert error.startswith(f"error: checkpoint {folder / '6'} could not be written and step 4 stays (File too large)")
