@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 
 from flexidit_jax.common import cluster
 from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.files import folder_named
 from flexidit_jax.common.progress import Progress, warnings_said
 from flexidit_jax.common.telling import gathered
 from flexidit_jax.data.latents import FLIPPED, HELD_OUT, TRAIN, layout
@@ -54,7 +55,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
     codec.check()
     dataset, home = experiment.dataset, workdir / "latents"
     if isinstance(dataset, Latents):
-        dataset, home = dataset.of, dataset.path
+        dataset, home = dataset.of, folder_named(dataset.path, "dataset.path")
     folder = out_folder(section.out, home)
     sources = {TRAIN: dataset.source()} | ({HELD_OUT: dataset.held_out()} if section.held_out else {})
 
