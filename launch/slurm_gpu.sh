@@ -75,8 +75,9 @@ else
     || refuse "no Python at $python in $PWD; submit from the root of the repository, or use --python=PATH"
 fi
 
-command=(srun "--nodes=$nodes" "--ntasks=$tasks" --kill-on-bad-exit=1 "$python" -m flexidit_jax.main
-  --stopped-status=75 "${words[@]}")
+# since Slurm 22.05 srun no longer inherits the job's --cpus-per-task; outside a job it is that of #SBATCH above
+command=(srun "--nodes=$nodes" "--ntasks=$tasks" "--cpus-per-task=${SLURM_CPUS_PER_TASK:-8}" --kill-on-bad-exit=1
+  "$python" -m flexidit_jax.main --stopped-status=75 "${words[@]}")
 # without --batch or --full, scancel signals the steps and not this script; srun itself need not forward anything
 stop=(scancel --signal=TERM "$job")
 again=(scontrol requeue "$job")

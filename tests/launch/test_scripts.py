@@ -252,15 +252,16 @@ def test_resume_makes_nothing_when_it_cannot_look(tmp_path: Path) -> None:
 
 
 def test_slurm_commands() -> None:
-    srun = ("srun", "--nodes=1", "--ntasks=1", "--kill-on-bad-exit=1", "/my env/python", "-m", "flexidit_jax.main")
-    srun += ("--stopped-status=75",)
+    srun = ("srun", "--nodes=1", "--ntasks=1", "--cpus-per-task=8", "--kill-on-bad-exit=1", "/my env/python")
+    srun += ("-m", "flexidit_jax.main", "--stopped-status=75")
     words = ("--config=configs/digits.py", "--workdir=/share/my run")
     assert dry(SLURM, "--python=/my env/python", *words, SLURM_JOB_ID="7") == [
         (*srun, *words),
         ("scancel", "--signal=TERM", "7"),
         ("scontrol", "requeue", "7"),
     ]
-    assert dry(SLURM, *words)[0][4] == ".venv/bin/python"
+    assert dry(SLURM, *words)[0][5] == ".venv/bin/python"
+    assert dry(SLURM, *words, SLURM_CPUS_PER_TASK="16")[0][3] == "--cpus-per-task=16"  # srun itself does not inherit it
 
 
 def test_slurm_starts_every_task() -> None:
