@@ -100,12 +100,14 @@ if [[ $command == create || $command == resume ]]; then
   [[ -n $version ]] || refuse "$command needs --version=VERSION; --help says which for which type"
 fi
 if [[ $command == run || $command == resume ]]; then
-  config=no workdir=''
+  config=no workdir='' before=''
   for word in ${words[@]+"${words[@]}"}; do
     case $word in
       --config=?*) config=yes ;;
       --workdir=*) workdir=${word#*=} ;;
     esac
+    [[ $before != --workdir ]] || workdir=$word # the program takes two words as well
+    before=$word
   done
   [[ $config == yes ]] \
     || refuse "$command needs the program's words after --, such as -- --config=configs/imagenet256.py"

@@ -121,6 +121,8 @@ def test_pod_commands() -> None:
 def test_pod_resume_after_preemption() -> None:
     describe = (*TPU, "describe", "flex", "--zone=zone-a", "--format=value(state)")
     assert dry(POD, "resume", *WHERE, *MAKE, *WORDS) == [describe, DELETE, CREATE, *INSTALL, RUN]
+    apart = (*TPU, "ssh", "flex", "--zone=zone-a", *SSH, f"--command=cd flexidit_jax && {PROGRAM} --workdir /share/r")
+    assert dry(POD, "resume", *WHERE, *MAKE, *WORDS[:2], "--workdir", "/share/r")[-1] == apart
 
 
 def test_pod_words_arrive_as_written(tmp_path: Path) -> None:
@@ -146,6 +148,7 @@ def test_pod_words_arrive_as_written(tmp_path: Path) -> None:
         (("run", *WHERE), "run needs the program's words after --"),
         (("run", *WHERE, "--", "--config="), "run needs the program's words after --"),
         (("run", *WHERE, "--", "--config=c", "--workdir=gs://b/r"), "--workdir=gs://b/r is not a path; mount"),
+        (("run", *WHERE, "--", "--config=c", "--workdir", "gs://b/r"), "--workdir=gs://b/r is not a path; mount"),
         (("resume", *WHERE, *MAKE, "--", "--config=c"), "resume needs an absolute --workdir"),
         (("resume", *WHERE, *MAKE, "--", "--config=c", "--workdir=runs/x"), "found 'runs/x'"),
         (("resume", *WHERE, *MAKE, "--tries=0", *WORDS), "--tries=0 is not a positive number"),
