@@ -7,8 +7,9 @@ usage() {
 usage: launch/prepare_imagenet.sh --data-dir=DIR [--tars=DIR] [--python=PATH] [--md5] [--dry-run]
 
 Makes DIR/imagenet2012 (array records) with tensorflow-datasets and TensorFlow, which installing the package
-brings, then reads it back and counts. Training finds it with --config.dataset.data_dir=DIR. A data set that
-is already there is only counted.
+brings, then checks that all its files are there, and for how many images. Training finds it with
+--config.dataset.data_dir=DIR. A data set that is already there is only checked: delete DIR/imagenet2012 to make
+it anew.
 
   --data-dir=DIR   where tensorflow-datasets keeps its data (the program's default: ~/tensorflow_datasets)
   --tars=DIR       where ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar lie, downloaded from
@@ -60,9 +61,11 @@ tars=${tars:-$data_dir/downloads/manual}
 # ---------------------------------------------------------------- what must be there
 train=$tars/ILSVRC2012_img_train.tar
 val=$tars/ILSVRC2012_img_val.tar
+there=no
+! compgen -G "$data_dir/imagenet2012/*/dataset_info.json" > /dev/null || there=yes
 if [[ $dry_run == no ]]; then
   command -v -- "$python" > /dev/null || refuse "no Python at $python; run make once, or name one with --python=PATH"
-  if ! compgen -G "$data_dir/imagenet2012/*/dataset_info.json" > /dev/null; then
+  if [[ $there == no ]]; then
     for tar in "$train" "$val"; do
       [[ -f $tar ]] \
         || refuse "no $tar; download it from image-net.org (it asks for an account), or name its folder with --tars=DIR"
@@ -79,19 +82,24 @@ if [[ $dry_run == no ]]; then
   fi
 fi
 
-# ---------------------------------------------------------------- build, then read back
+# ---------------------------------------------------------------- build, then check
 if [[ $md5 == yes ]]; then
   execute env -C "$tars" md5sum -c "$root/launch/imagenet.md5" \
     || refuse "the tars in $tars are not the published ones (above); download what FAILED again"
 fi
 # not `tfds build`: the command line of tensorflow-datasets does not start without apache-beam, which is not needed here
-execute "$python" -c "import sys
+[[ $there == yes ]] || execute "$python" -c "import sys
 import tensorflow_datasets as tfds
 builder = tfds.builder('imagenet2012', data_dir=sys.argv[1], file_format='array_record')
 builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=sys.argv[2]))" "$data_dir" "$tars"
 execute env "PYTHONPATH=$root" "$python" -c "import sys
+from flexidit_jax.common.errors import UserError
 from flexidit_jax.data.imagenet import Dataset
 data = Dataset(data_dir=sys.argv[1])
-found = len(data.source()), len(data.held_out())
+try:
+    found = len(data.source()), len(data.held_out())
+except UserError as error:
+    print(f'error: {error}', file=sys.stderr)
+    sys.exit(2)
 if found != (1281167, 50000):
     sys.exit(f'error: {found} images to train on and held out, not (1281167, 50000)')" "$data_dir"

@@ -37,12 +37,16 @@ class Dataset(Photos):
         """The training records {"x", "label"}.
 
         Raises:
-          UserError: the data set is not there; the message says which files it is made from.
+          UserError: the data set is not there, or not all its files; the message says what it is made from.
         """
         return self._images("train")
 
     def held_out(self) -> Sequence[dict[str, np.ndarray]]:
-        """The 50,000 validation records."""
+        """The 50,000 validation records.
+
+        Raises:
+          UserError: see `source`.
+        """
         return self._images("validation")
 
     def _images(self, split: str) -> Sequence[dict[str, np.ndarray]]:
@@ -50,17 +54,31 @@ class Dataset(Photos):
 
     def _records(self, split: str) -> Sequence[dict[str, Any]]:
         import tensorflow_datasets as tfds  # only where ImageNet is trained on
+        from google.protobuf.json_format import ParseError
 
         home = Path(self.data_dir or "~/tensorflow_datasets").expanduser()
         try:
             builder = tfds.builder(NAME, data_dir=home, file_format="array_record")
-            return builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
-        except (AssertionError, KeyError, NotImplementedError, OSError, ValueError):
+            records = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+            files = builder.info.splits[split].filepaths
+        except (AssertionError, KeyError, NotImplementedError, OSError, ParseError, ValueError):
+            raise UserError(f"no {NAME} array records in {home}; {_makes(home)}") from None
+        absent = [file for file in files if not file.exists()]  # how many records there are another file says
+        if absent:
             raise UserError(
-                f"no {NAME} array records in {home}; put ILSVRC2012_img_train.tar and"
-                f" ILSVRC2012_img_val.tar (image-net.org) into {home}/downloads/manual and run"
-                f" 'launch/prepare_imagenet.sh --data-dir={home}', or set dataset.data_dir to where they are prepared"
-            ) from None
+                f"{len(absent)} of {len(files)} files of {NAME}'s {split} records are missing, the first is"
+                f" {absent[0]}; {_makes(home)}"
+            )
+        return records
+
+
+def _makes(home: Path) -> str:
+    """What makes the records; tensorflow-datasets leaves a folder that is there as it is."""
+    there = f"move or delete {home / NAME}, " if (home / NAME).exists() else ""
+    return (
+        f"{there}put ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar (image-net.org) into {home}/downloads/manual"
+        f" and run 'launch/prepare_imagenet.sh --data-dir={home}', or set dataset.data_dir to where they are prepared"
+    )
 
 
 class _Crops(Sequence):
@@ -80,7 +98,8 @@ class _Crops(Sequence):
                 raise Corrupt(f"array record {i}", "its checksum does not match") from None
             raise UserError(
                 f"record {i} of {NAME} cannot be read ({' '.join(str(error).split()) or 'its file is cut short'});"
-                " when it can, the same command goes on; launch/prepare_imagenet.sh makes the records anew"
+                " when it can, the same command goes on; launch/prepare_imagenet.sh makes the records anew where the"
+                f" folder {NAME} is deleted first"
             ) from None
         name = np.asarray(record["file_name"]).item()
         return photo(record["image"], record["label"], self._size, name.decode() if isinstance(name, bytes) else name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ from flexidit_jax.data.intact import Corrupt
 from flexidit_jax.data.loader import batches
 from flexidit_jax.data.synthetic import Dataset as Synthetic
 
+SPLITS = ("train", "validation")
+
 
 def jpeg(image: np.ndarray) -> bytes:
     file = io.BytesIO()
@@ -23,10 +26,25 @@ def jpeg(image: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def test_records_of_tfds() -> None:
+@pytest.fixture
+def prepared(tmp_path: Path) -> Path:
+    """A prepared data set of two files a split, all empty: what they hold, tensorflow-datasets mocks."""
+    folder = tmp_path / "imagenet2012" / "5.1.0"
+    folder.mkdir(parents=True)
+    template = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+    splits = [{"name": name, "shardLengths": ["2", "1"], "filepathTemplate": template} for name in SPLITS]
+    words = {"name": "imagenet2012", "version": "5.1.0", "fileFormat": "array_record", "splits": splits}
+    (folder / "dataset_info.json").write_text(json.dumps(words))
+    for name in SPLITS:
+        for i in range(2):
+            (folder / f"imagenet2012-{name}.array_record-0000{i}-of-00002").touch()
+    return folder
+
+
+def test_records_of_tfds(prepared: Path) -> None:
     tfds = pytest.importorskip("tensorflow_datasets")
-    with tfds.testing.mock_data(num_examples=3):
-        source = Dataset(32, data_dir="anywhere").source()
+    with tfds.testing.mock_data(num_examples=3, data_dir=str(prepared.parents[1])):
+        source = Dataset(32, data_dir=str(prepared.parents[1])).source()
         assert len(source) == 3
         record = source[2]
     assert record["x"].shape == (1, 32, 32, 3) and record["x"].dtype == np.float32
@@ -39,6 +57,34 @@ def test_absent_data_names_the_files(tmp_path: Path) -> None:
         Dataset(data_dir=str(tmp_path)).source()
     with pytest.raises(UserError, match=r"^dataset.size must be positive, got 0$"):
         Dataset(size=0)
+
+
+def test_missing_files_are_counted_and_the_first_is_named(prepared: Path) -> None:
+    home = prepared.parents[1]
+    dataset = Dataset(data_dir=str(home))
+    assert (len(dataset.source()), len(dataset.held_out())) == (3, 3)
+    anew = f"; move or delete {home}/imagenet2012, put ILSVRC2012_img_train.tar and "
+    absent = prepared / "imagenet2012-train.array_record-00001-of-00002"
+    absent.unlink()
+    with pytest.raises(UserError) as error:
+        dataset.source()
+    says = f"1 of 2 files of imagenet2012's train records are missing, the first is {absent}{anew}"
+    assert str(error.value).startswith(says)
+    assert len(dataset.held_out()) == 3
+    (prepared / "imagenet2012-validation.array_record-00000-of-00002").unlink()
+    with pytest.raises(UserError, match=r"^1 of 2 files of imagenet2012's validation records are missing, the first"):
+        dataset.held_out()
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[1", '{"name": 3}'])
+def test_an_unreadable_dataset_info_is_refused(prepared: Path, content: str) -> None:
+    (prepared / "dataset_info.json").write_text(content)
+    home = prepared.parents[1]
+    says = (
+        rf"^no imagenet2012 array records in {home}; move or delete {home}/imagenet2012, put ILSVRC2012_img_train.tar"
+    )
+    with pytest.raises(UserError, match=says):
+        Dataset(data_dir=str(home)).source()
 
 
 def test_crop_is_the_middle_of_the_halved_image() -> None:
@@ -65,19 +111,19 @@ def test_records_hold_the_crop_and_the_flip_mirrors_half_of_them() -> None:
     np.testing.assert_array_equal(again["x"], first["x"])
 
 
-def test_a_corrupt_image_is_skipped_and_named(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_corrupt_image_is_skipped_and_named(prepared: Path, caplog: pytest.LogCaptureFixture) -> None:
     tfds = pytest.importorskip("tensorflow_datasets")
-    with tfds.testing.mock_data(num_examples=6):
-        prepared = [dict(record) for record in Dataset(data_dir="anywhere")._records("train")]
-    prepared[2] |= {"image": prepared[2]["image"][:-40], "file_name": np.array(b"n01440764_10.JPEG", object)}
+    with tfds.testing.mock_data(num_examples=6, data_dir=str(prepared.parents[1])):
+        records = [dict(record) for record in Dataset(data_dir=str(prepared.parents[1]))._records("train")]
+    records[2] |= {"image": records[2]["image"][:-40], "file_name": np.array(b"n01440764_10.JPEG", object)}
 
     class Mocked(Dataset):
         def _records(self, split: str) -> list[dict]:
-            return prepared
+            return records
 
     source = Mocked(32).source()
     np.testing.assert_array_equal(source[2]["x"], source[3]["x"])
-    assert source[2]["label"] == prepared[3]["label"]
+    assert source[2]["label"] == records[3]["label"]
     [warning] = [record.getMessage() for record in caplog.records if "corrupt" in record.getMessage()]
     assert warning.startswith("corrupt, skipped (1 of at most 1): n01440764_10.JPEG (image file is truncated")
     with pytest.raises(

@@ -345,6 +345,10 @@ def test_slurm_ends_as_the_program_ends(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- prepare_imagenet.sh
 
 
+INFO = """{"name": "imagenet2012", "version": "5.1.0", "fileFormat": "array_record", "splits": [{"name": "train",
+"shardLengths": ["1281167"], "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"}]}"""
+
+
 def test_imagenet_commands() -> None:
     data, tars = "/home/me/my data", "/home/me/my data/downloads/manual"
     md5, build, count = dry(IMAGENET, "--data-dir=~/my data", "--python=py", "--md5", HOME="/home/me")
@@ -356,7 +360,7 @@ def test_imagenet_commands() -> None:
 
 @pytest.mark.slow
 def test_imagenet_from_small_tars(tmp_path: Path) -> None:
-    """tensorflow-datasets itself builds from tars of the official layout; the count then says what is missing."""
+    """tensorflow-datasets itself builds from tars of the official layout; the check then says how many there are."""
 
     def tar(files: dict[str, bytes]) -> bytes:
         made = io.BytesIO()
@@ -424,8 +428,22 @@ def test_imagenet_refuses(tmp_path: Path, tars: tuple[str, ...]) -> None:
     assert not (tmp_path / "log").exists()
 
 
-def test_imagenet_counts_what_is_prepared_without_tars(tmp_path: Path, tars: tuple[str, ...]) -> None:
-    shutil.rmtree(tmp_path / "data" / "downloads")
-    (tmp_path / "data" / "imagenet2012" / "5.1.0").mkdir(parents=True)
-    (tmp_path / "data" / "imagenet2012" / "5.1.0" / "dataset_info.json").touch()
-    assert script(IMAGENET, *tars).returncode == 0
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("", "error: no imagenet2012 array records in {home}; move or delete {home}/imagenet2012, put ILSVRC2012_img_"),
+        (
+            INFO,
+            "error: 1 of 1 files of imagenet2012's train records are missing, the first is {home}/imagenet2012/5.1.0/",
+        ),
+    ],
+)
+def test_imagenet_only_checks_what_is_prepared(tmp_path: Path, content: str, says: str) -> None:
+    """No tars are wanted, and nothing is built; the word of `dataset_info.json` is not enough."""
+    folder = tmp_path / "imagenet2012" / "5.1.0"
+    folder.mkdir(parents=True)
+    (folder / "dataset_info.json").write_text(content)
+    assert len(dry(IMAGENET, f"--data-dir={tmp_path}")) == 1
+    said = script(IMAGENET, f"--data-dir={tmp_path}", f"--python={sys.executable}")
+    assert (said.returncode, said.stdout, said.stderr.count("\n")) == (2, "", 1), said
+    assert said.stderr.startswith(says.format(home=tmp_path))
