@@ -24,6 +24,11 @@ def folder_named(text: str, flag: str) -> Path:
     return Path(text).expanduser()
 
 
+def shard_file(folder: Path, shard: int, suffix: str) -> Path:
+    """The file of shard 0, 1, .. of a folder of many numbered items."""
+    return folder / "shards" / f"{shard:06d}{suffix}"
+
+
 def unfinished(path: Path) -> Path:
     """What `written_aside` and `folder_written_aside` write to, and what a kill leaves."""
     return path.with_name(path.name + ".tmp")

@@ -24,6 +24,7 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from flexidit_jax.common import build
 from flexidit_jax.common.config import difference
 from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.files import shard_file
 
 #: folders of the two parts of a dataset, and what a file of records ends in
 TRAIN, HELD_OUT = "train", "held_out"
@@ -77,9 +78,9 @@ class Dataset:
         """That of the images that these are latents of, see `data.folder`; None where their dataset has none.
 
         Raises:
-          UserError: see `source`.
+          UserError: there are no latents. Whether they are all there, and of the images there now, `source` tells.
         """
-        return self._part(HELD_OUT if held_out else TRAIN).images
+        return _manifest(self._folder(HELD_OUT if held_out else TRAIN))["images"]
 
     def check_origin(self, made: Mapping[str, Any]) -> None:
         """Refuses latents of another dataset or codec.
@@ -90,7 +91,7 @@ class Dataset:
         Raises:
           UserError: the first word on which they differ.
         """
-        there = _manifest(Path(self.path).expanduser() / TRAIN)
+        there = _manifest(self._folder(TRAIN))
         differs = difference(made, {key: there[key] for key in made})
         if differs is not None:
             key, ours, theirs = differs
@@ -99,8 +100,11 @@ class Dataset:
                 " that value, or encode into another dataset.path"
             )
 
+    def _folder(self, part: str) -> Path:
+        return Path(self.path).expanduser() / part
+
     def _part(self, part: str) -> Records:
-        records = Records(Path(self.path).expanduser() / part)
+        records = Records(self._folder(part))
         ours = self.of.fingerprint(part == HELD_OUT) if records.images and hasattr(self.of, "fingerprint") else None
         if ours not in (None, records.images):  # where the images are gone, nothing needs them
             raise UserError(
@@ -139,11 +143,6 @@ def record_dtype(fields: Sequence[Sequence[Any]]) -> np.dtype:
     return np.dtype([(name, dtype, tuple(shape)) for name, dtype, shape in fields])
 
 
-def shard_file(folder: Path, shard: int) -> Path:
-    """The file of a shard of one part of the dataset."""
-    return folder / "shards" / f"{shard:06d}{SUFFIX}"
-
-
 class Records(Sequence):
     """The records of one folder, each read when it is asked for; safe in threads, readers open once a file.
 
@@ -157,7 +156,10 @@ class Records(Sequence):
     def __init__(self, folder: Path) -> None:
         manifest = _manifest(folder)
         self._dtype, num, size = record_dtype(manifest["record"]), manifest["num"], manifest["shard"]
-        parts = [_Part(str(shard_file(folder, first // size)), min(size, num - first)) for first in range(0, num, size)]
+        parts = [
+            _Part(str(shard_file(folder, first // size, SUFFIX)), min(size, num - first))
+            for first in range(0, num, size)
+        ]
         absent = [part.filename for part in parts if not Path(part.filename).is_file()]
         if absent:
             raise UserError(

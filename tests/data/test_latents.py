@@ -134,6 +134,16 @@ def test_no_bit_of_a_record_changes_unseen(tmp_path: Path) -> None:
     assert not shards.missing() and shards.damage(0) is None
 
 
+def test_the_fingerprint_is_read_from_the_manifest_alone(path: Path) -> None:
+    """`source` has looked for every file already."""
+    manifest = path / "train" / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"images": "0123"}))
+    shutil.rmtree(path / "train" / "shards")
+    assert Dataset(str(path), OF).fingerprint() == "0123"
+    with pytest.raises(UserError, match=rf"^no latents in {path}/held_out; "):
+        Dataset(str(path), OF).fingerprint(held_out=True)
+
+
 def test_what_is_missing_or_damaged_is_named(path: Path) -> None:
     file = path / "train" / "shards" / "000001.array_record"
     makes, content = "the same command with --mode=encode makes them", bytearray(file.read_bytes())

@@ -19,7 +19,7 @@ from typing import Any
 
 from flexidit_jax.common.config import difference
 from flexidit_jax.common.errors import UserError
-from flexidit_jax.common.files import unfinished, written_aside
+from flexidit_jax.common.files import shard_file, unfinished, written_aside
 from flexidit_jax.common.lock import at_work
 from flexidit_jax.common.sizes import in_bytes
 
@@ -150,7 +150,7 @@ class Shards:
 
     def path(self, shard: int) -> Path:
         """The file of a shard."""
-        return self.folder / "shards" / f"{shard:06d}{self.suffix}"
+        return shard_file(self.folder, shard, self.suffix)
 
     def refused(self, error: OSError) -> UserError:
         """What is said of a disk that does not take what it is given."""
