@@ -149,10 +149,19 @@ def test_training_configs(refuse: Refuse, words: str, message: str) -> None:
     assert refuse(SMOKE, f"--config.{words}", "--workdir=run").startswith(message)
 
 
-def test_a_mesh_that_would_split_no_kernel(refuse: Refuse, monkeypatch: pytest.MonkeyPatch) -> None:
-    mesh = SimpleNamespace(shape={"data": 1, "fsdp": 10, "tensor": 1}, size=10)
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"fsdp": 10, "tensor": 1}, "mesh fsdp=10 does not divide the model's width 32, so it would split no kernel"),
+        ({"fsdp": 1, "tensor": 8}, "mesh tensor=8 does not divide the model's 4 attention heads, so it would split"),
+    ],
+)
+def test_a_mesh_that_would_split_nothing(
+    refuse: Refuse, monkeypatch: pytest.MonkeyPatch, words: dict[str, int], message: str
+) -> None:
+    mesh = SimpleNamespace(shape={"data": 1, **words}, size=words["fsdp"] * words["tensor"])
     monkeypatch.setattr("flexidit_jax.jobs.train.make_mesh", lambda **_: mesh)
-    assert refuse(SMOKE).startswith("mesh fsdp=10 does not divide the model's width 32, so it would split no kernel")
+    assert refuse(SMOKE).startswith(message)
 
 
 @pytest.mark.parametrize(

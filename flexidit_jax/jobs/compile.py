@@ -34,7 +34,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
     lowerings, axes = [], None
     if "train" in section.programs:
         mesh = mesh_over(where.devices, **train.mesh)
-        check_axes(experiment.model.width, mesh)
+        check_axes(experiment.model.width, experiment.model.num_heads, mesh)
         check_batch(train.batch, mesh, train.accumulate)
         lowerings += training_programs(experiment, mesh)
         axes = dict(mesh.shape)

@@ -59,7 +59,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
     experiment.check()
     source = experiment.dataset.source()
     mesh = make_mesh(**experiment.train.mesh)
-    check_axes(experiment.model.width, mesh)
+    check_axes(experiment.model.width, experiment.model.num_heads, mesh)
     check_batch(experiment.train.batch, mesh, experiment.train.accumulate)
     images = getattr(experiment.dataset, "fingerprint", lambda: None)()  # where they lie anywhere
     agree(config, workdir, images)

@@ -81,18 +81,23 @@ def _would_do(sizes: dict[str, int], count: int) -> str:
     return f"the sizes must multiply to {count}"
 
 
-def check_axes(width: int, mesh: Mesh) -> None:
-    """Refuses a mesh on which the kernels of a model would lie whole on every device along an axis.
+def check_axes(width: int, heads: int, mesh: Mesh) -> None:
+    """Refuses a mesh along an axis of which kernels, or what attention computes, would lie whole on every device.
+
+    Args:
+      width, heads: of the model; the heads divide the width.
+      mesh: what it is to be trained on.
 
     Raises:
-      UserError: fsdp or tensor does not divide the width; the largest size that would is named.
+      UserError: fsdp does not divide the width, or tensor the heads; the largest part of it that would is named.
     """
-    for axis in ("fsdp", "tensor"):
+    splits = {"fsdp": (width, f"width {width}", "no kernel"), "tensor": (heads, f"{heads} attention heads", "none")}
+    for axis, (count, words, nothing) in splits.items():
         size = mesh.shape[axis]
-        if width % size:
-            fitting = math.gcd(width, size)
+        if count % size:
+            fitting = math.gcd(count, size)
             raise UserError(
-                f"mesh {axis}={size} does not divide the model's width {width}, so it would split no kernel;"
+                f"mesh {axis}={size} does not divide the model's {words}, so it would split {nothing};"
                 f" {axis}={fitting} would, with data={mesh.size // fitting // _other(axis, mesh)}"
             )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from functools import partial
 from types import SimpleNamespace
@@ -35,7 +36,7 @@ from flexidit_jax.training.state import TrainState, abstract
 
 #: `spec` reads nothing but the sizes of the axes
 POD = SimpleNamespace(shape={"data": 2, "fsdp": 128, "tensor": 2})
-D, DEPTH = 1152, 28  # DiT-XL
+D, DEPTH, HEADS = 1152, 28, 16  # DiT-XL
 
 
 @pytest.mark.parametrize(
@@ -210,14 +211,30 @@ def test_the_axis_that_would_do_on_a_pod(words: dict[str, int], would_do: str) -
         mesh_over([None] * 256, **words)
 
 
-def test_an_axis_that_would_split_no_kernel_is_refused() -> None:
-    mesh = SimpleNamespace(shape={"data": 1, "fsdp": 256, "tensor": 1}, size=256)
-    message = (
-        "mesh fsdp=256 does not divide the model's width 1152, so it would split no kernel; fsdp=128 would, with data=2"
-    )
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            {"data": 1, "fsdp": 256, "tensor": 1},
+            "mesh fsdp=256 does not divide the model's width 1152, so it would split no kernel;"
+            " fsdp=128 would, with data=2",
+        ),
+        (
+            {"data": 2, "fsdp": 4, "tensor": 32},
+            "mesh tensor=32 does not divide the model's 16 attention heads, so it would split none;"
+            " tensor=16 would, with data=4",
+        ),
+        (
+            {"data": 4, "fsdp": 1, "tensor": 12},
+            "mesh tensor=12 does not divide the model's 16 attention heads, so it would split none;"
+            " tensor=4 would, with data=12",
+        ),
+    ],
+)
+def test_an_axis_that_would_split_nothing_is_refused(words: dict[str, int], message: str) -> None:
     with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
-        check_axes(D, mesh)
-    check_axes(D, SimpleNamespace(shape={"data": 2, "fsdp": 128, "tensor": 1}, size=256))
+        check_axes(D, HEADS, SimpleNamespace(shape=words, size=math.prod(words.values())))
+    check_axes(D, HEADS, SimpleNamespace(shape={"data": 2, "fsdp": 128, "tensor": 16}, size=4096))
 
 
 @pytest.mark.parametrize(("batch", "would_do"), [(15, 12), (3, 4), (13, 12), (1, 4)])
