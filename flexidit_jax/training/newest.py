@@ -17,7 +17,7 @@ from typing import NamedTuple
 import orbax.checkpoint as ocp
 
 from flexidit_jax.common.errors import UserError
-from flexidit_jax.common.files import folder_written_aside
+from flexidit_jax.common.files import folder_written_aside, unfinished
 from flexidit_jax.training.checksums import problem, recorded
 
 Say = Callable[[str], None]
@@ -157,8 +157,10 @@ def _link(source: str, target: str) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Deletes what killed saves left among the checkpoints; when it returns, their room is free."""
-    for stale in folder.glob(f"*{ocp.utils.TMP_DIR_SUFFIX}*"):
+    """Deletes what killed saves, and a killed `keep_linked`, left among the checkpoints; then their room is free."""
+    half_kept = folder.glob(unfinished(Path(f"{KEPT}*")).name)
+    ours = (path for path in half_kept if path.stem.removeprefix(KEPT).isdigit())
+    for stale in (*folder.glob(f"*{ocp.utils.TMP_DIR_SUFFIX}*"), *ours):
         shutil.rmtree(stale, ignore_errors=True)
 
 

@@ -14,6 +14,7 @@ import pytest
 from flexidit_jax.common.config import load_config, plain
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.data.digits import Dataset
+from flexidit_jax.jobs.parts import workdir
 from flexidit_jax.jobs.parts.workdir import check_images, claimed, out_folder, record
 from flexidit_jax.main import main
 from flexidit_jax.training.checkpoint import Checkpoints
@@ -44,6 +45,17 @@ def test_the_machine_may_change_and_the_mathematics_may_not(tmp_path: Path) -> N
             claimed(tmp_path, other),
         ):
             pass
+
+
+def test_the_look_for_a_shared_folder_leaves_nothing_nor_what_a_killed_one_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (".0123456789abcdef", ".flexidit_jax-notes", ".flexidit_jax-0123456789abcdef"):
+        (tmp_path / name).touch()
+    monkeypatch.setattr(workdir.cluster, "several", lambda: True)
+    monkeypatch.setattr(workdir, "gathered", lambda what, told: [told])
+    with claimed(tmp_path, {}):
+        assert {path.name for path in tmp_path.iterdir()} == {".0123456789abcdef", ".flexidit_jax-notes"}
 
 
 def test_images_may_not_change_and_runs_without_their_hash_go_on(tmp_path: Path) -> None:

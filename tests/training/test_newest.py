@@ -141,8 +141,10 @@ def test_stale_temporary_folders_are_swept_up_and_nothing_else(run: Path) -> Non
     folder = run / "checkpoints"
     damage(folder / "12")
     settle(run, print)
+    for name in ("kept-4", "kept-best.tmp", "kept-4.tmp.mine", "notes.tmp"):
+        shutil.copytree(folder / "4", folder / name)
     before = content(run)
-    for name in ("16.orbax-checkpoint-tmp", "20.orbax-checkpoint-tmp-1699999999"):
+    for name in ("16.orbax-checkpoint-tmp", "20.orbax-checkpoint-tmp-1699999999", "kept-8.tmp"):
         shutil.copytree(folder / "8", folder / name)
     sweep(folder)
     assert content(run) == before

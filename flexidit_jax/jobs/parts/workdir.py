@@ -30,6 +30,10 @@ FREE_WITHIN = {
 }
 
 
+#: before the random part of the name of a file that lies in the folder for a moment
+_TOKEN = ".flexidit_jax-"
+
+
 @contextmanager
 def claimed(workdir: Path, config: dict[str, Any]) -> Iterator[None]:
     """Checks the config against that recorded, makes the folder and keeps other trainings out meanwhile.
@@ -84,8 +88,11 @@ def _write(file: Path, config: dict[str, Any]) -> None:
 
 
 def _check_shared(workdir: Path) -> None:
-    """Looks for a file that process 0 makes there, under a name that no host can remember to be absent."""
-    token = f".{secrets.token_hex(8)}"
+    """Looks for a file that process 0 makes there, under a name that no host can remember to be absent.
+
+    Process 0 has the folder to itself, and deletes with its own what killed starts left.
+    """
+    token = f"{_TOKEN}{secrets.token_hex(8)}"
     try:
         if cluster.first():
             (workdir / token).touch()
@@ -93,7 +100,8 @@ def _check_shared(workdir: Path) -> None:
         seen = gathered("the look into the run's folder", (workdir / theirs).is_file())
     finally:
         if cluster.first():
-            (workdir / token).unlink(missing_ok=True)
+            for own in workdir.glob(_TOKEN + "[0-9a-f]" * 16):
+                own.unlink(missing_ok=True)
     if blind := [cluster.name(process) for process, sees in enumerate(seen) if not sees]:
         raise UserError(
             f"--workdir={workdir} of {cluster.name(0)} is not that of {', '.join(blind)}; name a folder that all hosts"
