@@ -26,7 +26,7 @@ from flexidit_jax.jobs.parts.experiment import Experiment, build_experiment
 from flexidit_jax.jobs.parts.latents import latents_of
 from flexidit_jax.jobs.parts.model import load_source
 from flexidit_jax.jobs.parts.several import agree, alone, check_watching
-from flexidit_jax.jobs.parts.stop import Stop, Votes
+from flexidit_jax.jobs.parts.stop import Stop, Votes, until_stopped
 from flexidit_jax.jobs.parts.watch import Watch
 from flexidit_jax.models.dit import init
 from flexidit_jax.models.flexify import at
@@ -66,12 +66,14 @@ def run(config: ConfigDict, workdir: Path) -> int:
     check_watching(experiment.train.preview_every)
     first = None if has_checkpoint(workdir) else _first_params(experiment)  # refused before anything is written
     with folder.claimed(workdir, experiment.raw):
-        with ExitStack() as closing:
-            status = _train(experiment, source, images, first, workdir, mesh, closing)
+        with Stop("saving before stopping") as stop, ExitStack() as closing:
+            status = _train(experiment, source, images, first, workdir, mesh, stop, closing)
         if status is not None:
             return status
         if experiment.report is not None and not cluster.several():
-            return report.run(config, workdir)
+            if stop.asked:  # too late for a step, while the last was being saved
+                return stop.status
+            return until_stopped(partial(report.run, config, workdir), "stopped; the same command draws the report")
     if cluster.several():
         print(f"finished; one process by itself draws from it: {alone('report' if experiment.report else 'sample')}")
         return 0
@@ -86,11 +88,11 @@ def _train(
     first: Callable[[Mesh], Params] | None,
     workdir: Path,
     mesh: Mesh,
+    stop: Stop,
     closing: ExitStack,
 ) -> int | None:
     """Trains to the end: None; or to a signal: the exit status."""
     train, seed = experiment.train, experiment.seed
-    stop = closing.enter_context(Stop("saving before stopping"))
     checkpoints = Checkpoints(workdir, train.keep)
     closing.callback(checkpoints.close)
 

@@ -29,7 +29,7 @@ from flexidit_jax.jobs.parts.log import Log
 from flexidit_jax.main import main
 from flexidit_jax.models.dit import init
 from flexidit_jax.models.flexify import adapter_rank, flexify
-from flexidit_jax.training.checkpoint import read_meta
+from flexidit_jax.training.checkpoint import Checkpoints, read_meta
 from flexidit_jax.training.newest import newest_step
 
 ROOT = Path(__file__).parents[2]
@@ -243,6 +243,34 @@ def test_sigterm_saves_and_exits_zero(stopped: Stopped) -> None:
     assert newest_step(stopped.folder).name == "3"
     assert "stopped after step 3 of 12; saved" in stopped.out
     assert not (stopped.folder / "report").exists()
+
+
+@pytest.mark.parametrize("during", ["the report", "the last save"])
+def test_sigterm_after_the_last_step_ends_with_the_status_asked_for(
+    smoke_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, during: str
+) -> None:
+    run = shutil.copytree(smoke_run, tmp_path / "run")
+    shutil.rmtree(run / "report", ignore_errors=True)
+    close = Checkpoints.close
+
+    def terminated(*_: object) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    if during == "the report":
+        monkeypatch.setattr("flexidit_jax.jobs.report._measure", terminated)
+    else:
+        monkeypatch.setattr(Checkpoints, "close", lambda self: (terminated(), close(self)))
+
+    def unheard(*_: object) -> None:
+        raise AssertionError("SIGTERM would have killed the process")
+
+    before = signal.signal(signal.SIGTERM, unheard)
+    try:
+        assert main([SMOKE, f"--workdir={run}", "--stopped-status=75"]) == 75
+        assert signal.getsignal(signal.SIGTERM) is unheard
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert not list(run.glob("report*"))
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import jax
 import numpy as np
@@ -120,6 +120,34 @@ class Votes:
             handed_in = zip(self._devices, np.asarray(before), strict=True)
             self.asked = {device.process_index: int(vote) for device, vote in handed_in if vote}
         return bool(self.asked)
+
+
+class _Ended(BaseException):
+    """SIGTERM came; passes by those who catch every Exception."""
+
+
+def until_stopped(work: Callable[[], int], says: str) -> int:
+    """Does what has nothing to save and is begun anew by the same command.
+
+    Args:
+      work: gives an exit status.
+      says: what is said when SIGTERM ends it early.
+
+    Returns:
+      The status of `work`, or `STOPPED`.
+    """
+
+    def end(number: int, frame: object) -> None:
+        raise _Ended
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        return work()
+    except _Ended:
+        print(f"\n{says}", file=sys.stderr, flush=True)
+        return STOPPED
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def status_of(signals: Iterable[int | None]) -> int:
