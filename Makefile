@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
-TWO := -n 2 --dist loadfile  # tests wait for processes and compile on one core: two at a time
+TWO := -n 2 --dist loadfile --no-loadscope-reorder  # two at a time, the longest file not left for the end
 
 .PHONY: help demo test test-fast test-oracles lint clean
 
