@@ -139,11 +139,16 @@ def keep_linked(step: Path, kept: Path) -> None:
     """
     if kept.is_dir():
         return
-    before = list(kept.parent.glob(f"{KEPT}*"))
+    before = _numbered(kept.parent.glob(f"{KEPT}*"))
     with folder_written_aside(kept) as aside:
         shutil.copytree(step, aside, copy_function=_link, dirs_exist_ok=True)
     for other in before:
         shutil.rmtree(other, ignore_errors=True)
+
+
+def _numbered(kept: Iterable[Path]) -> list[Path]:
+    """Those named by a step; a user may have named others so."""
+    return [path for path in kept if path.stem.removeprefix(KEPT).isdigit()]
 
 
 def _link(source: str, target: str) -> None:
@@ -158,9 +163,8 @@ def _link(source: str, target: str) -> None:
 
 def sweep(folder: Path) -> None:
     """Deletes what killed saves, and a killed `keep_linked`, left among the checkpoints; then their room is free."""
-    half_kept = folder.glob(unfinished(Path(f"{KEPT}*")).name)
-    ours = (path for path in half_kept if path.stem.removeprefix(KEPT).isdigit())
-    for stale in (*folder.glob(f"*{ocp.utils.TMP_DIR_SUFFIX}*"), *ours):
+    half_kept = _numbered(folder.glob(unfinished(Path(f"{KEPT}*")).name))
+    for stale in (*folder.glob(f"*{ocp.utils.TMP_DIR_SUFFIX}*"), *half_kept):
         shutil.rmtree(stale, ignore_errors=True)
 
 

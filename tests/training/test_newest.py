@@ -153,6 +153,7 @@ def test_stale_temporary_folders_are_swept_up_and_nothing_else(run: Path) -> Non
 
 def test_a_step_is_kept_by_links_or_copies_or_not_at_all(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = run / "checkpoints"
+    (folder / "kept-best").mkdir()  # by a user
     keep_linked(folder / "4", folder / "kept-4")
     assert os.path.samefile(folder / "4/ema/metadata", folder / "kept-4/ema/metadata")
     monkeypatch.setattr(newest, "os", SimpleNamespace(link=refuse))  # a file system without links
@@ -161,7 +162,7 @@ def test_a_step_is_kept_by_links_or_copies_or_not_at_all(run: Path, monkeypatch:
     monkeypatch.setattr(newest.shutil, "copy2", refuse)
     with pytest.raises(UserError, match=rf"^cannot write to {folder}/kept-12.tmp/\S+ \(No space left on device\)$"):
         keep_linked(folder / "12", folder / "kept-12")
-    assert names(run) == ["12", "4", "8", "kept-8"]
+    assert names(run) == ["12", "4", "8", "kept-8", "kept-best"]
 
 
 def refuse(*paths: str, **words: bool) -> None:
