@@ -96,6 +96,30 @@ def on_devices() -> Callable[..., str]:
     return run
 
 
+@pytest.fixture(scope="session")
+def held() -> str:
+    """A program: the command, which says HELD at step 3 of training on the stream named first, and reads a line.
+
+    Of several processes process 0 is not held.
+    """
+    return """
+import sys
+from flexidit_jax.jobs.parts.log import Log
+from flexidit_jax.main import main
+
+says, *words = sys.argv[1:]
+
+def hold(self, number, *rest):
+    if number == 3 and "--process=0" not in words:
+        print("HELD", file=getattr(sys, says), flush=True)
+        sys.stdin.readline()
+    add(self, number, *rest)
+
+add, Log.add = Log.add, hold
+sys.exit(main(words))
+"""
+
+
 @pytest.fixture
 def quiet(tmp_path: Path) -> str:
     """The smoke config without its report."""

@@ -74,23 +74,6 @@ def training(workdir: Path, *words: str) -> list[str]:
     return [sys.executable, "-m", "flexidit_jax.main", SMOKE, *WORDS, f"--workdir={workdir}", *words]
 
 
-#: a command of which process 1 says when it is held at step 3
-HELD = """
-import sys
-from flexidit_jax.jobs.parts.log import Log
-from flexidit_jax.main import main
-
-def hold(self, number, *rest):
-    if number == 3 and "--process=1" in sys.argv:
-        print("HELD", file=sys.stderr, flush=True)
-        sys.stdin.readline()
-    add(self, number, *rest)
-
-add, Log.add = Log.add, hold
-sys.exit(main(sys.argv[1:]))
-"""
-
-
 def until(said: IO[str] | None, start: str) -> str:
     """The line that starts so."""
     assert said is not None
@@ -111,13 +94,13 @@ def losses(workdir: Path) -> dict[tuple[str, int], float]:
 
 
 def test_stopped_by_one_resumed_by_both_ended_as_by_one_device(
-    tmp_path: Path, quiet: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, quiet: str, held: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
     mesh = ("--config.train.mesh.data=2", "--config.train.mesh.fsdp=4")
 
     # ------------------------------------------------------------ SIGTERM reaches one; both save the same step
-    with pair(sys.executable, "-c", HELD, *training(run, *mesh)[3:]) as (first, other):
+    with pair(sys.executable, "-c", held, "stderr", *training(run, *mesh)[3:]) as (first, other):
         until(other.stderr, "HELD")
         other.send_signal(signal.SIGTERM)
         release(other)

@@ -197,23 +197,6 @@ def test_a_damaged_newest_step_costs_what_came_after_the_one_before(
     assert sorted(path.name for path in (copy / "checkpoints").iterdir()) == ["12", "8", "damaged-12"]
 
 
-#: the command, which says when it is held at step 3
-HELD = """
-import sys
-from flexidit_jax.jobs.parts.log import Log
-from flexidit_jax.main import main
-
-def hold(self, number, *rest):
-    if number == 3:
-        print("held", flush=True)
-        sys.stdin.readline()
-    add(self, number, *rest)
-
-add, Log.add = Log.add, hold
-sys.exit(main(sys.argv[1:]))
-"""
-
-
 class Stopped(NamedTuple):
     """A run stopped by SIGTERM in the middle of a step."""
 
@@ -224,12 +207,12 @@ class Stopped(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def stopped(tmp_path_factory: pytest.TempPathFactory) -> Stopped:
+def stopped(held: str, tmp_path_factory: pytest.TempPathFactory) -> Stopped:
     folder = tmp_path_factory.mktemp("stopped") / "run"
-    command = [sys.executable, "-c", HELD, SMOKE, f"--workdir={folder}"]
+    command = [sys.executable, "-c", held, "stdout", SMOKE, f"--workdir={folder}"]
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     with subprocess.Popen(command, cwd=ROOT, text=True, **pipes) as child:
-        if "held\n" in child.stdout:  # reads until then
+        if "HELD\n" in child.stdout:  # reads until then
             child.send_signal(signal.SIGTERM)
         out, err = child.communicate("\n", timeout=300)
     return Stopped(folder, child.returncode, out, err)

@@ -45,6 +45,9 @@ def test_the_machine_may_change_and_the_mathematics_may_not(tmp_path: Path) -> N
             claimed(tmp_path, other),
         ):
             pass
+    (tmp_path / "config.json").unlink()  # as where the checkpoints alone were copied
+    with claimed(tmp_path, config):
+        pass
 
 
 def test_the_look_for_a_shared_folder_leaves_nothing_nor_what_a_killed_one_left(

@@ -44,7 +44,7 @@ def claimed(workdir: Path, config: dict[str, Any]) -> Iterator[None]:
       UserError: not writable, trained with another config (the first differing key is named), another process trains
         there, or not the same folder for all processes (said by each).
     """
-    if has_checkpoint(workdir):  # a start that saved nothing binds no other
+    if has_checkpoint(workdir) and (workdir / CONFIG_FILE).is_file():  # a start that saved nothing binds no other
         check_config(workdir, config)
     with ExitStack() as working:
         _first_does("the claim", workdir, lambda: _take(workdir, working))
