@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from flexidit_jax.diffusion.gaussian import Process
-from flexidit_jax.models.dit import build_dit, init
+from flexidit_jax.models.build import build_dit, init
 from flexidit_jax.training.losses.diffusion import Loss
 from flexidit_jax.training.optimizer import Ema
 from flexidit_jax.training.stages import Stage

@@ -17,7 +17,7 @@ import jax
 
 import flexidit_jax as fd
 from flexidit_jax.diffusion.gaussian import Process
-from flexidit_jax.models.dit import SIZES, build_dit, init
+from flexidit_jax.models.build import SIZES, build_dit, init
 from flexidit_jax.models.flexify import flexify
 
 

@@ -35,7 +35,7 @@ def ours(size: str, batch: int, steps: int) -> dict[str, Callable[[], object]]:
 
     import flexidit_jax as fd
     from flexidit_jax.diffusion.gaussian import Process
-    from flexidit_jax.models.dit import build_dit, init
+    from flexidit_jax.models.build import build_dit, init
     from flexidit_jax.models.flexify import flexify
 
     model = build_dit((1, 32, 32, 4), {"name": "classes", "classes": 1000}, patch=2, size=size)
@@ -54,7 +54,7 @@ def ours(size: str, batch: int, steps: int) -> dict[str, Callable[[], object]]:
 
 def weak_share(size: str) -> float:
     """Share of weak steps among the 250 of the budget."""
-    from flexidit_jax.models.dit import build_dit
+    from flexidit_jax.models.build import build_dit
     from flexidit_jax.models.flops import forward_flops
     from flexidit_jax.sampling.plan import plan
 
@@ -69,7 +69,7 @@ def theirs(size: str, batch: int, steps: int, compiled: bool) -> Callable[[], ob
     import torch
     from diffusers import DiTTransformer2DModel
 
-    from flexidit_jax.models.dit import SIZES
+    from flexidit_jax.models.build import SIZES
 
     width, depth, heads = SIZES[size]
     network = DiTTransformer2DModel(

@@ -25,8 +25,8 @@ def measure(keep: bool) -> dict[str, float]:
     import numpy as np
 
     from flexidit_jax.common.config import load_config
-    from flexidit_jax.jobs.parts.experiment import build_experiment
-    from flexidit_jax.models.dit import init
+    from flexidit_jax.experiment.experiment import build_experiment
+    from flexidit_jax.models.build import init
     from flexidit_jax.training.state import first_state
     from flexidit_jax.training.step import make_step
 

@@ -20,9 +20,10 @@ import numpy as np
 
 from flexidit_jax.common.allocator import keep_freed_memory
 from flexidit_jax.common.types import Array
-from flexidit_jax.models.attention import attention
-from flexidit_jax.models.blocks import Block, layer_norm
-from flexidit_jax.models.dit import SIZES
+from flexidit_jax.models.attention.xla import attention
+from flexidit_jax.models.blocks import Block
+from flexidit_jax.models.build import SIZES
+from flexidit_jax.models.layers import layer_norm
 
 Part = tuple[Callable[[], Array], float]
 

@@ -14,9 +14,9 @@ import numpy as np
 
 from flexidit_jax.common.config import load_config
 from flexidit_jax.data.latents import layout, record_dtype
-from flexidit_jax.jobs.parts.experiment import build_experiment
+from flexidit_jax.experiment.experiment import build_experiment
 from flexidit_jax.models.flops import forward_flops
-from flexidit_jax.models.vae import VAE
+from flexidit_jax.models.pretrained.autoencoder_kl import VAE
 
 IMAGES = 1_281_167  # of ImageNet's training set
 

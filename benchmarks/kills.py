@@ -45,12 +45,12 @@ def get_config():
 CHILD = """
 import hashlib, os, signal, sys, threading
 from flexidit_jax.jobs import train
-from flexidit_jax.jobs.parts.log import Log
+from flexidit_jax.training.monitor.metric_log import MetricLog
 from flexidit_jax.main import main
-from flexidit_jax.training import checkpoint
+from flexidit_jax.runs import checkpoints as checkpoint
 
 consumed, moment, count, delay = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
-put_batch, add, save, record = train.put_batch, Log.add, train.Checkpoints.save, checkpoint.record
+put_batch, add, save, record = train.put_batch, MetricLog.add, train.Checkpoints.save, checkpoint.record
 seen, digest = {"step": 0, "save": 0, "checksums": 0}, None
 
 
@@ -89,7 +89,7 @@ def recorded(step):
         die()
 
 
-train.put_batch, Log.add, train.Checkpoints.save, checkpoint.record = put, added, saved, recorded
+train.put_batch, MetricLog.add, train.Checkpoints.save, checkpoint.record = put, added, saved, recorded
 sys.exit(main(sys.argv[5:]))
 """
 
@@ -125,7 +125,7 @@ class Run:
             return child.wait(), booted
 
     def steps(self) -> list[Path]:
-        from flexidit_jax.training.newest import steps_of
+        from flexidit_jax.runs.recovery import steps_of
 
         return sorted(steps_of(self.folder), key=lambda path: int(path.name))
 
@@ -172,7 +172,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("kills"))
     words = parser.parse_args(argv)
-    from flexidit_jax.training.checksums import problem
+    from flexidit_jax.runs.checksums import problem
 
     out, chance, began = words.out.resolve(), random.Random(words.seed), time.monotonic()
     shutil.rmtree(out, ignore_errors=True)

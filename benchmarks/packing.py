@@ -23,7 +23,8 @@ from flexidit_jax.common.allocator import keep_freed_memory
 from flexidit_jax.common.types import as_patch
 from flexidit_jax.diffusion.gaussian import Process
 from flexidit_jax.diffusion.solvers import ddpm
-from flexidit_jax.models.dit import SIZES, DiT, build_dit, init
+from flexidit_jax.models.build import SIZES, build_dit, init
+from flexidit_jax.models.dit import DiT
 from flexidit_jax.models.flexify import flexify, patches_of
 from flexidit_jax.sampling.calibration import Case, evaluation, machine, measure
 from flexidit_jax.sampling.engine import Engine

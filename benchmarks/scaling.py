@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flexidit_jax.jobs.parts.topology import CHIPS
+from flexidit_jax.common.chips import CHIPS
 
 ROOT = Path(__file__).parents[1]
 GIB = 2**30

@@ -15,7 +15,7 @@ import jax
 import optax
 
 from flexidit_jax.common.trees import map_named
-from flexidit_jax.models.dit import build_dit, init
+from flexidit_jax.models.build import build_dit, init
 from flexidit_jax.training.sharding import spec
 from flexidit_jax.training.stages import Stage
 from flexidit_jax.training.state import TrainState, abstract

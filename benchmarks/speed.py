@@ -29,7 +29,7 @@ from flexidit_jax.common.cores import cores
 from flexidit_jax.common.types import short_patch_name
 from flexidit_jax.diffusion.gaussian import Process
 from flexidit_jax.diffusion.solvers import make_table
-from flexidit_jax.models.dit import build_dit, init
+from flexidit_jax.models.build import build_dit, init
 from flexidit_jax.models.flexify import flexify
 from flexidit_jax.models.flops import forward_flops
 from flexidit_jax.models.patch import tokens

@@ -26,7 +26,7 @@ from flexidit_jax.common.allocator import keep_freed_memory
 from flexidit_jax.common.cores import cores
 from flexidit_jax.common.types import short_patch_name
 from flexidit_jax.diffusion.gaussian import Process
-from flexidit_jax.models.dit import build_dit, init
+from flexidit_jax.models.build import build_dit, init
 from flexidit_jax.models.patch import tokens
 from flexidit_jax.training.flops import training_flops
 from flexidit_jax.training.losses.diffusion import Loss

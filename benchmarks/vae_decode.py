@@ -17,9 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from flexidit_jax.codecs.sd_vae import FACTOR, WEIGHTS, Codec
-from flexidit_jax.common.tensors import write_safetensors
-from flexidit_jax.models.vae import VAE
-from flexidit_jax.models.vae_layout import write_vae
+from flexidit_jax.common.tensor_files import write_safetensors
+from flexidit_jax.models.pretrained.autoencoder_kl import VAE
+from flexidit_jax.models.pretrained.autoencoder_kl_layout import write_vae
 
 
 def peak() -> float:

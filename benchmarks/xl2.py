@@ -22,7 +22,7 @@ import numpy as np
 import flexidit_jax as fd
 from flexidit_jax.common.allocator import keep_freed_memory
 from flexidit_jax.diffusion.gaussian import Process
-from flexidit_jax.models.dit import build_dit, init
+from flexidit_jax.models.build import build_dit, init
 from flexidit_jax.models.flexify import flexify
 from flexidit_jax.models.flops import forward_flops
 

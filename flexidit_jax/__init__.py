@@ -10,6 +10,7 @@
 from flexidit_jax.api import FlexiDiT, FlopCount, load
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.types import Prediction
+from flexidit_jax.sampling.spec import SampleSpec
 
-__all__ = ["FlexiDiT", "FlopCount", "Prediction", "UserError", "load"]
+__all__ = ["FlexiDiT", "FlopCount", "Prediction", "SampleSpec", "UserError", "load"]
 __version__ = "0.1.0"

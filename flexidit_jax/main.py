@@ -14,8 +14,9 @@ from typing import NoReturn
 
 from ml_collections import ConfigDict
 
-from flexidit_jax.common import cluster, environment
 from flexidit_jax.common.allocator import keep_freed_memory
+from flexidit_jax.common.cluster import environment
+from flexidit_jax.common.cluster import processes as cluster
 from flexidit_jax.common.config import leaves, load_config, override
 from flexidit_jax.common.errors import STOPPED, UserError, nearest
 from flexidit_jax.common.files import folder_named
@@ -158,6 +159,11 @@ def _about(mode: str) -> str:
     return ast.get_docstring(ast.parse((Path(__file__).parent / "jobs" / f"{mode}.py").read_text()))
 
 
-if __name__ == "__main__":
+def start() -> None:
+    """`main` as a process of its own."""
     if status := main():
         cluster.end(status)  # the interpreter would wait for threads of a save that failed, some for good
+
+
+if __name__ == "__main__":
+    start()

@@ -22,10 +22,10 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 import flexidit_jax as fd  # noqa: E402
-from flexidit_jax.common.tensors import write_safetensors  # noqa: E402
+from flexidit_jax.common.tensor_files import write_safetensors  # noqa: E402
 from flexidit_jax.main import main  # noqa: E402
-from flexidit_jax.models.vae import VAE  # noqa: E402
-from flexidit_jax.models.vae_layout import write_vae  # noqa: E402
+from flexidit_jax.models.pretrained.autoencoder_kl import VAE  # noqa: E402
+from flexidit_jax.models.pretrained.autoencoder_kl_layout import write_vae  # noqa: E402
 
 GOLDEN = Path(__file__).parent / "golden"
 SMOKE = f"--config={ROOT / 'configs' / 'digits.py'}:smoke"
@@ -104,7 +104,7 @@ def held() -> str:
     """
     return """
 import sys
-from flexidit_jax.jobs.parts.log import Log
+from flexidit_jax.training.monitor.metric_log import MetricLog
 from flexidit_jax.main import main
 
 says, *words = sys.argv[1:]
@@ -115,7 +115,7 @@ def hold(self, number, *rest):
         sys.stdin.readline()
     add(self, number, *rest)
 
-add, Log.add = Log.add, hold
+add, MetricLog.add = MetricLog.add, hold
 sys.exit(main(words))
 """
 

@@ -15,7 +15,7 @@ from flexidit_jax.common import build
 from flexidit_jax.common.config import load_config, plain
 from flexidit_jax.common.trees import flatten
 from flexidit_jax.main import main
-from flexidit_jax.models.dit import build_dit, describe
+from flexidit_jax.models.build import build_dit, describe
 
 ROOT = Path(__file__).parents[1]
 BEFORE = ROOT / "tests" / "golden" / "before"

@@ -215,7 +215,7 @@ def test_a_typo_in_a_config_file(refuse: Refuse, tmp_path: Path, section: str, t
         (["schedule=4"], "config key 'sample.schedule' must be str or None, got 4"),
         (["steps=None"], "config key 'sample.steps' must be int, got None"),
         (["guidance=None"], "config key 'sample.guidance' must be float or str, got None"),
-        (["batch=0"], "batch must be at least 1, got 0"),
+        (["batch=0"], "sample.batch must be positive, got 0"),
         (["solver=dpdm"], "no 'dpdm' in solvers/; did you mean 'ddpm'?"),
         (
             ["schedule=4:4", "guide=2:4", "guidance=1.5"],
@@ -250,7 +250,7 @@ def test_a_folder_trained_with_another_config(refuse: Refuse, trained: str, mode
     message = refuse(SMOKE, f"--mode={mode}", trained, "--config.train.stages[1].learning_rate=0.5")
     assert message == (
         f"{trained} was trained with another config: train.stages[1].learning_rate is 0.001 there, 0.5 here;"
-        " name another --workdir, or go back to that value"
+        " name another --workdir, or go on with '--config.train.stages[1].learning_rate=0.001'"
     )
 
 

@@ -16,11 +16,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from flexidit_jax.common import build
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.pixels import to_uint8
-from flexidit_jax.common.placing import put
-from flexidit_jax.common.tensors import config_beside, read_safetensors
+from flexidit_jax.common.placement import put
+from flexidit_jax.common.tensor_files import config_beside, read_safetensors
 from flexidit_jax.common.types import Array, Params
-from flexidit_jax.models.vae import VAE
-from flexidit_jax.models.vae_layout import read_vae
+from flexidit_jax.models.pretrained.autoencoder_kl import VAE
+from flexidit_jax.models.pretrained.autoencoder_kl_layout import read_vae
 
 SOURCE = "stabilityai/sd-vae-ft-ema"
 WEIGHTS = "diffusion_pytorch_model.safetensors"

@@ -31,6 +31,6 @@ def ways(word: str) -> int:
 def laid(x: Array, *words: str | None) -> Array:
     """`x` with its axes split as the words say; None and axes not named mean whole, as do those that do not divide."""
     if not set().union(*MESH_AXES.values()) <= set(jax.sharding.get_abstract_mesh().axis_names):
-        return x  # none, or one of another kind (`sampling.spread`)
+        return x  # none, or one of another kind (`common.data_parallel`)
     axes = [MESH_AXES[word] if word and size % ways(word) == 0 else None for size, word in zip(x.shape, words)]
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*axes))

@@ -6,10 +6,13 @@ in a config. There is no registry to keep in step.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from inspect import Parameter
 from typing import Any
 
@@ -42,20 +45,63 @@ def _own(package: str, module: str, attribute: str) -> Any:
     return found if getattr(found, "__module__", None) == f"{package}.{module}" else None
 
 
+#: where `defaults_noted` collects
+_NOTED: ContextVar[dict[str, Any] | None] = ContextVar("noted", default=None)
+
+
+@contextmanager
+def defaults_noted() -> Iterator[dict[str, Any]]:
+    """While the block builds parts, collects what a key means that a section leaves out.
+
+    Yields:
+      Such as `{"model.remat": "none", "train.ema.decay": 0.9999}`, JSON-ready; filled when the block ends.
+    """
+    noted: dict[str, Any] = {}
+    token = _NOTED.set(noted)
+    try:
+        yield noted
+    finally:
+        _NOTED.reset(token)
+
+
 def check(maker: Callable[..., Any], section: Mapping[str, Any], where: str) -> Mapping[str, Parameter]:
     """Refuses a key that `maker` does not take, or a value that its annotation rules out.
 
     Raises:
       UserError: the key as `where.key` beside the nearest valid one, or what it must be.
     """
-    parameters = inspect.signature(maker).parameters
+    return _checked(inspect.signature(maker).parameters, section, where)
+
+
+def split(section: Mapping[str, Any], where: str, *makers: Callable[..., Any]) -> list[dict[str, Any]]:
+    """A section that several makers share, checked as one: to each the keys that it takes.
+
+    Raises:
+      UserError: see `check`; the nearest key is that of any of them.
+    """
+    parameters = [inspect.signature(maker).parameters for maker in makers]
+    _checked({key: parameter for taken in parameters for key, parameter in taken.items()}, section, where)
+    return [{key: value for key, value in section.items() if key in taken} for taken in parameters]
+
+
+def _checked(parameters: Mapping[str, Parameter], section: Mapping[str, Any], where: str) -> Mapping[str, Parameter]:
+    if (noted := _NOTED.get()) is not None:
+        noted |= {f"{where}.{key}": value for key, parameter in parameters.items() if _json(value := parameter.default)}
     for key, value in section.items():
         if key not in parameters:
             raise UserError(f"unknown config key '{where}.{key}'{nearest(key, parameters)}")
-        annotation = str(parameters[key].annotation)
-        if not _suits(value, annotation):
-            raise UserError(f"config key '{where}.{key}' must be {annotation.replace(' | ', ' or ')}, got {value!r}")
+        check_type(value, str(parameters[key].annotation), f"config key '{where}.{key}'")
     return parameters
+
+
+def check_type(value: Any, annotation: str, what: str) -> None:
+    """Refuses a value that an annotation made of plain types rules out.
+
+    Raises:
+      UserError: `what`, and what it must be.
+    """
+    if not _suits(value, annotation):
+        raise UserError(f"{what} must be {annotation.replace(' | ', ' or ')}, got {value!r}")
 
 
 def call(maker: Callable[..., Any], section: Mapping[str, Any], where: str) -> Any:
@@ -77,6 +123,18 @@ def part(package: str, attribute: str, section: Mapping[str, Any], where: str) -
         raise UserError(f"config key '{where}.name' is missing")
     maker = find(package, section["name"], attribute)
     return call(maker, {k: v for k, v in section.items() if k != "name"}, where)
+
+
+def _json(value: Any) -> bool:
+    """Whether a default is one that a config could hold."""
+    if isinstance(value, (tuple, list)):
+        return all(map(_json, value))
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
+def describe(part: Any) -> dict[str, Any]:
+    """The section that makes a part, a dataclass, again: its name and its fields."""
+    return {"name": type(part).__module__.rsplit(".", 1)[-1], **dataclasses.asdict(part)}
 
 
 def _suits(value: Any, annotation: str) -> bool:

@@ -7,6 +7,7 @@ import json
 import runpy
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -76,13 +77,30 @@ def plain(config: ConfigDict) -> dict[str, Any]:
     return json.loads(config.to_json_best_effort())
 
 
-def difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
-    """The first key on which two configs differ, with both values; None when they agree."""
+#: where a key that is left out means None
+NO_DEFAULTS: Mapping[str, Any] = MappingProxyType({})
+
+
+def difference(
+    ours: Mapping[str, Any], theirs: Mapping[str, Any], defaults: Mapping[str, Any] = NO_DEFAULTS
+) -> tuple[str, Any, Any] | None:
+    """The first key on which two configs differ, with both values; None when they agree.
+
+    Args:
+      defaults: what a key means that one of them leaves out (see `build.defaults_noted`), else None. A config that was
+        recorded before there was a key says what the key's default does.
+    """
     here, there = dict(leaves(ours)), dict(leaves(theirs))
     for key in [*here, *there]:
-        if here.get(key) != there.get(key):
-            return key, here.get(key), there.get(key)
+        default = defaults.get(key)
+        mine, other = (_as_json(said.get(key, default)) for said in (here, there))
+        if mine != other:
+            return key, mine, other
     return None
+
+
+def _as_json(value: Any) -> Any:
+    return [_as_json(item) for item in value] if isinstance(value, (tuple, list)) else value
 
 
 def _as_type_of(current: Any, text: str, path: str) -> Any:

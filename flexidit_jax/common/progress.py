@@ -11,7 +11,7 @@ from types import TracebackType
 
 from tqdm import tqdm
 
-from flexidit_jax.common import cluster
+from flexidit_jax.common.cluster import processes as cluster
 
 
 class Progress:

@@ -16,7 +16,7 @@ import numpy as np
 
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.files import written_aside
-from flexidit_jax.common.tensors import read_safetensors, write_safetensors
+from flexidit_jax.common.tensor_files import read_safetensors, write_safetensors
 from flexidit_jax.models.dit import DiT
 from flexidit_jax.models.position import position_embedding
 

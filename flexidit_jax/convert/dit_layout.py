@@ -12,9 +12,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from flexidit_jax.common.errors import UserError
-from flexidit_jax.common.tensors import differences
+from flexidit_jax.common.tensor_files import differences
 from flexidit_jax.common.types import Array, Params
-from flexidit_jax.models.dit import SIZES, DiT, build_dit
+from flexidit_jax.models.build import SIZES, build_dit
+from flexidit_jax.models.dit import DiT
 from flexidit_jax.models.fold import folded
 from flexidit_jax.models.position import position_embedding
 

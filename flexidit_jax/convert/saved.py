@@ -12,10 +12,10 @@ import numpy as np
 from flexidit_jax.common import build
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.files import written_aside
-from flexidit_jax.common.tensors import differences, read_safetensors, write_safetensors
+from flexidit_jax.common.tensor_files import differences, read_safetensors, write_safetensors
 from flexidit_jax.common.trees import fingerprint, flatten, merge, unflatten
 from flexidit_jax.common.types import Params, as_patch, patch_name
-from flexidit_jax.models.dit import build_dit, init
+from flexidit_jax.models.build import build_dit, init
 from flexidit_jax.models.flexify import adapter_rank, flexify, patches_of, split_frozen
 
 FORMAT = "flexidit_jax/1"

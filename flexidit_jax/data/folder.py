@@ -13,9 +13,9 @@ import numpy as np
 
 from flexidit_jax.common.build import positive
 from flexidit_jax.common.errors import UserError
-from flexidit_jax.data.intact import Intact
+from flexidit_jax.data.as_shown import as_shown
+from flexidit_jax.data.corrupt import Intact
 from flexidit_jax.data.photos import Photos, photo
-from flexidit_jax.data.shown import as_shown
 
 #: of file names, in any case
 ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from flexidit_jax.common.errors import UserError
-from flexidit_jax.data.intact import Corrupt, Intact
+from flexidit_jax.data.corrupt import Corrupt, Intact
 from flexidit_jax.data.photos import Photos, photo
 
 NAME = "imagenet2012"

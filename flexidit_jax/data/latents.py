@@ -22,7 +22,7 @@ import numpy as np
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from flexidit_jax.common import build
-from flexidit_jax.common.config import difference
+from flexidit_jax.common.config import NO_DEFAULTS, difference
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.files import shard_file
 
@@ -82,17 +82,18 @@ class Dataset:
         """
         return _manifest(self._folder(HELD_OUT if held_out else TRAIN))["images"]
 
-    def check_origin(self, made: Mapping[str, Any]) -> None:
+    def check_origin(self, made: Mapping[str, Any], defaults: Mapping[str, Any] = NO_DEFAULTS) -> None:
         """Refuses latents of another dataset or codec.
 
         Args:
-          made: what latents depend on, as the config says it; see `jobs.parts.latents.origin`.
+          made: what latents depend on, as the config says it; see `runs.binding.origin`.
+          defaults: what a word means that is left out.
 
         Raises:
           UserError: the first word on which they differ.
         """
         there = _manifest(self._folder(TRAIN))
-        differs = difference(made, {key: there[key] for key in made})
+        differs = difference(made, {key: there[key] for key in made}, defaults)
         if differs is not None:
             key, ours, theirs = differs
             raise UserError(

@@ -10,9 +10,9 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from flexidit_jax.common.build import positive
-from flexidit_jax.common.crop import centre_crop
-from flexidit_jax.data.intact import Corrupt, check_share
-from flexidit_jax.data.shown import in_8_bits
+from flexidit_jax.data.as_shown import in_8_bits
+from flexidit_jax.data.corrupt import Corrupt, check_share
+from flexidit_jax.data.crop import centre_crop
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Photos:
 
     Attributes:
       size: side of the crop in pixels.
-      max_corrupt: share of the images that may be corrupt (see `data.intact`); they are skipped.
+      max_corrupt: share of the images that may be corrupt (see `data.corrupt`); they are skipped.
     """
 
     size: int = 256
@@ -47,7 +47,7 @@ def photo(
     """The record of an image file: {"x": the centre crop, float32 [1, size, size, 3] in [-1, 1], "label": int32}.
 
     Args:
-      read: what the pixels mean, a function of `data.shown`; raises where it cannot tell.
+      read: what the pixels mean, a function of `data.as_shown`; raises where it cannot tell.
 
     Raises:
       Corrupt: `data` holds no whole image, or one whose pixels have no defined range.

@@ -15,11 +15,11 @@ from ml_collections import ConfigDict
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.files import written_aside
 from flexidit_jax.common.program_cache import compiling_anew
-from flexidit_jax.jobs.parts.compiled import Compiled, compile_program, table
-from flexidit_jax.jobs.parts.experiment import build_experiment
-from flexidit_jax.jobs.parts.lowering import sampling_programs, training_programs
-from flexidit_jax.jobs.parts.topology import devices_here, tpu_slice
-from flexidit_jax.jobs.parts.workdir import check_writable
+from flexidit_jax.experiment.experiment import build_experiment
+from flexidit_jax.programs.cost import Compiled, compile_program, table
+from flexidit_jax.programs.lower import sampling_programs, training_programs
+from flexidit_jax.programs.slices import devices_here, tpu_slice
+from flexidit_jax.runs.workdir import check_writable
 from flexidit_jax.training.sharding import check_axes, check_batch, mesh_over
 
 
@@ -36,12 +36,14 @@ def run(config: ConfigDict, workdir: Path) -> int:
         mesh = mesh_over(where.devices, **train.mesh)
         check_axes(experiment.model.width, experiment.model.num_heads, mesh)
         check_batch(train.batch, mesh, train.accumulate)
-        lowerings += training_programs(experiment, mesh)
+        lowerings += training_programs(experiment.model, experiment.process, train, experiment.seed, mesh)
         axes = dict(mesh.shape)
         shape = " x ".join(f"{axis}={size}" for axis, size in axes.items())
         print(f"{where.name}: {len(where.devices)} device(s), training on {shape}")
     if "sample" in section.programs:
-        lowerings += sampling_programs(experiment, where.devices[0])
+        asked, model = experiment.sample, experiment.model
+        batch = asked.batch or len(model.conditioner.parse(asked.labels))
+        lowerings += sampling_programs(model, experiment.process, train, asked.spec, batch, where.devices[0])
         print("sampling: one device with a batch of its own; several sample side by side")
 
     programs: list[Compiled] = []

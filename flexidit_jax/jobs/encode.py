@@ -17,21 +17,22 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from flexidit_jax.common import cluster
+from flexidit_jax.common.cluster import processes as cluster
+from flexidit_jax.common.cluster.messages import gathered
+from flexidit_jax.common.data_parallel import even, sampling_mesh, split
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.files import folder_named
 from flexidit_jax.common.progress import Progress, warnings_said
-from flexidit_jax.common.telling import gathered
+from flexidit_jax.data.latent_writer import LatentShards
 from flexidit_jax.data.latents import FLIPPED, HELD_OUT, TRAIN, layout
 from flexidit_jax.data.latents import Dataset as Latents
-from flexidit_jax.jobs.parts.ahead import read_ahead
-from flexidit_jax.jobs.parts.experiment import Experiment, build_experiment
-from flexidit_jax.jobs.parts.latent_shards import LatentShards
-from flexidit_jax.jobs.parts.latents import Encoding, origin, stacked
-from flexidit_jax.jobs.parts.shards import of_host
-from flexidit_jax.jobs.parts.stop import SharedStop
-from flexidit_jax.jobs.parts.workdir import out_folder
-from flexidit_jax.sampling.spread import even, split, spread
+from flexidit_jax.data.loader import stacked
+from flexidit_jax.data.read_ahead import read_ahead
+from flexidit_jax.experiment.experiment import Experiment, build_experiment
+from flexidit_jax.experiment.sections import Encoding
+from flexidit_jax.runs.shards import of_host
+from flexidit_jax.runs.stop import SharedStop
+from flexidit_jax.runs.workdir import out_folder
 
 SEVERAL_PROCESSES = True  # it may be started as one of them, each taking shards of its own
 #: seconds that a process waits for the shards of the others
@@ -60,9 +61,9 @@ def run(config: ConfigDict, workdir: Path) -> int:
     sources = {TRAIN: dataset.source()} | ({HELD_OUT: dataset.held_out()} if section.held_out else {})
 
     # ---------------------------------------------------------------- The folder: what is there, what is missing
-    made = origin(experiment)
+    made = experiment.origin
     parts = {
-        name: LatentShards(folder / name, _words(experiment, dataset, source, name) | made)
+        name: LatentShards(folder / name, _words(experiment, dataset, source, name) | made, experiment.origin_defaults)
         for name, source in sources.items()
     }
     host, hosts = jax.process_index(), jax.process_count()
@@ -153,7 +154,7 @@ def _encode(
     if missing and there:
         print(f"{shards.folder}: resuming, {there} of {own} images are there")
     devices = jax.local_device_count()
-    mesh, batch = spread(devices), even(min(section.batch, section.shard), devices)
+    mesh, batch = sampling_mesh(devices), even(min(section.batch, section.shard), devices)
     clock, made = time.perf_counter(), 0
     with (
         shards.claimed(host, hosts),

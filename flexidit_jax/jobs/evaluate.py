@@ -10,10 +10,10 @@ from ml_collections import ConfigDict
 
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.files import written_aside
-from flexidit_jax.jobs.parts.experiment import build_experiment
-from flexidit_jax.jobs.parts.model import trained_model
-from flexidit_jax.jobs.parts.quality import Judge, balanced_labels
-from flexidit_jax.jobs.parts.words import plan_words
+from flexidit_jax.evaluation.judge import Judge
+from flexidit_jax.evaluation.requests import balanced_labels
+from flexidit_jax.experiment.experiment import build_experiment
+from flexidit_jax.experiment.start import trained_model
 from flexidit_jax.sampling.schedule import text_of
 
 
@@ -25,12 +25,13 @@ def run(config: ConfigDict, workdir: Path) -> int:
     samples = experiment.evaluate.samples
     experiment.check()
     flex = trained_model(experiment, workdir)
-    words = plan_words(experiment.sample)
-    words["batch"] = min(experiment.sample.get("batch") or samples, samples)
-    plan = flex.plan(**words)
+    asked = experiment.sample
+    batch = min(asked.batch or samples, samples)
+    plan = flex.plan(spec=asked.spec, batch=batch)
+    spec = asked.spec.settled(plan)
     judge = Judge(experiment.dataset, experiment.codec, experiment.evaluate.features)
     labels = balanced_labels(samples, experiment.dataset.classes)
-    images = flex.sample(**{**experiment.sample, "labels": labels})
+    images = flex.sample(labels, spec=spec, batch=batch, first=asked.first, progress=asked.progress)
     score = judge.score(images, labels)
     result = {
         **asdict(score),
@@ -38,8 +39,8 @@ def run(config: ConfigDict, workdir: Path) -> int:
         "floor_fd": judge.floor(samples),
         "schedule": text_of(plan.schedule),
         "guide": text_of(plan.guide) if plan.guide else None,
-        "flops_percent": 100 * flex.flops(**words).relative,
-        "sample": dict(experiment.sample),
+        "flops_percent": 100 * flex.flops(spec=spec).relative,
+        "sample": asked.recorded(),
     }
     file = workdir / "evaluation.json"
     try:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from flexidit_jax.jobs.parts.experiment import build_experiment
-from flexidit_jax.jobs.parts.exported import write_exported
-from flexidit_jax.jobs.parts.model import trained_model
-from flexidit_jax.jobs.parts.workdir import out_folder
+from flexidit_jax.experiment.experiment import build_experiment
+from flexidit_jax.experiment.start import trained_model
+from flexidit_jax.programs.bundle import write_exported
+from flexidit_jax.runs.workdir import out_folder
 
 
 def run(config: ConfigDict, workdir: Path) -> int:
@@ -18,10 +18,10 @@ def run(config: ConfigDict, workdir: Path) -> int:
     section = experiment.export
     folder = out_folder(section.out, workdir / "exported", "export.out")
     flex = trained_model(experiment, workdir)
-    tables = section.solver_tables(flex.process, experiment.sample)
+    tables = section.solver_tables(flex.process, experiment.sample.spec)
     pairs = write_exported(flex, section, tables, folder)
     megabytes = sum(file.stat().st_size for file in folder.iterdir()) / 1e6
     print(f"programs: {', '.join(pairs)}; any batch, for {', '.join(section.platforms)}")
     print(f"tables: {', '.join(tables)}")
-    print(f"written: {folder} ({megabytes:.1f} MB); sample from it with launch/serve_exported.py")
+    print(f"written: {folder} ({megabytes:.1f} MB); sample from it: python {folder}/serve_exported.py")
     return 0

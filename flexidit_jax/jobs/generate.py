@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import json
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,23 +14,20 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from flexidit_jax.api import FlexiDiT
+from flexidit_jax.common.data_parallel import even
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.progress import Progress
 from flexidit_jax.common.trees import fingerprint
-from flexidit_jax.jobs.parts.experiment import build_experiment
-from flexidit_jax.jobs.parts.image_shards import ImageShards
-from flexidit_jax.jobs.parts.labels import labels_of
-from flexidit_jax.jobs.parts.model import trained_model
-from flexidit_jax.jobs.parts.settled import settled
-from flexidit_jax.jobs.parts.stop import Stop
-from flexidit_jax.jobs.parts.words import plan_words
-from flexidit_jax.jobs.parts.workdir import FREE_WITHIN, out_folder
-from flexidit_jax.models.dit import describe
+from flexidit_jax.evaluation.requests import labels_of
+from flexidit_jax.experiment.experiment import build_experiment
+from flexidit_jax.experiment.start import trained_model
+from flexidit_jax.models.build import describe
+from flexidit_jax.runs.binding import FREE_WITHIN
+from flexidit_jax.runs.image_shards import ImageShards
+from flexidit_jax.runs.stop import Stop
+from flexidit_jax.runs.workdir import out_folder
 from flexidit_jax.sampling.plan import Plan
-from flexidit_jax.sampling.spread import even
-
-#: words of `sample` that this job says itself
-OWN = {"labels", "batch", "first", "noise", "step_noise", "decode", "progress"}
+from flexidit_jax.sampling.spec import SampleSpec
 
 #: samples per call where `sample.batch` leaves it open
 BATCH = 64
@@ -54,23 +50,22 @@ def run(config: ConfigDict, workdir: Path) -> int:
     classes = getattr(flex.model.conditioner, "classes", None)
     if classes is None:
         raise UserError("generate draws classes, and this model is not conditioned on any")
-    words = {key: value for key, value in experiment.sample.items() if key not in OWN}
-    batch = even(min(experiment.sample.get("batch") or BATCH, section.num), flex.devices)
+    spec = experiment.sample.spec
+    batch = even(min(experiment.sample.batch or BATCH, section.num), flex.devices)
     size = section.shard or ImageShards.recorded(folder).get("shard") or batch
     batch = even(min(batch, size), flex.devices)
-    planned = plan_words(words)
-    plan = flex.plan(**planned, batch=batch)
-    flops, drawn = flex.flops(**settled(planned, plan)), settled(words, plan)
+    plan = flex.plan(spec=spec, batch=batch)
+    drawn = spec.settled(plan)
+    flops = flex.flops(spec=drawn)
 
     # ---------------------------------------------------------------- The folder: what is there, what is missing
     frames, *image = flex.codec.data_shape(flex.model.latent)
     image = image if flex.model.latent[0] == 1 else [frames, *image]
     counts = {"num": section.num, "shard": size, "image": image}
-    shards = ImageShards(folder, counts | _manifest(flex, section.labels, words, plan))
+    shards = ImageShards(folder, counts | _manifest(flex, section.labels, spec, plan), experiment.defaults)
     missing = shards.missing()
     shards.check_room(missing)
-    seed = words.get("seed", 0)
-    labels = labels_of(section.labels, seed, np.arange(even(section.num, size)), classes)
+    labels = labels_of(section.labels, spec.seed, np.arange(even(section.num, size)), classes)
     todo = shards.count(missing)
     if missing and todo < section.num:
         print(f"{folder}: resuming, {section.num - todo} of {section.num} images are there")
@@ -94,7 +89,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
                     bar.advance(part)
 
                 # a whole shard even where fewer are left, so that no batch has another shape
-                images = flex.sample(labels[first : first + size], batch=batch, first=first, progress=tick, **drawn)
+                images = flex.sample(labels[first : first + size], spec=drawn, batch=batch, first=first, progress=tick)
                 if written is not None:
                     written.result()
                 written = writer.submit(shards.write, shard, images[: len(numbers)])
@@ -117,9 +112,8 @@ def run(config: ConfigDict, workdir: Path) -> int:
     return 0
 
 
-def _manifest(flex: FlexiDiT, labels: str, words: dict[str, Any], plan: Plan) -> dict[str, Any]:
+def _manifest(flex: FlexiDiT, labels: str, spec: SampleSpec, plan: Plan) -> dict[str, Any]:
     """What the bits of an image depend on, but for rounding; JSON-ready."""
-    defaults = {key: word.default for key, word in inspect.signature(FlexiDiT.sample).parameters.items()}
     kept = {
         part: {key: value for key, value in said.items() if key not in FREE_WITHIN[part]}
         for part, said in (("model", describe(flex.model)), ("codec", dataclasses.asdict(flex.codec)))
@@ -128,7 +122,7 @@ def _manifest(flex: FlexiDiT, labels: str, words: dict[str, Any], plan: Plan) ->
         "labels": labels,
         "weights": fingerprint(flex.params)[:16],
         "plan": str(plan),
-        "sample": {key: words.get(key, defaults[key]) for key in defaults if key not in OWN | {"self"}},
+        "sample": spec.recorded(),
         "model": kept["model"],
         "process": dataclasses.asdict(flex.process),
         "codec": kept["codec"] | {"weights": flex.codec.fingerprint()},

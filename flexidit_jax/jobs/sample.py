@@ -9,46 +9,49 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from flexidit_jax.common.compilations import Compilations
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.files import written_aside
-from flexidit_jax.jobs.parts.compilation import Compilations
-from flexidit_jax.jobs.parts.experiment import build_experiment
-from flexidit_jax.jobs.parts.model import trained_model
-from flexidit_jax.jobs.parts.settled import settled
-from flexidit_jax.jobs.parts.words import plan_words
-from flexidit_jax.jobs.parts.workdir import check_writable
-from flexidit_jax.sampling.schedule import text_of
+from flexidit_jax.experiment.experiment import build_experiment
+from flexidit_jax.experiment.start import trained_model
+from flexidit_jax.runs.workdir import check_writable
+from flexidit_jax.sampling.engine import compiled_programs
+from flexidit_jax.sampling.schedule import pair_text, text_of
 
 
 def run(config: ConfigDict, workdir: Path) -> int:
     """Samples `config.sample` and writes into `workdir/samples/<schedule>_seed<n>_<digest of all words>/`."""
     experiment = build_experiment(config)
+    asked = experiment.sample
     flex = trained_model(experiment, workdir)
-    words = plan_words(experiment.sample)
-    n = len(flex.model.conditioner.parse(experiment.sample["labels"]))
-    words["batch"] = min(experiment.sample.get("batch") or n, n)
-    plan = flex.plan(**words)
-    asked = json.dumps(experiment.sample, indent=2, sort_keys=True)
+    n = len(flex.model.conditioner.parse(asked.labels))
+    batch = min(asked.batch or n, n)
+    plan = flex.plan(spec=asked.spec, batch=batch)
+    spec = asked.spec.settled(plan)
+    record = json.dumps(asked.recorded(), indent=2, sort_keys=True)
     name = text_of(plan.schedule).replace(":", "x").replace(",", "_")
-    digest = hashlib.sha256(asked.encode()).hexdigest()[:6]  # other labels or scales, another folder
-    folder = workdir / "samples" / f"{name}_seed{experiment.sample.get('seed', 0)}_{digest}"
+    digest = hashlib.sha256(record.encode()).hexdigest()[:6]  # other labels or scales, another folder
+    folder = workdir / "samples" / f"{name}_seed{spec.seed}_{digest}"
     check_writable(folder)
 
-    clock = time.perf_counter()
+    clock, before = time.perf_counter(), compiled_programs()
     with Compilations() as compiled:
-        images = flex.sample(**settled(experiment.sample, plan))
-    seconds = time.perf_counter() - clock
+        images = flex.sample(
+            asked.labels, spec=spec, batch=batch, first=asked.first, decode=asked.decode, progress=asked.progress
+        )
+    seconds, programs = time.perf_counter() - clock, compiled_programs() - before
 
-    written = experiment.files.write(folder, images)
+    written = asked.files.write(folder, images)
     try:
         with written_aside(folder / "sample.json") as file:
-            file.write_text(asked + "\n")
+            file.write_text(record + "\n")
     except OSError as error:
         raise UserError(f"cannot write to {folder} ({error.strerror})") from None
-    flops = flex.flops(**settled(words, plan))
+    flops = flex.flops(spec=spec)
+    pairs = ", ".join(pair_text(*pair) for pair in plan.pairs)
     print(f"schedule: {plan}")
     print(f"FLOPs: {flops.total / 1e9:.3f} G per sample, {100 * flops.relative:.1f} % of every step powerful")
     print(f"seconds: {seconds:.1f} for {len(images)} samples, compilation included")
-    print(f"programs: {compiled.of_steps(plan)}; {compiled}")
+    print(f"programs: {programs} ({pairs}); {compiled}")
     print(f"written: {folder}/{', '.join([*written, 'sample.json'])}")
     return 0

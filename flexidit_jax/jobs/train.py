@@ -14,25 +14,27 @@ from clu import parameter_overview
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from flexidit_jax.common import cluster
+from flexidit_jax.codecs.latents import latents_of
+from flexidit_jax.common.cluster import processes as cluster
+from flexidit_jax.common.compilations import Compilations
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.trees import merge
 from flexidit_jax.common.types import Params
 from flexidit_jax.data.loader import batches
+from flexidit_jax.evaluation.preview import preview
+from flexidit_jax.experiment.experiment import Experiment, build_experiment
+from flexidit_jax.experiment.start import load_source
 from flexidit_jax.jobs import report
-from flexidit_jax.jobs.parts import workdir as folder
-from flexidit_jax.jobs.parts.compilation import Compilations
-from flexidit_jax.jobs.parts.experiment import Experiment, build_experiment
-from flexidit_jax.jobs.parts.latents import latents_of
-from flexidit_jax.jobs.parts.model import load_source
-from flexidit_jax.jobs.parts.several import agree, alone, check_watching
-from flexidit_jax.jobs.parts.stop import Stop, Votes, until_stopped
-from flexidit_jax.jobs.parts.watch import Watch
-from flexidit_jax.models.dit import init
+from flexidit_jax.models.build import init
 from flexidit_jax.models.flexify import at
 from flexidit_jax.models.fold import folded
-from flexidit_jax.training.checkpoint import Checkpoints
-from flexidit_jax.training.newest import has_checkpoint
+from flexidit_jax.runs import workdir as folder
+from flexidit_jax.runs.agreement import agree, alone, check_watching
+from flexidit_jax.runs.binding import check_images
+from flexidit_jax.runs.checkpoints import Checkpoints
+from flexidit_jax.runs.recovery import has_checkpoint
+from flexidit_jax.runs.stop import Stop, Votes, until_stopped
+from flexidit_jax.training.monitor.monitor import Monitor
 from flexidit_jax.training.sharding import (
     check_axes,
     check_batch,
@@ -65,7 +67,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
     agree(config, workdir, images)
     check_watching(experiment.train.preview_every)
     first = None if has_checkpoint(workdir) else _first_params(experiment)  # refused before anything is written
-    with folder.claimed(workdir, experiment.raw):
+    with folder.claimed(workdir, experiment.raw, experiment.defaults):
         with Stop("saving before stopping") as stop, ExitStack() as closing:
             status = _train(experiment, source, images, first, workdir, mesh, stop, closing)
         if status is not None:
@@ -106,7 +108,7 @@ def _train(
     closing.callback(stream.close)
     if done:
         meta = checkpoints.meta(done)
-        folder.check_images(workdir, meta.get("images"), images)
+        check_images(workdir, meta.get("images"), images)
         stage = train.stages[meta["stage"]]
         optimizer = train.optimizer.build(stage.rate())
         shapes = abstract(partial(init, experiment.model, jax.random.key(0)), stage, optimizer)
@@ -121,7 +123,19 @@ def _train(
     folder.record(workdir, experiment.raw)  # nothing is refused from here on
     print(parameter_overview.get_parameter_overview(merge(state.frozen, state.params), include_stats=False))
 
-    watch = closing.enter_context(Watch(experiment, workdir, checkpoints, done, len(source)))
+    asked, modes = experiment.sample, train.stages[-1].patches
+    drawing = (experiment.model, experiment.process, experiment.codec, asked.labels, asked.spec, asked.batch, modes)
+    shown = (
+        train,
+        experiment.model,
+        workdir,
+        checkpoints,
+        done,
+        len(source),
+        partial(preview, *drawing),
+        experiment.profile_at,
+    )
+    monitor = closing.enter_context(Monitor(*shown))
     posterior = jax.random.fold_in(jax.random.key(seed), 2**32 - 1)  # apart from the keys of steps, which count from 0
 
     votes = Votes(stop, mesh)
@@ -134,33 +148,35 @@ def _train(
         if start == 0 and done > 0:
             state = state.replace(optimizer=())  # ends here: room for the new one
             state = made(partial(next_stage, stage=stage, optimizer=optimizer), mesh, state)
-        watch.stage(i, stage)
+        monitor.stage(i, stage)
         fixed = (experiment.model, experiment.process, stage.loss, optimizer, train.ema, seed, stage.times)
         step = make_step(*fixed, mesh, train.accumulate)
 
         # ------------------------------------------------------------ Steps
         for within in range(start, stage.steps):
-            watch.before(done)
+            monitor.before(done)
             batch = put_batch(next(stream), mesh)
             patch = stage.mode(seed, done)
             x0 = latents_of(experiment.codec, batch, jax.random.fold_in(posterior, done))
             with Compilations() as compiled:
                 state, metrics = step(state, x0, batch[experiment.model.conditioner.field], done, patch)
             done += 1
-            watch.step(done, patch, metrics, compiled)
+            monitor.step(done, patch, metrics, compiled)
             stopping = votes.count()
             saving = done % train.checkpoint_every == 0 or within + 1 == stage.steps or stopping
             if saving or done % train.log_every == 0:
-                watch.flush(done)  # refuses a loss that is not finite, so that it is never saved
+                monitor.flush(done)  # refuses a loss that is not finite, so that it is never saved
             if saving:
                 meta = {"stage": i, "patches": stage.patches, "adapters": stage.adapters}
                 meta |= {"data": stream.get_state(), "images": images, "config": experiment.raw}
                 checkpoints.save(done, state, meta)
-            watch.preview(done, state, stage.patches)
-            watch.bar.advance()
+            monitor.preview(done, state, stage.patches)
+            monitor.bar.advance()
             if stopping:
                 checkpoints.wait()  # before anything is promised
-                watch.bar.say(f"stopped after step {done} of {train.steps}; saved, the same command goes on from there")
+                monitor.bar.say(
+                    f"stopped after step {done} of {train.steps}; saved, the same command goes on from there"
+                )
                 return votes.status
         start = 0
     return None

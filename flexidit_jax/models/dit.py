@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -11,16 +9,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flexidit_jax.common import build
 from flexidit_jax.common.axes import laid
-from flexidit_jax.common.errors import UserError
-from flexidit_jax.common.types import Array, Params, Patch, Prediction, as_patch
-from flexidit_jax.models.blocks import Block, Dense, Final, Layout, project
-from flexidit_jax.models.patch import grid, patchify, unpatchify
+from flexidit_jax.common.types import Array, Patch, Prediction
+from flexidit_jax.models.blocks import Block, Final
+from flexidit_jax.models.layers import Dense, project
+from flexidit_jax.models.layout import Layout
+from flexidit_jax.models.patch import patchify, unpatchify
 from flexidit_jax.models.position import position_embedding, timestep_features
-
-#: width, depth, heads of the published models (DiT table 1)
-SIZES = {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "XL": (1152, 28, 16)}
 
 REMAT = {"none": None, "full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
 
@@ -183,90 +178,3 @@ class DiT(nn.Module):
     def example(self, batch: int) -> tuple[Array, Array]:
         """Zero x and t of the right shapes, for initialisation and shape evaluation."""
         return jnp.zeros((batch, *self.latent)), jnp.zeros((batch,), jnp.int32)
-
-
-def build_dit(
-    latent: tuple[int, int, int, int],
-    conditioner: Mapping[str, Any],
-    patch: int | str | tuple[int, ...] = 2,
-    size: str | None = None,
-    width: int | None = None,
-    depth: int | None = None,
-    num_heads: int | None = None,
-    mlp_ratio: int = 4,
-    learn_variance: bool = True,
-    dtype: str = "float32",
-    attention: str = "xla",
-    remat: str = "none",
-    unroll: int = 1,
-) -> DiT:
-    """A DiT from a config's `model` section.
-
-    Args:
-      latent: (F, H, W, C).
-      conditioner: its name (a module of `models/conditioning`) and keywords.
-      patch: the pre-trained patch size.
-      size: "S", "B", "L" or "XL"; or give width, depth and num_heads.
-      mlp_ratio, learn_variance, dtype, attention, remat, unroll: see `DiT`.
-
-    Raises:
-      UserError: a size or value outside its choices, or a patch that does not divide the latent.
-    """
-    if size is not None:
-        if size not in SIZES:
-            raise UserError(f"unknown model.size {size!r}; known: {', '.join(SIZES)}")
-        width, depth, num_heads = (given or preset for given, preset in zip((width, depth, num_heads), SIZES[size]))
-    if width is None or depth is None or num_heads is None:
-        raise UserError("give model.size (S, B, L or XL), or model.width, model.depth and model.num_heads")
-    build.positive("model", width=width, depth=depth, num_heads=num_heads, mlp_ratio=mlp_ratio, unroll=unroll)
-    if width % num_heads or width % 4:
-        raise UserError(f"model.width must be a multiple of 4 and of model.num_heads={num_heads}, got {width}")
-    choices = {"dtype": ("float32", "bfloat16"), "attention": ("xla", "cudnn"), "remat": tuple(REMAT)}
-    for key, value in {"dtype": dtype, "attention": attention, "remat": remat}.items():
-        if value not in choices[key]:
-            raise UserError(f"model.{key} must be one of {', '.join(choices[key])}, got {value!r}")
-    if len(latent) != 4 or not all(isinstance(side, int) and side > 0 for side in latent):
-        raise UserError(f"model.latent must be (frames, height, width, channels), got {tuple(latent)!r}")
-    base = as_patch(patch)
-    grid(tuple(latent), base)
-    if "width" in conditioner:
-        raise UserError("unknown config key 'model.conditioner.width'; it is model.width")
-    module = build.part(
-        "flexidit_jax.models.conditioning", "Conditioner", {**conditioner, "width": width}, "model.conditioner"
-    )
-    return DiT(
-        latent=tuple(latent),
-        patch=base,
-        base_patch=base,
-        width=width,
-        depth=depth,
-        num_heads=num_heads,
-        conditioner=module,
-        mlp_ratio=mlp_ratio,
-        learn_variance=learn_variance,
-        dtype=dtype,
-        attention=attention,
-        remat=remat,
-        unroll=unroll,
-    )
-
-
-def init(model: DiT, key: Array) -> Params:
-    """Plain DiT parameters, randomly initialised: a nested dict, blocks stacked on axis 0."""
-    x, t = model.example(1)
-    cond = model.conditioner.parse([None])
-    return dict(jax.jit(model.init)(key, x, t, cond)["params"])
-
-
-def describe(model: DiT) -> dict[str, Any]:
-    """The `build_dit` keywords that make this model again, JSON-ready."""
-
-    def fields(module: nn.Module) -> dict[str, Any]:
-        return {f.name: getattr(module, f.name) for f in dataclasses.fields(module) if f.name not in ("parent", "name")}
-
-    settings = fields(model)
-    conditioner = settings.pop("conditioner")
-    named = {"name": type(conditioner).__module__.rsplit(".", 1)[-1], **fields(conditioner)}
-    del named["width"]
-    settings["patch"] = settings.pop("base_patch")
-    return {**settings, "conditioner": named}

@@ -141,3 +141,16 @@ def unpatchify(x: Array, patch: Patch, latent: tuple[int, ...]) -> Array:
     x = x.reshape(x.shape[0], f, h, w, pf, ph, pw, -1)
     x = x.transpose(0, 1, 4, 2, 5, 3, 6, 7)  # [B, f, pf, h, ph, w, pw, C]
     return x.reshape(x.shape[0], f * pf, h * ph, w * pw, -1)
+
+
+def as_video(x: Array, latent: tuple[int, ...]) -> Array:
+    """x [B, H, W, C] or [B, F, H, W, C] as [B, F, H, W, C].
+
+    Raises:
+      UserError: of another latent shape.
+    """
+    shape = np.shape(x)
+    if shape[1:] == latent or (latent[0] == 1 and shape[1:] == latent[1:]):
+        return jnp.asarray(x).reshape(-1, *latent)
+    wanted = latent[1:] if latent[0] == 1 else latent
+    raise UserError(f"x must have shape [B, {', '.join(map(str, wanted))}], got {list(shape)}")

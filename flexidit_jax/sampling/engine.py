@@ -8,9 +8,6 @@ A program is one evaluation of the network and one row of the solver's table. Th
 scale are arguments, so any budget, number of steps, scale and solver reuses the programs already
 compiled for a batch shape. One call per row costs the same as a loop inside the program (dispatch is
 asynchronous), and makes progress bars and Ctrl-C free.
-
-Noise is drawn per sample from (seed, index of the sample, step): the same sample has the same noise
-to the bit whatever batch it is in.
 """
 
 from __future__ import annotations
@@ -24,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
+from flexidit_jax.common.data_parallel import AXIS, copied, even, on_each, sampling_mesh, split
 from flexidit_jax.common.types import Array, Params, Patch, Prediction
 from flexidit_jax.diffusion.steps import Carry, Steps, advance, begin
 from flexidit_jax.models.adapters import merged
@@ -31,30 +29,9 @@ from flexidit_jax.models.cast import caster
 from flexidit_jax.models.dit import DiT
 from flexidit_jax.models.flexify import adapter_rank, at
 from flexidit_jax.sampling.guidance import guided
+from flexidit_jax.sampling.noise import step_noise
 from flexidit_jax.sampling.packing import predict_pair
 from flexidit_jax.sampling.schedule import Segment
-from flexidit_jax.sampling.spread import AXIS, copied, even, on_each, split, spread
-
-
-@partial(jax.jit, static_argnames="shape")
-def normal(seed: Array, indices: Array, draw: Array, shape: tuple[int, ...]) -> Array:
-    """[B, *shape] noise; row i depends on (seed, indices[i], draw) alone: draw 0 is x_T, k + 1 that of step k."""
-    root = jax.random.key(seed)
-
-    def one(index: Array) -> Array:
-        return jax.random.normal(jax.random.fold_in(jax.random.fold_in(root, index), draw), shape)
-
-    return jax.vmap(one)(indices)
-
-
-def starting_noise(seed: int, indices: Array, shape: tuple[int, ...]) -> Array:
-    """x_T of the samples numbered `indices`, [B, *shape]."""
-    return normal(np.uint32(seed), indices.astype(np.uint32), np.uint32(0), shape)
-
-
-def step_noise(seed: int, indices: Array, k: int, shape: tuple[int, ...]) -> Array:
-    """The noise of the k-th executed step of the samples numbered `indices`, [B, *shape]."""
-    return normal(np.uint32(seed), indices.astype(np.uint32), np.uint32(k + 1), shape)
 
 
 def _predicted(
@@ -130,7 +107,7 @@ class Engine:
       params: a stored tree (see `models.flexify`).
       patches: its modes.
       merge: add adapters into their kernels: no cost per step, a copy of the adapted layers per mode.
-      devices: how many of this process's a batch is split over (see `sampling.spread`).
+      devices: how many of this process's a batch is split over (see `common.data_parallel`).
 
     Attributes:
       kind: what else than the model decides how long a step takes: "shared" weights or how adapters run.
@@ -141,7 +118,7 @@ class Engine:
     ) -> None:
         rank = adapter_rank(params)
         self.model, self.kind = model, "shared" if rank is None else "merged" if merge else f"rank {rank}"
-        self._devices, self._mesh = devices, spread(devices)
+        self._devices, self._mesh = devices, sampling_mesh(devices)
         if self._mesh is not None:
             self.kind += f", over {devices} devices"
             params = copied(params, self._mesh)

@@ -9,7 +9,7 @@ A powerful conditional prediction reads N tokens an image, its weak guide n. Wit
 
 All four compute the same prediction. Modes that share their blocks still differ in patch embedding,
 embed, de-embed and norms: the ends run mode by mode, and in the blocks the modulation is computed per
-sequence with its mode's norms and then spread over the tokens of that sequence. Attention stays inside
+sequence with its mode's norms and then handed to the tokens of that sequence. Attention stays inside
 *segments*, numbers that a layout gives every token of a row: a mask here, and what a kernel that reads
 segment ids wants. Padding is a segment of its own, so no softmax is ever empty.
 
@@ -36,8 +36,8 @@ LAYOUTS = ("separate", "packed", "joined", "padded")
 
 
 @dataclass(frozen=True)
-class Pair:
-    """B long and B short sequences, laid out in R rows of L tokens: a `models.blocks.Layout`.
+class PairLayout:
+    """B long and B short sequences, laid out in R rows of L tokens: a `models.layout.Layout`.
 
     Attributes:
       batch, long, short: B, N and n.
@@ -51,7 +51,7 @@ class Pair:
         """[B, N, d] and [B, n, d] -> [R, L, d]."""
         raise NotImplementedError
 
-    def spread(self, per_sequence: Array) -> Array:
+    def per_token(self, per_sequence: Array) -> Array:
         """[2, B, d] (long, short) -> [R, L, d]: copies and no gather, so the compiler fuses it into its reader."""
 
         def repeated(vectors: Array, length: int) -> Array:
@@ -62,7 +62,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Rows(Pair):
+class StackedRows(PairLayout):
     """B long rows, then rows that hold `share` short sequences each: 1 pads, N // n packs."""
 
     share: int
@@ -86,14 +86,14 @@ class Rows(Pair):
         return rows[: self.batch], short.reshape(-1, self.short, rows.shape[-1])[: self.batch]
 
     def segments(self) -> np.ndarray:
-        """See `models.blocks.Layout`."""
+        """See `models.layout.Layout`."""
         rows = self.shape[0] - self.batch
         packed = np.minimum(np.arange(self.long) // self.short, self.share)
         return np.concatenate([np.zeros((self.batch, self.long)), np.tile(packed, (rows, 1))]).astype(np.int32)
 
 
 @dataclass(frozen=True)
-class Joined(Pair):
+class JoinedRows(PairLayout):
     """B rows, each an image's long sequence followed by its short one."""
 
     @property
@@ -110,17 +110,27 @@ class Joined(Pair):
         return rows[:, : self.long], rows[:, self.long :]
 
     def segments(self) -> np.ndarray:
-        """See `models.blocks.Layout`."""
+        """See `models.layout.Layout`."""
         return np.tile(np.arange(self.long + self.short) >= self.long, (self.batch, 1)).astype(np.int32)
 
 
-def layout_of(packing: str, batch: int, long: int, short: int) -> Rows | Joined | None:
+def layout_of(packing: str, batch: int, long: int, short: int) -> StackedRows | JoinedRows | None:
     """The rows of a layout; None for "separate", which has none."""
     if packing == "padded":
-        return Rows(batch, long, short, share=1)
+        return StackedRows(batch, long, short, share=1)
     if packing == "packed":
-        return Rows(batch, long, short, share=long // short)
-    return Joined(batch, long, short) if packing == "joined" else None
+        return StackedRows(batch, long, short, share=long // short)
+    return JoinedRows(batch, long, short) if packing == "joined" else None
+
+
+def check_packing(packing: str) -> None:
+    """Refuses a word that is none.
+
+    Raises:
+      UserError: naming the nearest.
+    """
+    if packing not in ("auto", *LAYOUTS):
+        raise UserError(f"no packing {packing!r}{nearest(str(packing), ('auto', *LAYOUTS))}")
 
 
 def choices(packing: str, adapters: bool) -> Sequence[str]:
@@ -129,8 +139,7 @@ def choices(packing: str, adapters: bool) -> Sequence[str]:
     Raises:
       UserError: no such word, or rows shared by two modes whose kernels are not.
     """
-    if packing not in ("auto", *LAYOUTS):
-        raise UserError(f"no packing {packing!r}{nearest(str(packing), ('auto', *LAYOUTS))}")
+    check_packing(packing)
     if packing == "auto":
         return LAYOUTS[:1] if adapters else LAYOUTS
     if adapters and packing != "separate":

@@ -18,7 +18,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from flexidit_jax.common.axes import MESH_AXES
 from flexidit_jax.common.errors import UserError
-from flexidit_jax.common.placing import put
+from flexidit_jax.common.placement import put
 from flexidit_jax.common.trees import map_named
 from flexidit_jax.common.types import Array
 
@@ -180,7 +180,7 @@ def share(mesh: Mesh) -> tuple[int, int]:
     """Which part of every batch this process holds, and how many parts there are.
 
     Where the tensor axis spans processes, several of them hold the same part. On a TPU, whose meshes follow its wires,
-    a process may hold rows that do not lie together; its part is then spread over them in order.
+    a process may hold rows that do not lie together; its part is then dealt out to them in order.
 
     Raises:
       UserError: processes hold parts of different sizes, or parts that overlap.
@@ -211,7 +211,7 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, Array]:
         return {key: jax.device_put(value, sharding) for key, value in batch.items()}
     held, places = _rows(mesh)[jax.process_index()], mesh.shape["data"] * mesh.shape["fsdp"]
 
-    def spread(value: np.ndarray) -> Array:
+    def laid_out(value: np.ndarray) -> Array:
         size = len(value) // len(held)  # rows a place
 
         def rows(index: tuple[slice, ...]) -> np.ndarray:
@@ -220,4 +220,4 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, Array]:
 
         return jax.make_array_from_callback((size * places, *value.shape[1:]), sharding, rows)
 
-    return {key: spread(value) for key, value in batch.items()}
+    return {key: laid_out(value) for key, value in batch.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -72,7 +73,11 @@ def build_stages(sections: Sequence[Mapping[str, Any]], base: Patch, loss: Mappi
       UserError: no stage, or a key or value that will not do.
     """
     stages = [
-        build.call(_stage, {"base": base, "loss": loss, **section}, f"train.stages[{i}]")
+        build.call(
+            partial(_stage, base, f"train.stages[{i}].loss" if "loss" in section else "train.loss"),
+            {"loss": loss, **section},
+            f"train.stages[{i}]",
+        )
         for i, section in enumerate(sections)
     ]
     if not stages:
@@ -93,6 +98,7 @@ def build_stages(sections: Sequence[Mapping[str, Any]], base: Patch, loss: Mappi
 
 def _stage(
     base: Patch,
+    where: str,
     patches: Sequence[int | str | Sequence[int]],
     steps: int,
     loss: Mapping[str, Any],
@@ -127,7 +133,7 @@ def _stage(
         if any(no and share for no, share in zip(idle, probabilities)):
             raise UserError("train.stages.probabilities trains the pre-trained mode, which adapters leave frozen")
         probabilities = tuple(probabilities)
-    maker = build.part("flexidit_jax.training.losses", "Loss", loss, "train.loss")
+    maker = build.part("flexidit_jax.training.losses", "Loss", loss, where)
     return Stage(
         modes, steps, learning_rate, warmup, final_rate, probabilities, adapters, maker, _times(times or {}, modes)
     )

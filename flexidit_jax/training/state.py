@@ -34,6 +34,11 @@ class TrainState(flax.struct.PyTreeNode):
     optimizer: optax.OptState
     frozen: Params
 
+    def parts(self) -> dict[str, Any]:
+        """The trees that are saved, each by itself so that a reader takes what it needs; empty ones are left out."""
+        parts = {"params": self.params, "ema": self.ema, "optimizer": self.optimizer, "frozen": self.frozen}
+        return {name: tree for name, tree in parts.items() if jax.tree.leaves(tree)}
+
 
 def first_state(plain: Params, stage: Stage, optimizer: optax.GradientTransformation) -> TrainState:
     """The state that begins a run, from plain DiT parameters (random or imported)."""

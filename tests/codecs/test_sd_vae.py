@@ -20,9 +20,9 @@ from flexidit_jax.codecs.identity import Codec as Identity
 from flexidit_jax.codecs.sd_vae import Codec, _decode, _joined, _moments, _slices
 from flexidit_jax.common import build
 from flexidit_jax.common.errors import UserError
-from flexidit_jax.common.tensors import read_safetensors, write_safetensors
-from flexidit_jax.models.vae import VAE
-from flexidit_jax.models.vae_layout import write_vae
+from flexidit_jax.common.tensor_files import read_safetensors, write_safetensors
+from flexidit_jax.models.pretrained.autoencoder_kl import VAE
+from flexidit_jax.models.pretrained.autoencoder_kl_layout import write_vae
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 

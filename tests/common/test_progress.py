@@ -6,7 +6,8 @@ import logging
 
 import pytest
 
-from flexidit_jax.common import cluster, progress
+from flexidit_jax.common import progress
+from flexidit_jax.common.cluster import processes as cluster
 from flexidit_jax.common.progress import Progress, warnings_said
 
 
@@ -59,7 +60,7 @@ def test_nothing_is_shown_when_not_enabled(clock: Clock, capsys: pytest.CaptureF
 
 
 def test_warnings_are_said_above_the_bar(caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]) -> None:
-    logger = logging.getLogger("flexidit_jax.data.intact")
+    logger = logging.getLogger("flexidit_jax.data.corrupt")
     with Progress(2, "training") as bar, warnings_said(bar):
         logger.info("of no interest")
         logger.warning("corrupt: %s", "a.jpg")
@@ -76,5 +77,5 @@ def test_other_processes_warn_by_name_on_standard_error(
     monkeypatch.setattr(cluster, "first", lambda: False)
     monkeypatch.setattr(cluster, "me", lambda: "process 1 (b): ")
     with Progress(2, "training", enabled=False) as bar, warnings_said(bar):
-        logging.getLogger("flexidit_jax.data.intact").warning("corrupt: %s", "a.jpg")
+        logging.getLogger("flexidit_jax.data.corrupt").warning("corrupt: %s", "a.jpg")
     assert capsys.readouterr() == ("", "process 1 (b): corrupt: a.jpg\n")

@@ -11,8 +11,8 @@ import pytest
 from flexidit_jax.api import FlexiDiT
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.convert.dit_layout import heads_of, read_dit, write_dit
-from flexidit_jax.convert.files import read_safetensors
-from flexidit_jax.models.dit import build_dit
+from flexidit_jax.convert.weight_files import read_safetensors
+from flexidit_jax.models.build import build_dit
 from flexidit_jax.models.flexify import at
 from flexidit_jax.models.position import position_embedding
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flexidit_jax.common.crop import centre_crop
 from flexidit_jax.common.errors import UserError
+from flexidit_jax.data.corrupt import Corrupt
+from flexidit_jax.data.crop import centre_crop
 from flexidit_jax.data.imagenet import Dataset, _Crops
-from flexidit_jax.data.intact import Corrupt
 from flexidit_jax.data.loader import batches
 from flexidit_jax.data.synthetic import Dataset as Synthetic
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from flexidit_jax.common.errors import UserError
+from flexidit_jax.data.latent_writer import LatentShards
 from flexidit_jax.data.latents import Dataset, Records, layout, record_dtype
 from flexidit_jax.data.loader import batches
-from flexidit_jax.jobs.parts.latent_shards import LatentShards
 
 NUM, SHARD = 50, 16
 OF = {"name": "synthetic", "shape": (1, 16, 16, 3), "classes": 5}

@@ -6,22 +6,23 @@ import importlib.util
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
 import pytest
 
+from flexidit_jax.common.chips import CHIPS
 from flexidit_jax.common.config import load_config, override
 from flexidit_jax.common.errors import UserError
-from flexidit_jax.jobs.parts.collectives import Traffic
-from flexidit_jax.jobs.parts.compiled import Compiled, table
-from flexidit_jax.jobs.parts.experiment import Experiment, build_experiment
-from flexidit_jax.jobs.parts.lowering import sampling_programs, training_programs
-from flexidit_jax.jobs.parts.topology import CHIPS, Slice, tpu_slice
+from flexidit_jax.experiment.experiment import Experiment, build_experiment
 from flexidit_jax.main import main
 from flexidit_jax.models.flops import forward_flops
 from flexidit_jax.models.patch import tokens
+from flexidit_jax.programs.collectives import Traffic
+from flexidit_jax.programs.cost import Compiled, table
+from flexidit_jax.programs.lower import Lowering, sampling_programs, training_programs
+from flexidit_jax.programs.slices import Slice, tpu_slice
 from flexidit_jax.training.sharding import make_mesh, mesh_over
 
 ROOT = Path(__file__).parents[2]
@@ -65,8 +66,8 @@ import json, sys
 import jax, jax.numpy as jnp
 from functools import partial
 from jax.sharding import PartitionSpec as P
-from flexidit_jax.jobs.parts.collectives import collectives
-from flexidit_jax.jobs.parts.hlo import parse
+from flexidit_jax.programs.collectives import collectives
+from flexidit_jax.programs.hlo import parse
 from flexidit_jax.main import main
 
 mesh = jax.make_mesh((2, 4), ("a", "b"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
@@ -130,7 +131,9 @@ def test_for_a_slice_that_is_not_there(tmp_path: Path) -> None:
 
 def test_pairs_are_those_that_sampling_runs() -> None:
     def names(**keys: str) -> list[str]:
-        return [one.name for one in sampling_programs(experiment(**keys), jax.devices()[0])]
+        built = experiment(**keys)
+        parts = (built.model, built.process, built.train, built.sample.spec, len(built.sample.labels))
+        return [one.name for one in sampling_programs(*parts, jax.devices()[0])]
 
     assert names() == ["sample, 2+2"]
     assert names(sample__guidance="1.0", sample__schedule="'4:1,2:3'") == ["sample, 4+none", "sample, 2+none"]
@@ -142,9 +145,13 @@ def test_pairs_are_those_that_sampling_runs() -> None:
     assert names(sample__latency_ms="5.0") == ["sample, 2+2", "sample, 4+4"]
 
 
+def trained(built: Experiment) -> Iterator[Lowering]:
+    return training_programs(built.model, built.process, built.train, built.seed, make_mesh())
+
+
 def test_modes_that_a_stage_does_not_draw_are_left_out() -> None:
     built = experiment("imagenet256_adapters.py:smoke")
-    assert [one.name for one in training_programs(built, make_mesh())] == ["train, patch 4"]
+    assert [one.name for one in trained(built)] == ["train, patch 4"]
 
 
 def test_recomputation_is_apart() -> None:
@@ -152,7 +159,7 @@ def test_recomputation_is_apart() -> None:
     records, n = built.train.batch // jax.device_count(), tokens(built.model.latent, built.model.patch)
     attention = records * 2 * built.model.depth * 2 * n**2 * built.model.width
     for remat in ("'none'", "dots", "full"):
-        one = next(training_programs(experiment(model__remat=remat), make_mesh()))
+        one = next(trained(experiment(model__remat=remat)))
         assert one.recomputed == {"'none'": 0, "dots": attention, "full": one.flops / 3}[remat]
 
 

@@ -17,19 +17,21 @@ import jax
 import numpy as np
 import pytest
 
+from flexidit_jax.codecs.latents import latents_of
 from flexidit_jax.codecs.sd_vae import Codec
 from flexidit_jax.common.config import load_config, override
 from flexidit_jax.common.errors import UserError
+from flexidit_jax.data import latent_writer as latent_shards
 from flexidit_jax.data.latents import HELD_OUT, TRAIN, Records, record_dtype
+from flexidit_jax.data.loader import stacked
+from flexidit_jax.data.read_ahead import read_ahead
 from flexidit_jax.data.synthetic import Dataset as Synthetic
+from flexidit_jax.experiment.experiment import build_experiment
 from flexidit_jax.jobs.encode import _fill, _words
-from flexidit_jax.jobs.parts import latent_shards, shards
-from flexidit_jax.jobs.parts.ahead import read_ahead
-from flexidit_jax.jobs.parts.experiment import build_experiment
-from flexidit_jax.jobs.parts.latents import latents_of, stacked
-from flexidit_jax.jobs.parts.shards import of_host
 from flexidit_jax.main import main
-from flexidit_jax.training.newest import newest_step
+from flexidit_jax.runs import shards
+from flexidit_jax.runs.recovery import newest_step
+from flexidit_jax.runs.shards import of_host
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "configs" / "imagenet256_latents.py"

@@ -10,8 +10,8 @@ from PIL import Image
 
 from flexidit_jax.common.config import load_config
 from flexidit_jax.common.errors import UserError
+from flexidit_jax.experiment.experiment import build_experiment
 from flexidit_jax.jobs.encode import run
-from flexidit_jax.jobs.parts.experiment import build_experiment
 
 CONFIG = Path(__file__).parents[2] / "configs" / "imagenet256_latents.py"
 SIDE = 32

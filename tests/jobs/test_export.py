@@ -24,9 +24,9 @@ import pytest
 import flexidit_jax as fd
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.jobs import export
-from flexidit_jax.jobs.parts.exported import Export, write_exported
 from flexidit_jax.main import main
-from flexidit_jax.sampling.programs import parse_pairs, runnable_pairs
+from flexidit_jax.programs.bundle import Export, write_exported
+from flexidit_jax.programs.export import parse_pairs, runnable_pairs
 
 ROOT = Path(__file__).parents[2]
 SERVE = ROOT / "launch" / "serve_exported.py"
@@ -102,7 +102,8 @@ def test_programs_are_for_every_platform(exported: Path) -> None:
         assert jax.export.deserialize(bytearray(content)).platforms == ("cpu", "cuda", "tpu")
         assert hashlib.sha256(content).hexdigest() == entry["sha256"]
     assert {file.name for file in exported.iterdir()} == {
-        "manifest.json", "tables.npz", "weights.npz", *(entry["file"] for entry in programs.values())
+        *("manifest.json", "tables.npz", "weights.npz", "serve_exported.py"),
+        *(entry["file"] for entry in programs.values()),
     }  # fmt: skip
 
 
@@ -125,7 +126,7 @@ def test_the_command_and_a_server_without_the_package(smoke_run: Path, tmp_path:
         "import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__');"
         "print(*{name.partition('.')[0] for name in sys.modules})"
     )
-    words = [sys.executable, "-c", program, str(SERVE), str(run / "exported"), *flags]
+    words = [sys.executable, "-c", program, str(run / "exported" / "serve_exported.py"), *flags]
     done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     loaded = set(done.stdout.split())
@@ -191,6 +192,26 @@ def test_one_line_says_what_is_wrong(
     assert message.startswith("error: ") and message.count("\n") == 1
     assert re.search(said, message), message
     assert not (tmp_path / "x.npy").exists()
+
+
+@pytest.mark.parametrize("found", [2, None, "1"])
+def test_another_format_is_refused_before_anything_is_read(
+    exported: Path, tmp_path: Path, serve: ModuleType, capsys: pytest.CaptureFixture[str], found: object
+) -> None:
+    manifest = json.loads((exported / "manifest.json").read_text())
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest | {"format": found, "tables": None}))
+    with pytest.raises(SystemExit) as ended:
+        serve.main([str(tmp_path), "--labels=1"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == (
+        f"error: {tmp_path} is an export of format {found}, and this script reads 1; use the serve_exported.py in that"
+        " folder, or export again\n"
+    )
+
+
+def test_an_export_holds_the_script_that_reads_it(exported: Path) -> None:
+    assert (exported / "serve_exported.py").read_bytes() == SERVE.read_bytes()
+    assert json.loads((exported / "manifest.json").read_text())["format"] == 1
 
 
 # ---------------------------------------------------------------- The section
@@ -260,7 +281,7 @@ def test_tables_are_of_the_models_process(smoke_run: Path, tmp_path: Path, monke
     assert main([SMOKE, *flags]) == 0
     for name, table in written[0].items():
         solver, steps = name.split("_")
-        theirs = Export().solver_tables(process, {"solver": solver, "steps": int(steps)})[name]
+        theirs = Export().solver_tables(process, fd.SampleSpec(solver=solver, steps=int(steps)))[name]
         np.testing.assert_array_equal(table.rows(), theirs.rows())
 
 
@@ -278,14 +299,15 @@ def test_an_export_replaces_an_older_one_whole(flex: fd.FlexiDiT, exported: Path
     section = Export(platforms=("cpu",), pairs=(4, "4+none"), tables=({"solver": "ddim", "steps": 3},))
     assert write(flex, folder, section) == ["4+none"]
     assert sorted(file.name for file in folder.iterdir()) == [
-        "manifest.json", "noise.bin", "step_4_none.bin", "tables.npz", "weights.npz"
+        "manifest.json", "noise.bin", "serve_exported.py", "step_4_none.bin", "tables.npz", "weights.npz"
     ]  # fmt: skip
     assert list(np.load(folder / "tables.npz")) == ["ddim_3"]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_without_tables_those_of_the_sample_section(flex: fd.FlexiDiT) -> None:
-    assert list(Export().solver_tables(flex.process, {"solver": "ddim", "steps": 7, "seed": 3})) == ["ddim_7"]
+    assert list(Export().solver_tables(flex.process, fd.SampleSpec(solver="ddim", steps=7, seed=3))) == ["ddim_7"]
+    assert list(Export().solver_tables(flex.process, fd.SampleSpec(solver=SA, steps=7))) == ["sa_solver_7"]
 
 
 def test_pairs() -> None:

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flexidit_jax.common import cluster, telling
+from flexidit_jax.common.cluster import messages as telling
+from flexidit_jax.common.cluster import processes as cluster
 from flexidit_jax.common.config import load_config, override
-from flexidit_jax.jobs.parts.experiment import Experiment, build_experiment
+from flexidit_jax.convert.run_weights import load_weights
+from flexidit_jax.experiment.experiment import Experiment, build_experiment
 from flexidit_jax.main import main
-from flexidit_jax.training.checkpoint import load_weights, read_meta
+from flexidit_jax.runs.checkpoints import read_meta
 
 CONFIG = Path(__file__).parents[2] / "configs" / "folder.py"
 

@@ -23,11 +23,11 @@ import pytest
 import flexidit_jax as fd
 from flexidit_jax.codecs.sd_vae import Codec
 from flexidit_jax.common.errors import UserError
+from flexidit_jax.evaluation.requests import labels_of
 from flexidit_jax.jobs.generate import _manifest
-from flexidit_jax.jobs.parts import shards as shards_module
-from flexidit_jax.jobs.parts.image_shards import ImageShards
-from flexidit_jax.jobs.parts.labels import labels_of
 from flexidit_jax.main import main
+from flexidit_jax.runs import shards as shards_module
+from flexidit_jax.runs.image_shards import ImageShards
 
 ROOT = Path(__file__).parents[2]
 SMOKE = f"--config={ROOT / 'configs' / 'digits.py'}:smoke"
@@ -166,7 +166,7 @@ def test_the_manifest_knows_the_codecs_weights_wherever_they_are(
 
     def manifest(folder: Path, **words: object) -> dict:
         flex = dataclasses.replace(dit, codec=Codec(str(folder), **words))
-        return _manifest(flex, "uniform", {}, flex.plan(steps=4))
+        return _manifest(flex, "uniform", fd.SampleSpec(), flex.plan(steps=4))
 
     first = manifest(vae_folder)
     assert manifest(moved, slice=1) == first
@@ -330,7 +330,7 @@ def test_a_disk_that_fills_up_leaves_whole_shards(
 #: kills itself with half of shard 1 on the disk
 KILLED = """
 import os, signal, sys
-from flexidit_jax.jobs.parts.image_shards import ImageShards
+from flexidit_jax.runs.image_shards import ImageShards
 from flexidit_jax.main import main
 
 write = ImageShards.write

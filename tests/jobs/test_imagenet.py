@@ -12,10 +12,10 @@ from PIL import Image
 
 import flexidit_jax as fd
 from flexidit_jax.common.config import load_config
-from flexidit_jax.jobs.parts.experiment import build_experiment
+from flexidit_jax.experiment.experiment import build_experiment
 from flexidit_jax.main import main
-from flexidit_jax.models.dit import init
-from flexidit_jax.training.checkpoint import Checkpoints
+from flexidit_jax.models.build import init
+from flexidit_jax.runs.checkpoints import Checkpoints
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 GOLDEN = Path(__file__).parents[1] / "golden" / "dit_tiny.safetensors"

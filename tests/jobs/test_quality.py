@@ -8,7 +8,7 @@ import pytest
 
 from flexidit_jax.data import digits, folder
 from flexidit_jax.main import main
-from flexidit_jax.sampling import gaps
+from flexidit_jax.sampling import mode_gap as gaps
 from flexidit_jax.sampling.engine import Engine
 
 SMOKE = f"--config={Path(__file__).parents[2] / 'configs' / 'digits.py'}:smoke"

@@ -10,9 +10,8 @@ import pytest
 from PIL import Image
 
 from flexidit_jax.common.errors import UserError
-from flexidit_jax.jobs.parts.figures import quality_vs_compute, sample_grid
-from flexidit_jax.jobs.parts.points import Report
-from flexidit_jax.jobs.parts.prose import findings, markdown
+from flexidit_jax.evaluation.studies.quality_page import findings, markdown, quality_vs_compute, sample_grid
+from flexidit_jax.evaluation.studies.quality_vs_compute import Report
 
 P2, P4, P8 = (1, 2, 2), (1, 4, 4), (1, 8, 8)
 
@@ -24,7 +23,7 @@ def test_points() -> None:
     guided = [{"guide": "2:50", "guidance": 1.5}, {"guide": "4:50", "guidance": 1.5, "packing": "packed"}]
     solvers = [{"solver": "dpmpp_2m", "steps": 20, "weak": 8}]
     rows = Report(1500, 50, 250, (0, 20, 50), (20,), (35, 13), guided, solvers=solvers).points((P2, P4))
-    assert [(row.order, row.words["schedule"], row.words["steps"]) for row in rows] == [
+    assert [(row.order, row.spec.schedule, row.spec.steps) for row in rows] == [
         ("weak_first", "2:50", 50),
         ("weak_first", "4:20,2:30", 50),
         ("weak_first", "4:50", 50),
@@ -35,15 +34,15 @@ def test_points() -> None:
         ("weak_first", "2:50", 50),
         ("weak_first", "2:50", 50),
     ]
-    assert [row.words["guidance"] for row in rows] == [1.0] * 7 + [1.5] * 2
-    assert [row.words.get("guide") for row in rows] == [None] * 7 + ["2:50", "4:50"]
-    assert [row.words["solver"] for row in rows] == ["ddpm"] * 6 + ["dpmpp_2m"] + ["ddpm"] * 2
-    assert rows[-1].words["packing"] == "packed"
+    assert [row.spec.guidance for row in rows] == [1.0] * 7 + [1.5] * 2
+    assert [row.spec.guide for row in rows] == [None] * 7 + ["2:50", "4:50"]
+    assert [row.spec.solver for row in rows] == ["ddpm"] * 6 + ["dpmpp_2m"] + ["ddpm"] * 2
+    assert rows[-1].spec.packing == "packed"
 
 
 def test_points_of_three_modes_mix_the_ends() -> None:
     rows = Report(20, 10, 10, (0, 4), (4,), (5,)).points((P2, P4, P8))
-    assert [row.words["schedule"] for row in rows] == ["2:10", "8:4,2:6", "2:6,8:4", "2:5"]
+    assert [row.spec.schedule for row in rows] == ["2:10", "8:4,2:6", "2:6,8:4", "2:5"]
 
 
 @pytest.mark.parametrize(

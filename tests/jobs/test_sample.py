@@ -15,8 +15,8 @@ from PIL import Image
 
 import flexidit_jax as fd
 from flexidit_jax.common.errors import UserError
-from flexidit_jax.jobs.parts.pictures import Files, contact_sheet
 from flexidit_jax.main import main
+from flexidit_jax.runs.pictures import Files, contact_sheet
 
 SMOKE = f"--config={Path(__file__).parents[2] / 'configs' / 'digits.py'}:smoke"
 #: as many as a batch of the smoke report: nothing new to compile

@@ -14,10 +14,11 @@ from PIL import Image
 import flexidit_jax as fd
 from flexidit_jax.common.config import load_config
 from flexidit_jax.common.errors import UserError
-from flexidit_jax.jobs.parts.experiment import build_experiment
-from flexidit_jax.jobs.parts.quality import Judge, balanced_labels
-from flexidit_jax.jobs.parts.search_prose import findings, markdown
-from flexidit_jax.jobs.parts.searched import Search, build_search, noise, verdict
+from flexidit_jax.evaluation.judge import Judge
+from flexidit_jax.evaluation.requests import balanced_labels
+from flexidit_jax.evaluation.studies.schedule_search import Search, build_search, noise, verdict
+from flexidit_jax.evaluation.studies.search_page import findings, markdown
+from flexidit_jax.experiment.experiment import build_experiment
 from flexidit_jax.main import main
 
 DIGITS = Path(__file__).parents[2] / "configs" / "digits.py"
@@ -198,13 +199,13 @@ def test_every_row_is_in_the_table() -> None:
 )
 def test_sections_that_will_not_do(words: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        build_search({"budgets": (0.5,), **words}, {}, 100)
+        build_search({"budgets": (0.5,), **words}, fd.SampleSpec(), 100)
 
 
 def test_scales_want_scores() -> None:
-    assert build_search({"budgets": (0.5,)}, {"guidance": 1.2}, None) == Search((0.5,), guidance=(1.2,))
+    assert build_search({"budgets": (0.5,)}, fd.SampleSpec(guidance=1.2), None) == Search((0.5,), guidance=(1.2,))
     with pytest.raises(UserError, match=r"^config key 'evaluate' is missing; search\.guidance chooses"):
-        build_search({"budgets": (0.5,), "guidance": (1.0, 1.5)}, {}, None)
+        build_search({"budgets": (0.5,), "guidance": (1.0, 1.5)}, fd.SampleSpec(), None)
 
 
 def test_a_guide_apart_and_a_model_of_one_mode_are_refused(

@@ -25,12 +25,12 @@ import flexidit_jax as fd
 from flexidit_jax.codecs.identity import Codec
 from flexidit_jax.common.config import load_config, plain
 from flexidit_jax.diffusion.gaussian import Process
-from flexidit_jax.jobs.parts.log import Log
 from flexidit_jax.main import main
-from flexidit_jax.models.dit import init
+from flexidit_jax.models.build import init
 from flexidit_jax.models.flexify import adapter_rank, flexify
-from flexidit_jax.training.checkpoint import Checkpoints, read_meta
-from flexidit_jax.training.newest import newest_step
+from flexidit_jax.runs.checkpoints import Checkpoints, read_meta
+from flexidit_jax.runs.recovery import newest_step
+from flexidit_jax.training.monitor.metric_log import MetricLog
 
 ROOT = Path(__file__).parents[2]
 DIGITS = ROOT / "configs" / "digits.py"
@@ -240,7 +240,7 @@ def test_sigterm_after_the_last_step_ends_with_the_status_asked_for(
         signal.raise_signal(signal.SIGTERM)
 
     if during == "the report":
-        monkeypatch.setattr("flexidit_jax.jobs.report._measure", terminated)
+        monkeypatch.setattr("flexidit_jax.jobs.report.measure", terminated)
     else:
         monkeypatch.setattr(Checkpoints, "close", lambda self: (terminated(), close(self)))
 
@@ -271,14 +271,14 @@ def test_ctrl_c_saves_and_exits_130(
     tmp_path: Path, quiet: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    add = Log.add
+    add = MetricLog.add
 
-    def press(self: Log, number: int, *rest: Any) -> None:
+    def press(self: MetricLog, number: int, *rest: Any) -> None:
         add(self, number, *rest)
         if number == 3:
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(Log, "add", press)
+    monkeypatch.setattr(MetricLog, "add", press)
     assert main([quiet, f"--workdir={tmp_path / 'run'}"]) == 130
     assert newest_step(tmp_path / "run").name == "3"
     assert "stopped after step 3 of 12; saved" in capsys.readouterr().out
@@ -310,7 +310,7 @@ SPLIT = """
 import sys
 import jax
 from flexidit_jax.common.config import load_config
-from flexidit_jax.jobs.parts.experiment import build_experiment
+from flexidit_jax.experiment.experiment import build_experiment
 from flexidit_jax.jobs.train import _first_params
 from flexidit_jax.training.sharding import make_mesh
 
@@ -336,10 +336,10 @@ def test_init_from_starts_with_those_weights(
     source = fd.FlexiDiT(model, flexify(init(model, jax.random.key(9)), [model.base_patch]), Process(), Codec())
     source.save(tmp_path / "source")
 
-    def stop(self: Log, number: int, *rest: Any) -> None:
+    def stop(self: MetricLog, number: int, *rest: Any) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(Log, "add", stop)  # step 1 has rate zero: the parameters saved are those begun with
+    monkeypatch.setattr(MetricLog, "add", stop)  # step 1 has rate zero: the parameters saved are those begun with
     run = tmp_path / "run"
     assert main([quiet, f"--workdir={run}", f"--config.init_from={tmp_path / 'source'}"]) == 0
     number, _, arrays = saved(run)

@@ -15,8 +15,9 @@ import pytest
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.trees import flatten
 from flexidit_jax.common.types import Array, Params, Prediction
-from flexidit_jax.models.blocks import ModulatedNorm
-from flexidit_jax.models.dit import DiT, build_dit, describe, init
+from flexidit_jax.models.build import build_dit, describe, init
+from flexidit_jax.models.dit import DiT
+from flexidit_jax.models.layers import ModulatedNorm
 
 WIDTH, DEPTH, CLASSES = 32, 2, 9
 SECTION: dict[str, Any] = {

@@ -14,7 +14,8 @@ from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.trees import flatten, map_named
 from flexidit_jax.common.types import Array, Params, Patch, Prediction
 from flexidit_jax.models import flexify as library
-from flexidit_jax.models.dit import DiT, build_dit
+from flexidit_jax.models.build import build_dit
+from flexidit_jax.models.dit import DiT
 from flexidit_jax.models.flexify import is_flexible, patches_of, sort_patches
 
 P2, P4, P8 = (1, 2, 2), (1, 4, 4), (1, 8, 8)

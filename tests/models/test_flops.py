@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 
 from flexidit_jax.common.types import Patch
-from flexidit_jax.models.dit import DiT, build_dit
+from flexidit_jax.models.build import build_dit
+from flexidit_jax.models.dit import DiT
 from flexidit_jax.models.flops import forward_flops, transformer_macs
 from flexidit_jax.models.patch import tokens
-from flexidit_jax.sampling.plan import plan
+from flexidit_jax.sampling.plan import Plan
+from flexidit_jax.sampling.spec import SampleSpec
 
 P2, P4 = (1, 2, 2), (1, 4, 4)
 #: points, for rows printed with a decimal and for rows printed as integers
@@ -31,9 +34,14 @@ def xl2_cost(xl2: DiT) -> Cost:
     return lambda patch: forward_flops(xl2, patch)
 
 
+def planned(steps: int, cost: Cost, **words: object) -> Plan:
+    table = SimpleNamespace(times=range(steps), evaluations=(1,) * steps)
+    return SampleSpec(**words).plan([P2, P4], table, cost)
+
+
 def weak_percent(cost: Cost, weak_steps: int, steps: int) -> float:
     schedule = f"4:{weak_steps},2:{steps - weak_steps}"
-    return 100 * plan([P2, P4], cost, range(steps), schedule=schedule).relative_cost(P2, cost)
+    return 100 * planned(steps, cost, schedule=schedule, guidance=1.0).relative_cost(P2, cost)
 
 
 def test_dit_xl2(xl2_cost: Cost) -> None:
@@ -46,7 +54,7 @@ def test_dit_xl2(xl2_cost: Cost) -> None:
     ("x", "y", "percent"), [(250, 250, 100), (130, 130, 64), (70, 70, 46), (90, 50, 46), (30, 0, 29)]
 )
 def test_dit_xl2_with_guidance(xl2_cost: Cost, x: int, y: int, percent: float) -> None:
-    chosen = plan([P2, P4], xl2_cost, range(250), schedule=f"{x}/{y}", guidance=1.5)
+    chosen = planned(250, xl2_cost, schedule=f"{x}/{y}", guidance=1.5)
     assert abs(100 * chosen.relative_cost(P2, xl2_cost) - percent) <= INTEGER
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,8 +16,8 @@ from flexidit_jax.sampling import calibration
 from flexidit_jax.sampling.calibration import REPEATS, Case, cache_file, fastest, key_of, measure, milliseconds
 from flexidit_jax.sampling.engine import compiled_programs
 from flexidit_jax.sampling.packing import LAYOUTS
-from flexidit_jax.sampling.plan import plan
 from flexidit_jax.sampling.schedule import Segment
+from flexidit_jax.sampling.spec import SampleSpec
 
 P2, P4, P8 = (1, 2, 2), (1, 4, 4), (1, 8, 8)
 CASES = [Case(P2, P4, packing) for packing in LAYOUTS]
@@ -144,8 +145,8 @@ def test_the_key_tells_apart_what_changes_the_time(flex: fd.FlexiDiT) -> None:
 
 
 def planned(patches: Sequence[Patch], steps: int = 4, **words: str) -> list[Segment]:
-    chosen = plan(patches, lambda patch: 1 / np.prod(patch), range(steps), guidance=1.5, **words)
-    return list(chosen.segments)
+    table = SimpleNamespace(times=range(steps), evaluations=(1,) * steps)
+    return list(SampleSpec(**words).plan(patches, table, lambda patch: 1 / np.prod(patch)).segments)
 
 
 def test_a_choice_for_every_pair_of_lengths() -> None:

@@ -17,7 +17,8 @@ from flexidit_jax.api import FlexiDiT
 from flexidit_jax.codecs.identity import Codec
 from flexidit_jax.common.types import Array, Patch
 from flexidit_jax.diffusion.solvers import ddpm
-from flexidit_jax.sampling.engine import Engine, compiled_programs, starting_noise
+from flexidit_jax.sampling.engine import Engine, compiled_programs
+from flexidit_jax.sampling.noise import starting_noise
 
 P2, P4 = (1, 2, 2), (1, 4, 4)
 LABELS = [1, 2, 3]

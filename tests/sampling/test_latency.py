@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from flexidit_jax.sampling import calibration
 from flexidit_jax.sampling.calibration import Case, cache_file
 from flexidit_jax.sampling.latency import Times, within_latency
 from flexidit_jax.sampling.packing import LAYOUTS
-from flexidit_jax.sampling.plan import Plan, plan
+from flexidit_jax.sampling.plan import Plan
 
 P2, P4 = (1, 2, 2), (1, 4, 4)
 STEPS = 5
@@ -26,8 +27,9 @@ def weak_first(
     """Number of weak steps -> plan."""
 
     def make(n: int) -> Plan:
-        words = {"schedule": f"4:{n},2:{STEPS - n}", "guide": guide, "guidance": guidance, "evaluations": evaluations}
-        return plan((P2, P4), lambda patch: 1 / np.prod(patch), range(STEPS), **words)
+        spec = fd.SampleSpec(schedule=f"4:{n},2:{STEPS - n}", guide=guide, guidance=guidance)
+        table = SimpleNamespace(times=range(STEPS), evaluations=evaluations or (1,) * STEPS)
+        return spec.plan((P2, P4), table, lambda patch: 1 / np.prod(patch))
 
     return make
 
@@ -102,7 +104,7 @@ def test_refusals(flex: fd.FlexiDiT) -> None:
         within_latency(19.9, UNGUIDED, STEPS, ("separate",), TIMES)
     for bad in (0, -1.0, float("nan"), True, "10"):
         with pytest.raises(fd.UserError, match=r"^latency_ms must be a positive number of milliseconds, got "):
-            within_latency(bad, UNGUIDED, STEPS, ("separate",), TIMES)
+            flex.plan(steps=4, latency_ms=bad, batch=2)
     for words in ({"budget": 0.5}, {"schedule": "2:4"}):
         with pytest.raises(fd.UserError, match=r"^latency_ms goes without a schedule or a budget \(schedule="):
             flex.plan(steps=4, latency_ms=10, batch=2, **words)

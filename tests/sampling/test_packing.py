@@ -13,16 +13,17 @@ import pytest
 import flexidit_jax as fd
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.types import Params, Patch
-from flexidit_jax.models.blocks import Layout
-from flexidit_jax.models.dit import DiT, build_dit, init
+from flexidit_jax.models.build import build_dit, init
+from flexidit_jax.models.dit import DiT
 from flexidit_jax.models.flexify import at, flexify, patches_of
 from flexidit_jax.models.flops import forward_flops
+from flexidit_jax.models.layout import Layout
 from flexidit_jax.models.patch import tokens
 from flexidit_jax.sampling.packing import (
     LAYOUTS,
-    Joined,
-    Pair,
-    Rows,
+    JoinedRows,
+    PairLayout,
+    StackedRows,
     choices,
     layout_flops,
     layout_of,
@@ -148,9 +149,11 @@ def test_no_image_moves_another(both: Family, packing: str) -> None:
         np.testing.assert_array_equal(moved_by(run, both, image), np.arange(IMAGES) == image)
 
 
-@pytest.mark.parametrize(("packing", "layout"), [("packed", Rows), ("joined", Joined), ("padded", Rows)])
+@pytest.mark.parametrize(
+    ("packing", "layout"), [("packed", StackedRows), ("joined", JoinedRows), ("padded", StackedRows)]
+)
 def test_the_mask_is_what_holds_them_apart(
-    images: Family, packing: str, layout: type[Pair], monkeypatch: pytest.MonkeyPatch
+    images: Family, packing: str, layout: type[PairLayout], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(layout, "segments", lambda self: np.zeros(self.shape, np.int32))
     run = program(packing, images)
@@ -183,7 +186,7 @@ def test_tokens_and_modulations_land_together(packing: str, sizes: tuple[int, in
     long, short = mark[0, :, None].repeat(n_long, 1), mark[1, :, None].repeat(n_short, 1)
     rows = layout.join(long, short)
     assert rows.shape == (*layout.shape, 1)
-    np.testing.assert_array_equal(layout.spread(mark), rows)
+    np.testing.assert_array_equal(layout.per_token(mark), rows)
     for back, array in zip(layout.split(rows), (long, short), strict=True):
         np.testing.assert_array_equal(back, array)
     # a segment of a row holds one sequence, or padding alone

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.types import Patch
-from flexidit_jax.sampling.plan import Plan, plan
+from flexidit_jax.sampling.plan import Plan
 from flexidit_jax.sampling.schedule import Segment, constant, powerful_last, weak_first
+from flexidit_jax.sampling.spec import SampleSpec
 
 P2, P4, P8 = (1, 2, 2), (1, 4, 4), (1, 8, 8)
 #: GMAC of DiT-XL/2 at 256x256 (method, section 8); 8 is made up
@@ -22,7 +24,9 @@ def cost(patch: Patch) -> float:
 
 
 def planned(steps: int, patches: tuple[Patch, ...] = (P2, P4), **words: object) -> Plan:
-    return plan(patches, cost, np.linspace(999, 0, steps) if steps else (), **words)
+    calls = words.pop("evaluations", (1,) * steps)
+    table = SimpleNamespace(times=np.linspace(999, 0, steps) if steps else (), evaluations=calls)
+    return SampleSpec(**{"guidance": 1.0, **words}).plan(patches, table, cost)
 
 
 def share(plan: Plan) -> float:
@@ -192,3 +196,8 @@ def test_plan_refusals() -> None:
         planned(10, budget=0.5, weak=P8)
     with pytest.raises(UserError, match="adds up to 9 steps, but steps=10"):
         planned(10, guide="4:9", guidance=2.0)
+
+
+def test_the_pairs_of_a_plan_in_the_order_they_run() -> None:
+    ran = (Segment(0, 1, P4, None, 1.0), *(Segment(k, k + 1, P2, P4, 1.5 + k) for k in (1, 2)))
+    assert Plan(ran, (1, 1, 1)).pairs == ((P4, None), (P2, P4))

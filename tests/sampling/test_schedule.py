@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from flexidit_jax.common.errors import UserError
+from flexidit_jax.programs.export import parse_pairs
 from flexidit_jax.sampling.calibration import Case
 from flexidit_jax.sampling.guidance import weak_guide_scale
-from flexidit_jax.sampling.programs import parse_pairs
 from flexidit_jax.sampling.schedule import (
     GuideSchedule,
     Schedule,

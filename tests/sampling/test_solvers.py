@@ -12,7 +12,7 @@ from flexidit_jax.api import FlexiDiT
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.types import Patch
 from flexidit_jax.diffusion import flow
-from flexidit_jax.models.dit import build_dit, init
+from flexidit_jax.models.build import build_dit, init
 from flexidit_jax.models.flexify import flexify
 from flexidit_jax.sampling.engine import compiled_programs
 

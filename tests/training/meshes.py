@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 from flexidit_jax.diffusion.gaussian import Process
-from flexidit_jax.models.dit import build_dit, init
+from flexidit_jax.models.build import build_dit, init
 from flexidit_jax.training.optimizer import Ema
 from flexidit_jax.training.sharding import made, make_mesh, placed, put_batch
 from flexidit_jax.training.stages import build_stages

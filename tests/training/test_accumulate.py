@@ -14,7 +14,7 @@ import pytest
 from flexidit_jax.common.trees import map_named
 from flexidit_jax.common.types import Array
 from flexidit_jax.diffusion import flow, gaussian
-from flexidit_jax.models.dit import build_dit, init
+from flexidit_jax.models.build import build_dit, init
 from flexidit_jax.training.accumulate import micro_batches, quartiles
 from flexidit_jax.training.losses import diffusion, distillation
 from flexidit_jax.training.losses import flow as velocity

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from flexidit_jax.common.trees import merge
-from flexidit_jax.models.dit import build_dit, init
+from flexidit_jax.models.build import build_dit, init
 from flexidit_jax.models.flexify import at, flexify, split_frozen
 from flexidit_jax.training.flops import training_flops
 from flexidit_jax.training.losses import diffusion, distillation

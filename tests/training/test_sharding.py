@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 from flexidit_jax.api import FlexiDiT
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.trees import map_named
-from flexidit_jax.models.dit import build_dit, init
+from flexidit_jax.models.build import build_dit, init
 from flexidit_jax.models.flexify import at
 from flexidit_jax.training.sharding import (
     RULES,

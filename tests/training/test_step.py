@@ -15,8 +15,8 @@ from flexidit_jax.common.config import load_config
 from flexidit_jax.common.trees import map_named
 from flexidit_jax.common.types import Array, Patch, Prediction, patch_name
 from flexidit_jax.diffusion.gaussian import Process
-from flexidit_jax.jobs.parts.experiment import Experiment, build_experiment
-from flexidit_jax.models.dit import init
+from flexidit_jax.experiment.experiment import Experiment, build_experiment
+from flexidit_jax.models.build import init
 from flexidit_jax.training.losses.diffusion import Loss, terms
 from flexidit_jax.training.losses.distillation import Loss as Distillation
 from flexidit_jax.training.stages import build_stages

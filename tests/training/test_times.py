@@ -14,8 +14,8 @@ from flexidit_jax.common.config import load_config
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.types import Array
 from flexidit_jax.diffusion import flow, gaussian
-from flexidit_jax.jobs.parts.experiment import build_experiment
-from flexidit_jax.models.dit import init
+from flexidit_jax.experiment.experiment import build_experiment
+from flexidit_jax.models.build import init
 from flexidit_jax.training.losses import diffusion, distillation
 from flexidit_jax.training.losses import flow as velocity
 from flexidit_jax.training.stages import Stage, build_stages

@@ -1,0 +1,22 @@
+"""Latents of records: encoded where records hold data, drawn where they hold a posterior made before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from flexidit_jax.common.types import Array
+
+
+def latents_of(codec: Any, batch: Mapping[str, Array], key: Array | None = None) -> Array:
+    """Scaled latents [B, F, h, w, C] of a batch of records.
+
+    Args:
+      codec: see `codecs`.
+      batch: `x` [B, F, H, W, C] in [-1, 1], or `mean` and `std` [B, F, h, w, C]. Data and the posterior that
+        the codec made of it give, with one key, the same latents.
+      key: a sample of the posterior; without, its mean.
+    """
+    if "x" in batch:
+        return codec.encode(batch["x"], key)
+    return codec.draw(batch["mean"], batch["std"], key)

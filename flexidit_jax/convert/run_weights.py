@@ -1,0 +1,44 @@
+"""The weights of a run: the moving average of a checkpoint, as sampling reads it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from flexidit_jax.common import build
+from flexidit_jax.common.trees import merge
+from flexidit_jax.common.types import Params, as_patch
+from flexidit_jax.models.build import build_dit, init
+from flexidit_jax.models.flexify import flexify, split_frozen
+from flexidit_jax.runs.checkpoints import read_meta, reason_of
+from flexidit_jax.runs.orbax_noise import quiet_orbax
+from flexidit_jax.runs.recovery import damaged_error, step_to_read
+
+
+def load_weights(path: Path) -> tuple[dict[str, Any], Params]:
+    """The config and EMA weights of a run's newest checkpoint in which these are whole, or of the step folder given.
+
+    Raises:
+      UserError: no checkpoint there, or none that is whole.
+    """
+    quiet_orbax()
+    step = step_to_read(path, ("meta", "ema", "frozen"))
+    meta = read_meta(step)
+    config = meta["config"]
+    model = build.call(build_dit, config["model"], "model")
+    patches = [as_patch(patch) for patch in meta["patches"]]
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])  # whatever mesh it was trained on
+    shapes = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
+        jax.eval_shape(lambda: flexify(init(model, jax.random.key(0)), patches, meta["adapters"])),
+    )
+    trained, frozen = split_frozen(shapes)
+    try:
+        with ocp.StandardCheckpointer() as reader:
+            params = reader.restore((step / "ema").resolve(), trained)
+            return config, merge(reader.restore((step / "frozen").resolve(), frozen) if frozen else {}, params)
+    except Exception as error:
+        raise damaged_error(step, reason_of(error)) from error

@@ -1,0 +1,1 @@
+"""Samples scored, and the studies made of scores."""

@@ -1,0 +1,49 @@
+"""Samples of the moving average, drawn while it is still in training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from flexidit_jax.api import FlexiDiT
+from flexidit_jax.common.trees import merge
+from flexidit_jax.common.types import Patch
+from flexidit_jax.diffusion.process import NoiseProcess
+from flexidit_jax.models.dit import DiT
+from flexidit_jax.runs.pictures import contact_sheet
+from flexidit_jax.sampling.spec import SampleSpec
+from flexidit_jax.training.state import TrainState
+
+
+def preview(
+    model: DiT,
+    process: NoiseProcess,
+    codec: Any,
+    labels: Any,
+    spec: SampleSpec,
+    batch: int | None,
+    modes: Sequence[Patch],
+    state: TrainState,
+    patches: Sequence[Patch],
+) -> np.ndarray:
+    """One sheet of the samples that a config's `sample` section asks for, uint8 [H, W, C].
+
+    Training goes on to the same bits with and without previews.
+
+    Args:
+      model, process, codec: see `FlexiDiT`.
+      labels, spec, batch: of `sample`; as long as modes are missing, every step runs powerful and unguided.
+      modes: of the last stage.
+      state, patches: of now.
+    """
+    here = jax.local_devices()[0]
+    params = jax.device_put(merge(state.frozen, state.ema), here)
+    flex = FlexiDiT(model, params, process, codec)
+    if tuple(patches) != tuple(modes):
+        spec = SampleSpec(
+            steps=spec.steps, guidance=1.0, guidance_channels=spec.guidance_channels, solver=spec.solver, seed=spec.seed
+        )
+    return np.atleast_3d(contact_sheet(flex.sample(labels, spec=spec, batch=batch, progress=False)))

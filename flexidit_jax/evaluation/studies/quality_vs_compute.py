@@ -1,0 +1,145 @@
+"""Quality against compute: which samples the report draws, one point a row of its table, and what they score.
+
+Every point draws the same noise and labels. Batches are interleaved over the points, so that a
+machine that changes speed changes all of them; the first batch of each point warms its programs up
+and its time is not counted.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from flexidit_jax.api import FlexiDiT
+from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.progress import Progress
+from flexidit_jax.common.types import Patch
+from flexidit_jax.evaluation.judge import Judge
+from flexidit_jax.evaluation.requests import balanced_labels
+from flexidit_jax.sampling.schedule import Schedule, constant, text_of, weak_first, weak_last
+from flexidit_jax.sampling.spec import SampleSpec
+
+
+class Point(NamedTuple):
+    """One row: an order, and how its samples are drawn."""
+
+    order: str
+    spec: SampleSpec
+
+
+@dataclass(frozen=True)
+class Report:
+    """The `report` section; guidance is 1 unless it is a guidance row.
+
+    Attributes:
+      samples: drawn for every point.
+      steps: of the full run.
+      batch: samples a call; divides `samples` at least twice, since the first batch only warms up.
+      weak_first, weak_last: numbers of weak steps; weak_first begins with 0, the full run.
+      fewer_steps: numbers of steps, all powerful.
+      solver: of all rows but those of `solvers`; see `FlexiDiT.sample`.
+      solvers: dicts of `solver`, `steps` and `weak`, the number of weak steps, which come first.
+      guidance: dicts of `guide`, `guidance` and, where two lengths meet, `packing`; the conditional
+        prediction is powerful.
+    """
+
+    samples: int
+    steps: int
+    batch: int
+    weak_first: Sequence[int]
+    weak_last: Sequence[int] = ()
+    fewer_steps: Sequence[int] = ()
+    guidance: Sequence[Mapping[str, Any]] = ()
+    solver: str | Mapping[str, Any] = "ddpm"
+    solvers: Sequence[Mapping[str, Any]] = ()
+
+    def __post_init__(self) -> None:
+        if self.batch < 1 or self.samples % self.batch or self.samples // self.batch < 2:
+            raise UserError(f"report.batch={self.batch} must divide evaluate.samples={self.samples} at least twice")
+        if not self.weak_first or self.weak_first[0] != 0:
+            raise UserError(f"report.weak_first must begin with 0, the full run, got {tuple(self.weak_first)}")
+        counts = [*self.weak_first, *self.weak_last, *self.fewer_steps]
+        if min(counts) < 0 or max(counts) > self.steps or 0 in self.fewer_steps:
+            raise UserError(f"report: numbers of steps must lie in 0..report.steps={self.steps}, got {counts}")
+        for row in self.guidance:
+            if set(row) - {"packing"} != {"guide", "guidance"}:
+                raise UserError(f"a row of report.guidance holds guide, guidance and packing, got {', '.join(row)}")
+        for row in self.solvers:
+            if set(row) != {"solver", "steps", "weak"} or not 0 <= row["weak"] <= row["steps"]:
+                raise UserError(f"a row of report.solvers holds solver, steps and weak, at most steps, got {row}")
+
+    def points(self, patches: Sequence[Patch]) -> list[Point]:
+        """Every row, for a model of these modes (powerful first; the first and the last are mixed)."""
+        powerful, weak = patches[0], patches[-1]
+
+        def row(order: str, schedule: Schedule, **more: Any) -> Point:
+            steps = sum(count for _, count in schedule)
+            said = {"steps": steps, "schedule": text_of(schedule), "guidance": 1.0, "solver": self.solver}
+            return Point(order, SampleSpec(**said | more))
+
+        rows = [row("weak_first", weak_first(weak, powerful, n, self.steps)) for n in self.weak_first]
+        rows += [row("weak_last", weak_last(weak, powerful, n, self.steps)) for n in self.weak_last]
+        rows += [row("fewer_steps", constant(powerful, n)) for n in self.fewer_steps]
+        for words in self.solvers:
+            schedule = weak_first(weak, powerful, words["weak"], words["steps"])
+            rows.append(row("weak_first", schedule, solver=words["solver"]))
+        return rows + [row("weak_first", constant(powerful, self.steps), **words) for words in self.guidance]
+
+
+def measure(flex: FlexiDiT, section: Report, judge: Judge) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """The report, JSON-ready, and the images of every point."""
+    batches = section.samples // section.batch
+    rows, images = _points(flex, section, judge)
+    report = {
+        "floor_fd": judge.floor(section.samples),
+        "heldout_fd": {"fd": judge.fd(judge.held_out), "samples": len(judge.held_out)},
+        "classifier_accuracy": judge.classifier_accuracy(),
+        "heldout_nearest": judge.nearest(judge.held_out),
+        "samples": section.samples,
+        "seconds_are": f"median of {batches - 1} warm batches of {section.batch}, times {batches}",
+        "points": rows,
+    }
+    return report, images
+
+
+def _points(flex: FlexiDiT, section: Report, judge: Judge) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
+    points = section.points(flex.patches)
+    batches = section.samples // section.batch
+    labels = balanced_labels(section.samples, flex.model.conditioner.classes)
+    parts: list[list[np.ndarray]] = [[] for _ in points]
+    seconds: list[list[float]] = [[] for _ in points]
+    with Progress(batches * len(points), "report") as bar:
+        for begin in range(0, section.samples, section.batch):
+            here = labels[begin : begin + section.batch]
+            for i, point in enumerate(points):
+                clock = time.perf_counter()
+                parts[i].append(flex.sample(here, spec=point.spec, first=begin, progress=False))
+                seconds[i].append(time.perf_counter() - clock)
+                bar.advance()
+    images = [np.concatenate(part) for part in parts]
+    warm = [float(np.median(times[1:])) * batches for times in seconds]
+    full = flex.flops(spec=points[0].spec).total
+    rows = []
+    for (order, spec), drawn, taken in zip(points, images, warm, strict=True):
+        score = judge.score(drawn, labels)
+        rows.append(
+            {
+                "schedule": spec.schedule,
+                "guide": spec.guide,
+                "order": order,
+                "solver": spec.recorded()["solver"],
+                "packing": None if spec.packing == "separate" else spec.packing,
+                "flops_percent": 100 * flex.flops(spec=spec).total / full,
+                "seconds": taken,
+                "seconds_percent": 100 * taken / warm[0],
+                "fd": score.fd,
+                "accuracy": score.accuracy,
+                "guidance": spec.guidance,
+                "nearest": score.nearest,
+            }
+        )
+    return rows, images

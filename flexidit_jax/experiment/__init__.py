@@ -1,0 +1,1 @@
+"""A config as objects, and the model a job begins from: jobs alone read it."""

@@ -1,0 +1,200 @@
+"""A config as objects, every key checked before any work starts."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from flexidit_jax.common import build
+from flexidit_jax.common.config import plain
+from flexidit_jax.common.errors import UserError
+from flexidit_jax.diffusion.process import NoiseProcess, suits
+from flexidit_jax.evaluation.studies.quality_vs_compute import Report
+from flexidit_jax.evaluation.studies.schedule_search import Search, build_search
+from flexidit_jax.experiment.sections import (
+    Compilation,
+    Encoding,
+    Evaluation,
+    Generation,
+    Sampling,
+    Section,
+    build_sampling,
+)
+from flexidit_jax.models.build import build_dit
+from flexidit_jax.models.dit import DiT
+from flexidit_jax.models.patch import grid
+from flexidit_jax.programs.bundle import Export
+from flexidit_jax.runs.binding import origin
+from flexidit_jax.sampling.packing import choices
+from flexidit_jax.sampling.schedule import parse_guide
+from flexidit_jax.sampling.spec import INTRODUCED
+from flexidit_jax.training.section import Training, build_training
+from flexidit_jax.training.sharding import make_mesh
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything a config names, built.
+
+    Attributes:
+      raw: the config as JSON holds it, classes counted.
+      defaults: what its keys mean where they are left out, by path.
+      init_from: a run, saved model or DiT weight file to start from; None starts from scratch.
+      profile_at: steps done before a few are traced; None traces none.
+      sample: the `sample` section.
+      evaluate: None for no scores.
+      report: the points of the report, None for no report.
+      generate: many images, None for none.
+      export: the `export` section.
+      search: which budgets to search schedules for, None for none.
+      encode: how latents are kept on disk.
+      compile: the `compile` section.
+    """
+
+    raw: dict[str, Any]
+    defaults: dict[str, Any]
+    seed: int
+    init_from: str | None
+    profile_at: int | None
+    model: DiT
+    process: NoiseProcess
+    codec: Any
+    dataset: Any
+    train: Training
+    sample: Sampling
+    evaluate: Evaluation | None
+    report: Report | None
+    generate: Generation | None
+    export: Export
+    search: Search | None
+    encode: Encoding
+    compile: Compilation
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """What the latents of this config depend on (see `runs.binding.origin`)."""
+        return origin(self.raw["dataset"], self.raw["codec"]["name"], self.codec)
+
+    @property
+    def origin_defaults(self) -> dict[str, Any]:
+        """What the keys of `origin` mean where they are left out."""
+        return {re.sub(r"^dataset\.of\.", "dataset.", key): value for key, value in self.defaults.items()}
+
+    def check(self) -> None:
+        """Says before long work that weights of the codec are missing, or that records are of another codec.
+
+        Raises:
+          UserError: so it is.
+        """
+        self.codec.check()
+        if (check_origin := getattr(self.dataset, "check_origin", None)) is not None:
+            check_origin(self.origin, self.origin_defaults)
+        if self.report is not None:
+            self.dataset.held_out()  # the report wants them
+
+
+def build_experiment(config: ConfigDict) -> Experiment:
+    """Builds and checks a whole config.
+
+    Raises:
+      UserError: an unknown key anywhere, or values that do not fit each other.
+    """
+    raw, defaults = plain(config), {}
+
+    def experiment(
+        seed: int,
+        model: Section,
+        dataset: Section,
+        train: Section,
+        sample: Section,
+        process: Section,
+        codec: Section,
+        init_from: str | None = None,
+        profile_at: int | None = None,
+        evaluate: Section | None = None,
+        report: Section | None = None,
+        generate: Section | None = None,
+        export: Section | None = None,
+        search: Section | None = None,
+        encode: Section | None = None,
+        compile: Section | None = None,
+    ) -> Experiment:
+        data = build.part("flexidit_jax.data", "Dataset", dataset, "dataset")
+        _count_classes(raw, data)
+        network = build.call(build_dit, model, "model")
+        sampling = build_sampling(sample)
+        evaluation = evaluate and build.call(Evaluation, evaluate, "evaluate")
+        if report and not evaluation:
+            raise UserError("config key 'evaluate' is missing; the report scores samples with it")
+        built = Experiment(
+            raw=raw,
+            defaults=defaults,
+            seed=seed,
+            init_from=init_from,
+            profile_at=profile_at,
+            model=network,
+            process=build.part("flexidit_jax.diffusion", "Process", process, "process"),
+            codec=build.part("flexidit_jax.codecs", "Codec", codec, "codec"),
+            dataset=data,
+            train=build.call(build_training, {"base": network.base_patch, **train}, "train"),
+            sample=sampling,
+            evaluate=evaluation,
+            report=report and build.call(Report, {"samples": evaluation.samples, **report}, "report"),
+            generate=generate and build.call(Generation, generate, "generate"),
+            export=build.call(Export, export or {}, "export"),
+            search=search and build_search(search, sampling.spec, evaluation and evaluation.samples),
+            encode=build.call(Encoding, encode or {}, "encode"),
+            compile=build.call(Compilation, compile or {}, "compile"),
+        )
+        build.check(make_mesh, built.train.mesh, "train.mesh")
+        if not 0 <= seed < 2**31:
+            raise UserError(f"seed must lie in 0..2^31-1, got {seed!r}")
+        if profile_at is not None and not 0 <= profile_at < built.train.steps:
+            raise UserError(f"profile_at={profile_at} is no step of this run; 0..{built.train.steps - 1} would do")
+        classes = getattr(network.conditioner, "classes", None)
+        if classes != getattr(built.dataset, "classes", None):
+            raise UserError(f"model.conditioner.classes is {classes}, but the dataset has {built.dataset.classes}")
+        latent = tuple(built.codec.latent_shape(built.dataset.shape))
+        if latent != network.latent:
+            raise UserError(f"model.latent is {network.latent}, but dataset and codec make latents of {latent}")
+        kind = process["name"]
+        if network.learn_variance and not built.process.learns_variance:
+            raise UserError(f"model.learn_variance must be False: the {kind} process has no variance to learn")
+        sampling.spec.table(built.process)
+        for stage in built.train.stages:
+            if not suits(type(stage.loss).__call__, built.process):
+                loss = type(stage.loss).__module__.rsplit(".", 1)[-1]
+                raise UserError(f"train.loss {loss!r} is not one for the {kind} process")
+            for patch in stage.patches:
+                grid(network.latent, patch)
+        last = built.train.stages[-1]
+        for point in built.report.points(last.patches) if built.report else ():
+            point.spec.table(built.process)
+            choices(point.spec.packing, adapters=last.adapters is not None)
+            if point.spec.guide is not None:
+                parse_guide(point.spec.guide, point.spec.steps, last.patches)
+        return built
+
+    with build.defaults_noted() as noted:
+        built = build.call(experiment, raw, "config")
+    defaults |= {key.removeprefix("config."): value for key, value in noted.items()}
+    defaults |= {f"sample.{key}": value for key, value in INTRODUCED.items()}
+    return built
+
+
+def _count_classes(raw: dict[str, Any], dataset: Any) -> None:
+    """Puts the classes that `dataset` has where a config leaves them to be counted (None), in place.
+
+    So the config that a run records says how many there were, also where nobody can count them any more.
+
+    Args:
+      raw: a config as JSON holds it; its sections `model.conditioner` and `dataset` are looked at.
+      dataset: what its `dataset` section builds.
+    """
+    images = raw["dataset"].get("of", raw["dataset"])
+    for section in (raw["model"].get("conditioner") or {}, images):
+        if "classes" in section and section["classes"] is None:
+            section["classes"] = dataset.classes

@@ -1,0 +1,150 @@
+"""Sections of a config that have no reader of their own but a job."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from flexidit_jax.common import build
+from flexidit_jax.common.errors import UserError
+from flexidit_jax.evaluation.requests import check_kind
+from flexidit_jax.runs.pictures import Files
+from flexidit_jax.sampling.spec import SampleSpec
+
+Section = Mapping[str, Any]
+DTYPES = ("float16", "float32")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """The `sample` section: what is sampled, where, and how.
+
+    Attributes:
+      spec: how; its keys stand in the section like the others.
+      labels: of all samples (see `FlexiDiT.sample`).
+      batch: samples per call of the network.
+      first, decode, progress: see `FlexiDiT.sample`.
+      files: what is written.
+    """
+
+    spec: SampleSpec
+    labels: Any
+    batch: int | None
+    first: int
+    decode: bool
+    progress: bool
+    files: Files
+
+    def recorded(self) -> dict[str, Any]:
+        """Every key that samples depend on with its value, JSON-ready."""
+        labels = self.labels if isinstance(self.labels, (str, int, type(None))) else list(self.labels)
+        return {"labels": labels, "batch": self.batch, "first": self.first, **self.spec.recorded()}
+
+
+def build_sampling(section: Section) -> Sampling:
+    """The `sample` section from its keys.
+
+    Raises:
+      UserError: an unknown key (the nearest of all is named), or a value that no model could sample with.
+    """
+
+    def own(
+        labels: Any = None,
+        batch: int | None = None,
+        first: int = 0,
+        decode: bool = True,
+        progress: bool = True,
+        files: Section | None = None,
+    ) -> dict[str, Any]:
+        if batch is not None:
+            build.positive("sample", batch=batch)
+        written = build.call(Files, files or {}, "sample.files")
+        given = {"labels": labels, "batch": batch, "first": first, "decode": decode, "progress": progress}
+        return given | {"files": written}
+
+    of_spec, others = build.split(section, "sample", SampleSpec, own)
+    if not 0 <= (seed := of_spec.get("seed", 0)) < 2**31:
+        raise UserError(f"sample.seed must lie in 0..2^31-1, got {seed!r}")
+    return Sampling(spec=SampleSpec(**of_spec), **own(**others))
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The `evaluate` section.
+
+    Attributes:
+      features: their name (a module of `metrics/features`) and keywords.
+      samples: drawn for a score.
+    """
+
+    features: Section
+    samples: int
+
+    def __post_init__(self) -> None:
+        build.positive("evaluate", samples=self.samples)
+
+
+@dataclass(frozen=True)
+class Generation:
+    """The `generate` section; everything else an image depends on is `sample`.
+
+    Attributes:
+      num: images; also `--num`.
+      out: their folder, `<workdir>/generated` by default; also `--out`.
+      labels: "uniform" or "balanced" (see `evaluation.requests`).
+      shard: images a file, and what a kill may cost; a batch by default.
+    """
+
+    num: int = 50_000
+    out: str | None = None
+    labels: str = "uniform"
+    shard: int | None = None
+
+    def __post_init__(self) -> None:
+        build.positive("generate", num=self.num, **({} if self.shard is None else {"shard": self.shard}))
+        check_kind(self.labels)
+
+
+@dataclass(frozen=True)
+class Compilation:
+    """The `compile` section.
+
+    Attributes:
+      topology: a TPU slice such as `v5e:16x16`; None for the devices at hand. Also `--topology`.
+      programs: of "train" and "sample".
+    """
+
+    topology: str | None = None
+    programs: Sequence[str] = ("train", "sample")
+
+    def __post_init__(self) -> None:
+        known = ("train", "sample")
+        if isinstance(self.programs, str) or not self.programs or not all(name in known for name in self.programs):
+            raise UserError(f"compile.programs must be a list of {', '.join(known)}, got {self.programs!r}")
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """The `encode` section.
+
+    Attributes:
+      out: the folder; by default the `path` of a `latents` dataset, else `<workdir>/latents`; also `--out`.
+      dtype: of what is kept, "float16" (relative error 2^-11, half the bytes) or "float32".
+      flipped: whether the mirrored images too, of those that are trained on; None: where the dataset augments.
+      held_out: whether the held-out images too; scores and reports read them.
+      shard: images a file, and what a kill may cost.
+      batch: images at once, over all devices of a process; of several processes each takes as many.
+    """
+
+    out: str | None = None
+    dtype: str = "float16"
+    flipped: bool | None = None
+    held_out: bool = False
+    shard: int = 1024
+    batch: int = 128
+
+    def __post_init__(self) -> None:
+        build.positive("encode", shard=self.shard, batch=self.batch)
+        if self.dtype not in DTYPES:
+            raise UserError(f"encode.dtype must be {' or '.join(map(repr, DTYPES))}, got {self.dtype!r}")

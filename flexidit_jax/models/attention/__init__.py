@@ -1,0 +1,1 @@
+"""Attention: the module, and one file for each way to compute it."""

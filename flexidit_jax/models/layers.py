@@ -1,0 +1,89 @@
+"""What blocks are made of: products, norms, the MLP.
+
+Some leaves are *optional*: a mode's norm gain and shift and its LoRA live in the parameter tree only
+where `models.flexify.at` put them, and a layer uses them if they are there. Linen never complains
+about a leaf that nobody reads, so a test asserts that every leaf of `at` receives a gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from flexidit_jax.common.axes import laid
+from flexidit_jax.common.types import Array
+from flexidit_jax.models.layout import Layout, per_token
+
+
+def project(x: Array, kernel: Array, dtype: jnp.dtype) -> Array:
+    """[..., k] @ [k, m] -> [..., m] in `dtype`.
+
+    Leading axes are flattened: the weight gradient of a three-dimensional product is slow on XLA's
+    CPU backend.
+    """
+    flat = x.reshape(-1, x.shape[-1]).astype(dtype) @ kernel.astype(dtype)
+    return flat.reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+class Dense(nn.Module):
+    """`x @ kernel + bias` over the last axis, plus `x @ lora_a @ lora_b` where the tree has them.
+
+    With `order` the columns come in another order than they are stored in.
+    """
+
+    features: int
+    dtype: jnp.dtype
+    kernel_init: nn.initializers.Initializer = nn.initializers.xavier_uniform()
+    order: Callable[[Array], Array] = lambda columns: columns
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        kernel = self.order(kernel.astype(self.dtype))  # cast first: what a mesh gathers is then half as large
+        y = project(x, kernel, self.dtype) + self.order(bias).astype(self.dtype)
+        if self.has_variable("params", "lora_a"):
+            a, b = self.get_variable("params", "lora_a"), self.get_variable("params", "lora_b")
+            y = y + project(project(x, a, self.dtype), self.order(b), self.dtype)
+        return y
+
+
+def layer_norm(x: Array) -> Array:
+    """Layer norm without affine, eps 1e-6, in float32."""
+    x = x.astype(jnp.float32)
+    mean = x.mean(-1, keepdims=True)
+    variance = jnp.square(x - mean).mean(-1, keepdims=True)
+    return (x - mean) * jax.lax.rsqrt(variance + 1e-6)
+
+
+class ModulatedNorm(nn.Module):
+    """`norm(x) (1 + scale) + shift`, with a mode's own gain g and shift b where the tree has them.
+
+    `(norm(x) (1 + g) + b) (1 + scale) + shift` is applied to the *modulation*, which costs O(B d)
+    instead of O(B N d) and is exact at g = b = 0.
+    """
+
+    layout: Layout | None = None
+
+    @nn.compact
+    def __call__(self, x: Array, shift: Array, scale: Array) -> Array:
+        if self.has_variable("params", "gain"):
+            gain, bias = self.get_variable("params", "gain"), self.get_variable("params", "shift")
+            shift = shift + bias * (1 + scale)
+            scale = scale + gain * (1 + scale)
+        return layer_norm(x) * (1 + per_token(scale, self.layout)) + per_token(shift, self.layout)  # [B, N, d]
+
+
+class Mlp(nn.Module):
+    """Two dense layers around a tanh-approximated GELU."""
+
+    hidden: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        x, width = laid(Dense(self.hidden, self.dtype, name="fc1")(x), "records", None, "heads"), x.shape[-1]
+        return Dense(width, self.dtype, name="fc2")(nn.gelu(x, approximate=True))  # [B, N, d]

@@ -1,0 +1,1 @@
+"""An XLA program as a thing: lowered from shapes, read, exported."""

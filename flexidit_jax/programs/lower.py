@@ -1,0 +1,147 @@
+"""The programs of a config, lowered from shapes alone: no weights, no data, no device of the kind they are for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
+
+from flexidit_jax.api import FlexiDiT
+from flexidit_jax.common.axes import MESH_AXES
+from flexidit_jax.common.trees import merge
+from flexidit_jax.common.types import Params, short_patch_name
+from flexidit_jax.diffusion.process import NoiseProcess
+from flexidit_jax.diffusion.steps import Carry, Steps
+from flexidit_jax.models.build import init
+from flexidit_jax.models.dit import DiT
+from flexidit_jax.models.flops import forward_flops
+from flexidit_jax.sampling.engine import Engine
+from flexidit_jax.sampling.packing import choices
+from flexidit_jax.sampling.schedule import Segment, pair_text, text_of
+from flexidit_jax.sampling.spec import SampleSpec
+from flexidit_jax.training.flops import recomputed_flops, training_flops
+from flexidit_jax.training.section import Training
+from flexidit_jax.training.sharding import shaped
+from flexidit_jax.training.stages import Stage
+from flexidit_jax.training.state import TrainState, abstract
+from flexidit_jax.training.step import make_step
+
+
+@dataclass(frozen=True)
+class Lowering:
+    """One program that a config runs.
+
+    Attributes:
+      name: such as `train, patch 2`.
+      batch: images of one run, over all chips.
+      chips: that run it together.
+      flops: model FLOPs of one run on one chip (`models.flops`).
+      recomputed: FLOPs that remat adds to them.
+      lower: makes it, for its devices.
+    """
+
+    name: str
+    batch: int
+    chips: int
+    flops: float
+    recomputed: float
+    lower: Callable[[], jax.stages.Lowered]
+
+
+def training_programs(model: DiT, process: NoiseProcess, train: Training, seed: int, mesh: Mesh) -> Iterator[Lowering]:
+    """The training step of every stage at every patch size that the stage draws."""
+    split = NamedSharding(mesh, PartitionSpec(MESH_AXES["records"]))
+    label = model.conditioner.parse([None])
+    x0 = jax.ShapeDtypeStruct((train.batch, *model.latent), np.float32, sharding=split)
+    cond = jax.ShapeDtypeStruct((train.batch, *label.shape[1:]), label.dtype, sharding=split)
+    for i, stage in enumerate(train.stages):
+        optimizer = train.optimizer.build(stage.rate())
+        state = shaped(_state(model, train, stage), mesh)
+        fixed = (model, process, stage.loss, optimizer, train.ema, seed, stage.times)
+        step = make_step(*fixed, mesh, train.accumulate)
+        for k, patch in enumerate(stage.patches):
+            if stage.probabilities is not None and not stage.probabilities[k]:
+                continue
+            where = f"stage {i + 1}, " if len(train.stages) > 1 else ""
+            share = train.batch / mesh.size
+            yield Lowering(
+                f"train, {where}patch {short_patch_name(patch)}",
+                train.batch,
+                mesh.size,
+                share * training_flops(model, stage, patch),
+                share * recomputed_flops(model, patch),
+                partial(step.lower, state, x0, cond, 0, patch),
+            )
+
+
+def sampling_programs(
+    model: DiT, process: NoiseProcess, train: Training, spec: SampleSpec, batch: int, device: Any
+) -> Iterator[Lowering]:
+    """The step of every pair of modes that a spec runs, on one chip; a pod samples with one such a chip.
+
+    What `latency_ms` would choose depends on the chip: then, the pairs of all steps powerful and of all steps
+    weak. `packing="auto"` means every packing.
+    """
+    stage = train.stages[-1]
+    state = _state(model, train, stage)
+    flex = FlexiDiT(model, merge(state.frozen, state.params), process, codec=None)
+    layouts = choices(spec.packing, adapters=stage.adapters is not None)
+    here = SingleDeviceSharding(device)
+    for segment in _segments(flex, spec):
+        for packing in layouts if segment.two_lengths else ("separate",):
+            pair = segment.pair
+            run, weights = _step(flex, pair, packing, spec.guidance_channels)
+            label = flex.model.conditioner.parse([None])
+            x = _put(jax.ShapeDtypeStruct((batch, *flex.model.latent), np.float32), here)
+            arguments = (
+                *_put(weights, here),
+                _put(jax.ShapeDtypeStruct((len(Steps._fields),), np.float32), here),
+                _put(jax.ShapeDtypeStruct((), np.float32), here),
+                Carry(x, x, x, x),
+                _put(jax.ShapeDtypeStruct((batch, *label.shape[1:]), label.dtype), here),
+                x,
+            )
+            layout = f", {packing}" if segment.two_lengths else ""
+            yield Lowering(
+                f"sample, {pair_text(*pair)}{layout}",
+                batch,
+                1,
+                float(batch * sum(forward_flops(flex.model, patch) for patch in pair if patch is not None)),
+                0.0,
+                partial(jax.jit(run).lower, *arguments),
+            )
+
+
+def _state(model: DiT, train: Training, stage: Stage) -> TrainState:
+    return abstract(partial(init, model, jax.random.key(0)), stage, train.optimizer.build(stage.rate()))
+
+
+def _segments(flex: FlexiDiT, spec: SampleSpec) -> list[Segment]:
+    """One segment of each pair in the plan of a spec."""
+    plans = [spec]
+    if spec.latency_ms is not None:
+        ends = (text_of(((patch, spec.steps),)) for patch in (flex.patches[0], flex.patches[-1]))
+        plans = [replace(spec, latency_ms=None, schedule=schedule) for schedule in ends]
+    return list({segment.pair: segment for one in plans for segment in flex.plan(spec=one).segments}.values())
+
+
+def _step(flex: FlexiDiT, pair: Any, packing: str, channels: int | None) -> tuple[Callable[..., Carry], Any]:
+    """The program of a pair and the shapes of the weights it reads."""
+    made = {}
+
+    def weights(params: Params) -> Any:
+        engine = Engine(flex.model, params, flex.patches, flex.merge_adapters)
+        made["run"], read = engine.step(*pair, packing, channels)
+        return read
+
+    shapes = jax.eval_shape(weights, flex.params)
+    return made["run"], shapes
+
+
+def _put(tree: Any, sharding: Any) -> Any:
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)

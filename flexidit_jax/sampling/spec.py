@@ -1,0 +1,295 @@
+"""How to sample: everything a user says about it, in one value.
+
+The command line, a config, Python and a record all make a `SampleSpec`; nobody else lists its keys. *What* is sampled
+(labels, the number of the first, noise) and *where* (batch, devices, files) are other arguments.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+
+from flexidit_jax.common import build
+from flexidit_jax.common.errors import UserError, nearest
+from flexidit_jax.common.types import Patch, as_patch, short_patch_name
+from flexidit_jax.diffusion.process import NoiseProcess
+from flexidit_jax.diffusion.solvers import make_table
+from flexidit_jax.diffusion.steps import Steps
+from flexidit_jax.sampling.guidance import weak_guide_scale
+from flexidit_jax.sampling.packing import check_packing
+from flexidit_jax.sampling.plan import Choose, Cost, Plan, within_budget
+from flexidit_jax.sampling.schedule import (
+    GuideSchedule,
+    Schedule,
+    constant,
+    parse,
+    parse_guide,
+    parse_numbers,
+    powerful_last,
+    segments,
+    text_of,
+    weak_first,
+)
+
+
+@dataclass(frozen=True)
+class SampleSpec:
+    """How to sample; hashable, and JSON in and out by `recorded` and `of_record`.
+
+    A list becomes a tuple and a mapping sorted pairs. A new key has the default that does what was done before it.
+    Whoever changes a default writes the one so far into `INTRODUCED`: a record without that key is older than the key.
+
+    Attributes:
+      steps: denoising steps.
+      budget: share of the FLOPs of running every step powerful, in (0, 1]; the weak-first schedule nearest at
+        or below it is used.
+      schedule: instead of a budget, `"4:120,2:130"`: patch:steps in the order executed; or the
+        paper's `"x/y"`: the last x conditional and the last y guiding steps powerful.
+      guide: schedule of the guide, None meaning the same; never more powerful than `schedule`. `none`
+        stands for steps without a guide: `"none:50,4:200"`.
+      guidance: s1 of FlexiDiT section 3.4, for all steps or by stretches: `"1:50,1.5:200"`; 1 runs no guide.
+      weak_guidance: s2, the scale where a weaker mode guides; None ties it to s1 as the paper does.
+      guidance_interval: (lowest, highest) time, 0..T, at which a guide runs (arXiv 2404.07724).
+      guidance_channels: guide only the first few channels (3 for the released DiT's FID).
+      solver: a module of `diffusion/solvers`: `"ddpm"`, `"ddim"`, `"dpmpp_2m"` or `"sa_solver"` for a
+        Gaussian process, `"euler"` or `"heun"` (twice the evaluations) for flow matching; or its name
+        and keywords, such as `{"name": "sa_solver", "tau": 0.5}`.
+      seed: sample i of a seed has the same noise, to the bit, in any batch.
+      weak: with three or more modes, the one that a budget or `"x/y"` mixes in; the weakest by default.
+      latency_ms: instead of a budget, milliseconds for all steps of one batch (decoding apart): the
+        weak-first schedule predicted to take that long or less on this device, from evaluations that
+        are timed on the first such call and kept (see `packing`).
+      packing: how a step runs two predictions of two lengths, where a weaker mode guides: "separate",
+        "padded", "joined" or "packed" (see `sampling.packing`); the same prediction to about 1e-6.
+        "auto" takes the one measured fastest on this device at this batch size. The first such call
+        compiles and times all four, says so, and keeps the times in `packing.json` under
+        $FLEXIDIT_JAX_CACHE or ~/.cache/flexidit_jax. That pays for many samples at one batch size, not
+        for a few, and it may change the last bits; hence "separate", the fewest FLOPs, by default.
+
+    Raises:
+      UserError: what no model could do: types, ranges, keys that exclude each other.
+    """
+
+    steps: int = 250
+    budget: float | None = None
+    schedule: str | None = None
+    guide: str | None = None
+    guidance: float | str = 1.5
+    weak_guidance: float | str | None = None
+    guidance_interval: tuple[float, float] | None = None
+    guidance_channels: int | None = None
+    solver: str | Mapping[str, Any] = "ddpm"
+    seed: int = 0
+    weak: int | str | tuple[int, ...] | None = None
+    latency_ms: float | None = None
+    packing: str = "separate"
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            object.__setattr__(self, field.name, _hashable(getattr(self, field.name)))
+        _check_latency(self.latency_ms)
+        _check_interval(self.guidance_interval)
+        for field in fields(self):
+            build.check_type(getattr(self, field.name), field.type, field.name)
+        if self.schedule is not None and self.budget is not None:
+            raise UserError(
+                f"give a schedule or a budget, not both (schedule={self.schedule!r}, budget={self.budget!r})"
+            )
+        if self.latency_ms is not None and (self.schedule is not None or self.budget is not None):
+            raise UserError(
+                f"latency_ms goes without a schedule or a budget (schedule={self.schedule!r}, budget={self.budget!r})"
+            )
+        if self.budget is not None and not 0 < self.budget <= 1:
+            raise UserError(f"budget must lie in (0, 1] (1 runs every step powerful), got {self.budget!r}")
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"seed must lie in 0..2^32-1, got {self.seed!r}")
+        check_packing(self.packing)
+        if self.weak is not None:
+            as_patch(self.weak)
+
+    def table(self, process: NoiseProcess) -> Steps:
+        """The solver's rows.
+
+        Raises:
+          UserError: see `diffusion.solvers.make_table`.
+        """
+        solver = self.solver if isinstance(self.solver, str) else _mapping(self.solver)
+        return make_table(solver, process, self.steps)
+
+    def plan(self, patches: Sequence[Patch], table: Steps, cost: Cost, choose: Choose | None = None) -> Plan:
+        """What every step runs.
+
+        Args:
+          patches: the model's modes, powerful first.
+          table: the solver's rows, see `table`.
+          cost: FLOPs of one call in a mode.
+          choose: picks from the weak-first plans where `latency_ms` asks for that; it is handed the maker: number
+            of weak steps -> plan.
+
+        Raises:
+          UserError: modes that the model lacks, steps that do not add up, a budget that cannot be met, or a guide more
+            powerful than what it guides.
+        """
+        steps = len(table.evaluations)
+        weak = None if self.weak is None else as_patch(self.weak)
+        if weak is not None and weak not in patches:
+            known = ", ".join(map(short_patch_name, patches))
+            raise UserError(f"weak={short_patch_name(weak)} is not a mode of this model; it has {known}")
+        powerful, weakest = patches[0], weak or min(patches, key=cost)
+        scales = self._scales(np.asarray(table.times))
+        evaluations = tuple(map(int, table.evaluations))
+
+        def whole(conditional: Schedule, guiding: GuideSchedule | None = None) -> Plan:
+            if guiding is None:
+                guiding = conditional if self.guide is None else parse_guide(self.guide, steps, patches)
+            return Plan(segments(conditional, guiding, *scales), evaluations)
+
+        def by_weak_steps(n: int) -> Plan:
+            return whole(weak_first(weakest, powerful, n, steps))
+
+        counts = re.fullmatch(r"([0-9]+)/([0-9]+)", self.schedule or "")
+        if counts:
+            if self.guide is not None:
+                raise UserError(f"schedule {self.schedule!r} speaks for the guide too; leave out guide={self.guide!r}")
+            return whole(*powerful_last(weakest, powerful, int(counts[1]), int(counts[2]), steps))
+        if self.schedule is not None:
+            return whole(parse(self.schedule, steps, patches))
+        if self.budget is not None:
+            share = functools.partial(Plan.relative_cost, powerful=powerful, cost=cost)
+            return within_budget(self.budget, steps, by_weak_steps, share, weakest)
+        if self.latency_ms is not None and choose is not None:
+            return choose(by_weak_steps)
+        return whole(constant(powerful, steps))
+
+    def settled(self, plan: Plan) -> SampleSpec:
+        """The spec that leaves nothing to choose and runs `plan`, which was made from this one.
+
+        Scales and their interval stay: they follow from which mode guides which, and that is the plan's. A
+        budget in milliseconds is timed once this way, and not again by every call.
+        """
+        guide = plan.guide or ((None, len(plan.evaluations)),)
+        return replace(self, schedule=text_of(plan.schedule), guide=text_of(guide), budget=None, latency_ms=None)
+
+    def recorded(self) -> dict[str, Any]:
+        """Every key with its value, JSON-ready."""
+        record = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        return record | {"solver": self.solver if isinstance(self.solver, str) else _mapping(self.solver)}
+
+    @classmethod
+    def of_record(cls, record: Mapping[str, Any]) -> SampleSpec:
+        """The inverse of `recorded`, also of what an earlier version recorded: see `INTRODUCED`.
+
+        Raises:
+          UserError: a key that there is not.
+        """
+        return build.call(cls, {**INTRODUCED, **record}, "sample")
+
+    def _scales(self, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """s1 and s2 of every step, [steps] each; 1 where nothing guides."""
+        steps = len(times)
+        guidance = parse_numbers(self.guidance, steps, "guidance")
+        weak = weak_guide_scale(guidance)
+        if self.weak_guidance is not None:
+            weak = parse_numbers(self.weak_guidance, steps, "weak_guidance")
+        if self.guidance_interval is None:
+            return guidance, weak
+        lowest, highest = self.guidance_interval
+        inside = (lowest <= times) & (times <= highest)
+        return np.where(inside, guidance, 1.0), np.where(inside, weak, 1.0)
+
+
+#: what a key that a record leaves out means: its value when it was introduced, where that is no longer the default
+INTRODUCED: dict[str, Any] = {}
+
+
+def asked(spec: SampleSpec | None, words: Mapping[str, Any], also: Iterable[str], where: str) -> SampleSpec:
+    """`spec`, by default one of defaults, with `words` in place of its own.
+
+    Args:
+      also: what else `where`, which takes the words, knows.
+
+    Raises:
+      UserError: a word that is none; the nearest is named.
+    """
+    if spec is not None and not isinstance(spec, SampleSpec):
+        raise UserError(f"spec must be a SampleSpec, got {spec!r}")
+    known = {field.name for field in fields(SampleSpec)}
+    for word in words:
+        if word not in known:
+            raise UserError(f"{where} takes no {word!r}{nearest(word, known | set(also))}")
+    return replace(SampleSpec() if spec is None else spec, **words)
+
+
+def takes_spec(positional: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Lets a method be told its `spec`, keys of one, or both, keys in place of the spec's own.
+
+    Args:
+      positional: the order in which words may also be given without their names, those of the method among them; a
+        key that is not among them wants its name.
+    """
+    order = positional.split()
+
+    def decorate(method: Callable[..., Any]) -> Callable[..., Any]:
+        own = inspect.signature(method).parameters
+        place = list(own).index("spec")
+
+        @functools.wraps(method)
+        def told(*args: Any, **words: Any) -> Any:
+            leading, rest = args[:place], args[place:]
+            if len(rest) > len(order):
+                raise UserError(f"{method.__name__} takes {len(order)} words without their names, got {len(rest)}")
+            for word, value in zip(order, rest):
+                if word in words:
+                    raise UserError(f"{method.__name__} is told {word} twice")
+                words[word] = value
+            others = {word: words.pop(word) for word in own if word in words and word != "spec"}
+            spec = asked(words.pop("spec", None), words, own, method.__name__)
+            return method(*leading, **others, spec=spec)
+
+        told.__signature__ = _signature(own, place, order)
+        return told
+
+    return decorate
+
+
+def _signature(own: Mapping[str, inspect.Parameter], place: int, order: Sequence[str]) -> inspect.Signature:
+    """What `takes_spec` makes of a method's parameters, for help and editors."""
+    of_spec = inspect.signature(SampleSpec).parameters
+    known = {**of_spec, **own}
+    named = [known[word].replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD) for word in order]
+    others = [word for word in (*of_spec, *list(own)[place + 1 :]) if word not in order]
+    named += [known[word].replace(kind=inspect.Parameter.KEYWORD_ONLY) for word in others]
+    spec = own["spec"].replace(kind=inspect.Parameter.KEYWORD_ONLY, default=None, annotation="SampleSpec | None")
+    return inspect.Signature([*list(own.values())[:place], *named, spec])
+
+
+def _hashable(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return tuple(sorted((key, _hashable(item)) for key, item in value.items()))
+    if isinstance(value, (list, tuple)):
+        return tuple(map(_hashable, value))
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _mapping(pairs: Any) -> dict[str, Any]:
+    """A solver's section; what is none is refused with the section's own words."""
+    paired = isinstance(pairs, tuple) and all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs)
+    return dict(pairs) if paired else {"name": pairs}
+
+
+def _check_latency(latency_ms: Any) -> None:
+    number = isinstance(latency_ms, (int, float)) and not isinstance(latency_ms, bool)
+    if latency_ms is not None and not (number and latency_ms > 0):
+        raise UserError(f"latency_ms must be a positive number of milliseconds, got {latency_ms!r}")
+
+
+def _check_interval(interval: Any) -> None:
+    numbers = isinstance(interval, tuple) and all(isinstance(end, (int, float)) for end in interval)
+    if interval is not None and not (numbers and len(interval) == 2 and interval[0] <= interval[1]):
+        raise UserError(f"guidance_interval must be (lowest, highest) of the times guided, got {interval!r}")

@@ -1,0 +1,190 @@
+"""How to sample, in one value: what it takes, refuses, records, and that every way to say it is the same."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+
+import flexidit_jax as fd
+from flexidit_jax.common import build
+from flexidit_jax.sampling import spec as module
+
+KEYS = [field.name for field in dataclasses.fields(fd.SampleSpec)]
+
+
+# ---------------------------------------------------------------- The value
+
+
+def test_equal_words_are_one_key_of_a_table() -> None:
+    solver = {"tau": 0.5, "name": "sa_solver"}
+    one = fd.SampleSpec(solver=solver, guidance_interval=[200, 700], weak=[2, 4], steps=np.int64(20))
+    other = fd.SampleSpec(solver=dict(reversed(solver.items())), guidance_interval=(200, 700), weak=(2, 4), steps=20)
+    assert one == other and len({one, other}) == 1
+    assert one.solver == (("name", "sa_solver"), ("tau", 0.5))
+    assert one != dataclasses.replace(one, seed=1)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        one.seed = 1
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ({"steps": "10"}, "steps must be int, got '10'"),
+        ({"steps": 10.0}, "steps must be int, got 10.0"),
+        ({"steps": True}, "steps must be int, got True"),
+        ({"budget": "half"}, "budget must be float or None, got 'half'"),
+        ({"schedule": 4}, "schedule must be str or None, got 4"),
+        ({"guidance": None}, "guidance must be float or str, got None"),
+        ({"seed": None}, "seed must be int, got None"),
+        ({"seed": 2**32}, f"seed must lie in 0..2^32-1, got {2**32}"),
+        ({"guidance_channels": 1.5}, "guidance_channels must be int or None, got 1.5"),
+        ({"packing": "pakced"}, "no packing 'pakced'; did you mean 'packed'?"),
+        ({"weak": "a"}, "patch 'a' is not one to three positive integers, such as 4, (2, 4) or '2x4x4'"),
+        ({"latency_ms": 0}, "latency_ms must be a positive number of milliseconds, got 0"),
+        ({"guidance_interval": 3}, "guidance_interval must be (lowest, highest) of the times guided, got 3"),
+        ({"solver": None}, "solver must be str or Mapping[str, Any], got None"),
+    ],
+)
+def test_what_no_model_could_do_is_refused_at_once(words: dict[str, Any], says: str) -> None:
+    with pytest.raises(fd.UserError, match=f"^{re.escape(says)}$"):
+        fd.SampleSpec(**words)
+
+
+# ---------------------------------------------------------------- Records
+
+
+def test_a_record_holds_every_key_and_comes_back() -> None:
+    words = {"solver": {"name": "sa_solver", "tau": 0.5}, "guidance_interval": (1, 2.5), "weak": (2, 4), "seed": 7}
+    for spec in (fd.SampleSpec(), fd.SampleSpec(budget=0.5, guidance="1:5,2:5", **words)):
+        record = json.loads(json.dumps(spec.recorded()))
+        assert list(record) == KEYS
+        assert fd.SampleSpec.of_record(record) == spec
+    assert record["solver"] == words["solver"]
+
+
+#: what every key meant when it was introduced; a line is added with a key and never changed
+INTRODUCED = {
+    "steps": 250,
+    "budget": None,
+    "schedule": None,
+    "guide": None,
+    "guidance": 1.5,
+    "weak_guidance": None,
+    "guidance_interval": None,
+    "guidance_channels": None,
+    "solver": "ddpm",
+    "seed": 0,
+    "weak": None,
+    "latency_ms": None,
+    "packing": "separate",
+}
+
+
+def test_a_key_that_a_record_leaves_out_means_what_it_meant_when_it_was_introduced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert fd.SampleSpec.of_record({}).recorded() == INTRODUCED
+    monkeypatch.setitem(module.INTRODUCED, "guidance", 4.0)  # as if the default had been 4 once
+    assert fd.SampleSpec.of_record({"steps": 9}) == fd.SampleSpec(steps=9, guidance=4.0)
+    assert fd.SampleSpec.of_record({"guidance": 2.0}).guidance == 2.0
+    with pytest.raises(fd.UserError, match=r"^unknown config key 'sample\.stesp'; did you mean 'steps'\?$"):
+        fd.SampleSpec.of_record({"stesp": 9})
+
+
+# ---------------------------------------------------------------- Ways to say it
+
+
+def test_a_spec_words_and_positions_say_the_same(flex: fd.FlexiDiT) -> None:
+    words = {"steps": 4, "budget": 0.6, "guidance": 2.0, "seed": 3, "guidance_channels": 3}
+    spec = fd.SampleSpec(**words)
+    quiet = {"decode": False, "progress": False}
+    first = flex.sample([0, 1], spec=spec, **quiet)
+    positions = (4, 0.6, None, None, 2.0, None, None, 3, "ddpm", 3, None, None, None, "separate", 0)
+    for said in (
+        flex.sample([0, 1], **words, **quiet),
+        flex.sample(labels=[0, 1], spec=dataclasses.replace(spec, seed=9, budget=None), seed=3, budget=0.6, **quiet),
+        flex.sample([0, 1], *positions, **quiet),
+        flex.sample([0, 1], 4, spec=dataclasses.replace(spec, steps=5), **quiet),
+    ):
+        np.testing.assert_array_equal(said, first)
+    plan = flex.plan(spec=spec)
+    assert flex.plan(4, None, None, 0.6, 2.0) == flex.plan(spec=spec, seed=8) == plan
+    assert flex.plan(4, "4:2,2:2", "4:3,2:1", None, 2.0, 1.3, None, None, "ddim") == flex.plan(
+        steps=4, schedule="4:2,2:2", guide="4:3,2:1", guidance=2.0, weak_guidance=1.3, solver="ddim"
+    )
+    assert flex.flops(4, "4:2,2:2", None, guidance=2.0) == flex.flops(spec=spec, budget=None, schedule="4:2,2:2")
+
+
+def test_positions_are_those_of_before() -> None:
+    """The order in which `sample`, `plan` and `flops` took words before there was a spec."""
+    before = {
+        "sample": "self labels steps budget schedule guide guidance weak_guidance guidance_interval guidance_channels"
+        " solver seed weak batch latency_ms packing first noise step_noise decode progress",
+        "plan": "self steps schedule guide budget guidance weak_guidance guidance_interval weak solver latency_ms batch"
+        " packing guidance_channels",
+        "flops": "self steps schedule guide",
+    }
+    for name, order in before.items():
+        parameters = inspect.signature(getattr(fd.FlexiDiT, name)).parameters
+        positional = [p for p in parameters if parameters[p].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+        assert positional == order.split()
+        assert {*KEYS, "spec"} <= set(parameters)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ({"budgett": 0.5}, "sample takes no 'budgett'; did you mean 'budget'?"),
+        ({"bacth": 3}, "sample takes no 'bacth'; did you mean 'batch'?"),
+        ({"step_nois": 3}, "sample takes no 'step_nois'; did you mean 'step_noise'?"),
+        ({"spec": {"steps": 3}}, "spec must be a SampleSpec, got {'steps': 3}"),
+    ],
+)
+def test_a_misspelt_word_names_the_nearest_of_all(flex: fd.FlexiDiT, words: dict[str, Any], says: str) -> None:
+    with pytest.raises(fd.UserError, match=f"^{re.escape(says)}$"):
+        flex.sample([0], **words)
+
+
+def test_too_many_words_or_one_twice(flex: fd.FlexiDiT) -> None:
+    with pytest.raises(fd.UserError, match=r"^sample is told steps twice$"):
+        flex.sample([0], 4, steps=4)
+    with pytest.raises(fd.UserError, match=r"^flops takes 3 words without their names, got 4$"):
+        flex.flops(4, None, None, 0.5)
+
+
+def test_a_config_and_a_request_are_checked_as_one_section() -> None:
+    assert build.call(fd.SampleSpec, {"steps": 5, "budget": 0.5}, "request") == fd.SampleSpec(steps=5, budget=0.5)
+    with pytest.raises(fd.UserError, match=r"^unknown config key 'request\.solvr'; did you mean 'solver'\?$"):
+        build.call(fd.SampleSpec, {"solvr": "ddim"}, "request")
+
+
+# ---------------------------------------------------------------- Settled
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        {},
+        {"guidance": 1.0},
+        {"budget": 0.6},
+        {"schedule": "3/1", "guidance": "1:1,4:4", "weak": 4},
+        {"schedule": "4:2,2:3", "guide": "none:1,4:4", "weak_guidance": 1.3},
+        {"budget": 0.7, "guidance": 3.0, "guidance_interval": (100, 700)},
+        {"schedule": "4:5", "guidance_interval": (2000, 3000)},
+    ],
+)
+def test_a_settled_spec_runs_the_same_plan(flex: fd.FlexiDiT, words: dict[str, Any]) -> None:
+    spec = fd.SampleSpec(steps=5, **words)
+    plan = flex.plan(spec=spec)
+    settled = spec.settled(plan)
+    assert (settled.budget, settled.latency_ms) == (None, None)
+    assert flex.plan(spec=settled) == plan
+    assert settled.recorded() == spec.recorded() | {
+        "schedule": settled.schedule, "guide": settled.guide, "budget": None
+    }  # fmt: skip
