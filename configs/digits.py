@@ -71,9 +71,12 @@ def get_config(variant: str = "") -> ConfigDict:
         "guidance": 1.0,
         "weak_guidance": None,
         "guidance_interval": None,
+        "guidance_channels": None,
+        "weak": None,
         "packing": "separate",
         "solver": "ddpm",
         "seed": 0,
+        "first": 0,
         "batch": 500,
         "files": {"grid": True, "images": False, "npz": False},
     }

@@ -73,9 +73,11 @@ def get_config(variant: str = "") -> ConfigDict:
         "weak_guidance": None,
         "guidance_interval": None,
         "guidance_channels": 3,
+        "weak": None,
         "packing": "separate",
         "solver": "ddpm",
         "seed": 0,
+        "first": 0,
         "batch": 8,
         "files": {"grid": True, "images": True, "npz": False},
     }
