@@ -14,7 +14,6 @@ import numpy as np
 
 from flexidit_jax.common import build
 from flexidit_jax.common.errors import UserError
-from flexidit_jax.common.progress import Progress
 from flexidit_jax.common.trees import count
 from flexidit_jax.common.types import Array, Params, Patch, Prediction, as_patch, patch_name, short_patch_name
 from flexidit_jax.convert.dit_layout import write_dit
@@ -183,14 +182,11 @@ class FlexiDiT:
         if batch < 1:
             raise UserError(f"batch must be at least 1, got {batch}")
         batch = self._engine.even(min(batch, n))
-        start, given = given_noise(noise, step_noise, self.model.latent, n, steps)
+        given = given_noise(noise, step_noise, self.model.latent, n, steps)
         chosen = self.plan(spec=spec, batch=batch)
-        told, of = (self._engine, spec, chosen, table, layouts), (cond, batch, first, start, given)
-        with Progress(steps * -(-n // batch), "sampling", enabled=progress is True) as bar:
-            tick = progress if callable(progress) else bar.advance
-            chains = denoised(*told, *of, tick, bar.note)
-            out = np.concatenate([self.codec.decode(x0) if decode else np.asarray(x0) for x0 in chains])[:n]
-        if start is not None and not decode:
+        chains = denoised(self._engine, spec, chosen, table, layouts, cond, batch, first, *given, progress)
+        out = np.concatenate([self.codec.decode(x0) if decode else np.asarray(x0) for x0 in chains])[:n]
+        if noise is not None and not decode:
             return out.reshape(np.shape(noise))
         return out[:, 0] if self.model.latent[0] == 1 else out
 

@@ -1,4 +1,4 @@
-"""Floor 2: codecs, one a file: `Codec(...)` with `latent_shape`, `data_shape`, `check`, `fingerprint`, `encode` and
+"""Codecs, one a file: `Codec(...)` with `latent_shape`, `data_shape`, `check`, `fingerprint`, `encode` and
 `decode`.
 
 `check` raises a UserError when a file that coding needs is missing or does not fit; jobs call it before long work.

@@ -1,1 +1,1 @@
-"""Floor 0: words every other floor shares. Knows nothing of models or diffusion."""
+"""Words every other floor shares. Knows nothing of models or diffusion."""

@@ -1,1 +1,1 @@
-"""Floor 2: published files to plain DiT parameters and back."""
+"""Published files to plain DiT parameters and back."""

@@ -1,4 +1,4 @@
-"""Floor 2: datasets, one a file: `Dataset(...)` with `shape`, `source()` and `held_out()`.
+"""Datasets, one a file: `Dataset(...)` with `shape`, `source()` and `held_out()`.
 
 A source is random access (`len`, `[i]`) and yields `{"x": [F, H, W, C] float32 in [-1, 1], ...}`, the
 other keys being what conditioners read. A dataset may have `augment(record, rng)`, applied in training; it

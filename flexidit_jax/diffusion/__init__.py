@@ -1,1 +1,1 @@
-"""Floor 1: noise processes and solver steps. Knows callables and numbers, never a network."""
+"""Noise processes and solver steps. Knows callables and numbers, never a network."""

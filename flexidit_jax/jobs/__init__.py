@@ -1,1 +1,1 @@
-"""Floor 4: what `--mode` runs, one job a file: `run(config, workdir) -> exit status`."""
+"""What `--mode` runs, one job a file: `run(config, workdir) -> exit status`."""

@@ -1,1 +1,1 @@
-"""Floor 3: how good samples are."""
+"""How good samples are."""

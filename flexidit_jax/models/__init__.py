@@ -1,1 +1,1 @@
-"""Floor 1: networks on arrays. Knows nothing of noise levels, losses or solvers."""
+"""Networks on arrays. Knows nothing of noise levels, losses or solvers."""

@@ -1,1 +1,1 @@
-"""Floor 3: from a schedule to samples."""
+"""From a schedule to samples."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from flexidit_jax.common.progress import Progress
 from flexidit_jax.common.types import Array
 from flexidit_jax.diffusion.steps import Steps
 from flexidit_jax.sampling.calibration import fastest, times_of
@@ -26,8 +27,7 @@ def denoised(
     first: int,
     noise: Array | None,
     step_noise: Array | None,
-    tick: Callable[[], object],
-    note: Callable[[str], object],
+    progress: bool | Callable[[], object],
 ) -> Iterator[Array]:
     """x_0 of one batch after the other, [batch, F, H, W, C]; the last batch repeats its last sample.
 
@@ -38,26 +38,27 @@ def denoised(
       batch: samples per call of the network; a multiple of the engine's devices.
       first: number of the first sample.
       noise, step_noise: instead of drawn noise, [n, F, H, W, C] and [steps, n, F, H, W, C].
-      tick: called after each step of each batch.
-      note: is told which batch is at work, where there are several.
+      progress: show a bar over steps, or what to call after each step of each batch.
     """
     n, latent = len(cond), engine.model.latent
     like = cond[np.minimum(np.arange(batch), n - 1)]
     runs = fastest(plan.segments, layouts, times_of(engine, table, like, spec.guidance_channels))
-    for begin in range(0, n, batch):
-        if batch < n:
-            note(f"batch {begin // batch + 1} of {-(-n // batch)}")
-        here = np.minimum(np.arange(begin, begin + batch), n - 1)
-        chain = engine.denoise(
-            runs,
-            table,
-            x=starting_noise(spec.seed, first + here, latent) if noise is None else noise[here],
-            cond=cond[here],
-            seed=spec.seed,
-            indices=first + here,
-            captured=None if step_noise is None else step_noise[:, here],
-            guidance_channels=spec.guidance_channels,
-        )
-        for latents in chain:  # noqa: B007 (the last one is x_0)
-            tick()
-        yield latents
+    with Progress(spec.steps * -(-n // batch), "sampling", enabled=progress is True) as bar:
+        tick = progress if callable(progress) else bar.advance
+        for begin in range(0, n, batch):
+            if batch < n:
+                bar.note(f"batch {begin // batch + 1} of {-(-n // batch)}")
+            here = np.minimum(np.arange(begin, begin + batch), n - 1)
+            chain = engine.denoise(
+                runs,
+                table,
+                x=starting_noise(spec.seed, first + here, latent) if noise is None else noise[here],
+                cond=cond[here],
+                seed=spec.seed,
+                indices=first + here,
+                captured=None if step_noise is None else step_noise[:, here],
+                guidance_channels=spec.guidance_channels,
+            )
+            for latents in chain:  # noqa: B007 (the last one is x_0)
+                tick()
+            yield latents

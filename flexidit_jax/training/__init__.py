@@ -1,1 +1,1 @@
-"""Floor 3: one training step, its state, and where the state lives."""
+"""One training step, its state, and where the state lives."""

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from flexidit_jax.codecs.latents import latents_of
 from flexidit_jax.codecs.sd_vae import Codec
@@ -449,6 +450,34 @@ def test_other_words_are_refused(
     fails(monkeypatch, 1, die)
     assert encode(broken, f"--config.{word}") == 2
     assert said(capsys).startswith(f"{broken}/train holds latents made with other words: {differs}")
+
+
+def test_words_that_an_older_manifest_leaves_out_mean_their_defaults(
+    encode: Encode, command: Callable[..., list[str]], broken: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`scale` of the codec and `seed` of the dataset: by encoding, and by training on what was made."""
+    file = broken / "train" / "manifest.json"
+    manifest = json.loads(file.read_text())
+    del manifest["codec"]["scale"]
+    manifest["dataset"]["seed"] = 0  # which this config leaves out
+    file.write_text(json.dumps(manifest))
+    flags = [f"--config.{key}={value}" for key, value in TRAINING.items()]
+    assert encode(broken) == 0
+    file.write_text(json.dumps(manifest))
+    experiment = build_experiment(_config(command(broken, *flags)))
+    experiment.check()
+    file.write_text(json.dumps(manifest | {"codec": manifest["codec"] | {"scale": 0.5}}))
+    with pytest.raises(UserError, match=r"codec\.scale is 0\.5 there, 0\.18215 here"):
+        experiment.check()
+
+
+def _config(words: list[str]) -> ConfigDict:
+    config = load_config(words[0].removeprefix("--config="))
+    for word in words[1:]:
+        if word.startswith("--config."):
+            key, _, value = word.removeprefix("--config.").partition("=")
+            override(config, key, value)
+    return config
 
 
 def other_weights(vae_folder: Path, to: Path) -> Path:

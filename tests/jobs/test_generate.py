@@ -443,6 +443,20 @@ def test_other_words_are_refused(
     assert files(broken) == before
 
 
+def test_words_that_an_older_manifest_leaves_out_mean_their_defaults(
+    generate: Generate, broken: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = json.loads((broken / "manifest.json").read_text())
+    del manifest["sample"]["packing"], manifest["process"]["steps"], manifest["model"]["mlp_ratio"]
+    (broken / "manifest.json").write_text(json.dumps(manifest))
+    shard(broken, 1).unlink()
+    assert generate(broken) == 0
+    assert "resuming, 14 of 22 images are there" in capsys.readouterr().out
+    (broken / "manifest.json").write_text(json.dumps(manifest))
+    assert generate(broken, "--config.sample.packing=joined") == 2
+    assert "sample.packing is 'separate' there, 'joined' here" in said(capsys)
+
+
 def test_other_weights_are_refused(
     generate: Generate, broken: Path, smoke_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

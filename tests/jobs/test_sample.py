@@ -42,7 +42,11 @@ def test_sample_writes_a_grid_and_says_what_it_cost(run: Path, capsys: pytest.Ca
     assert re.search(r"^seconds: \d+\.\d for 50 samples", out, re.MULTILINE)
     folder = Path(re.search(r"^written: (.*)/grid.png, sample.json$", out, re.MULTILINE)[1])
     assert folder.parent == run / "samples"
-    assert json.loads((folder / "sample.json").read_text())["seed"] == 5
+    record = json.loads((folder / "sample.json").read_text())
+    assert record.pop("labels") == list(LABELS)
+    assert (record.pop("batch"), record.pop("first")) == (500, 0)
+    assert fd.SampleSpec.of_record(record) == fd.SampleSpec(steps=4, budget=0.7, guidance=1.0, seed=5)
+    assert len(record) == 13  # every key, also those left at their default
     with Image.open(folder / "grid.png") as image:
         drawn = np.asarray(image)
     images = flex.sample(LABELS, steps=4, budget=0.7, guidance=1.0, seed=5, progress=False)
@@ -56,6 +60,14 @@ def test_sample_with_a_schedule_and_a_weak_guide(run: Path, capsys: pytest.Captu
     assert "schedule: 2:4; guide: 4:4\n" in out
     percent = 100 * fd.load(run).flops(steps=4, schedule="2:4", guide="4:4", guidance=1.5).relative
     assert f"{percent:.1f} % of every step powerful" in out
+
+
+def test_a_sequence_is_gone_on_with(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sample(run, "--config.sample.first=50", "--config.sample.files.npz=True") == 0
+    folder = Path(re.search(r"^written: (.*)/grid.png", capsys.readouterr().out, re.MULTILINE)[1])
+    images = fd.load(run).sample(LABELS, steps=4, budget=0.56, guidance=1.0, first=50, progress=False)
+    np.testing.assert_array_equal(np.load(folder / "samples.npz")["arr_0"], images)
+    assert json.loads((folder / "sample.json").read_text())["first"] == 50
 
 
 def test_what_was_asked_for_names_the_folder(run: Path) -> None:

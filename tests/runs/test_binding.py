@@ -1,0 +1,131 @@
+"""What binds a folder, and that a key more or less than was recorded binds none: its default counts."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flexidit_jax.common.config import difference, load_config, plain
+from flexidit_jax.common.errors import UserError
+from flexidit_jax.experiment.experiment import build_experiment
+from flexidit_jax.main import main
+from flexidit_jax.runs.binding import check_config
+
+FILE = f"{Path(__file__).parents[2] / 'configs' / 'digits.py'}:smoke"
+CONFIG = f"--config={FILE}"
+Edit = Callable[[dict[str, Any]], object]
+
+
+# ---------------------------------------------------------------- Comparing
+
+
+def test_a_key_left_out_means_its_default_on_either_side() -> None:
+    defaults = {"model.remat": "none", "model.latent": (1, 2)}
+    assert difference({"model": {"remat": "none"}}, {"model": {}}, defaults) is None
+    assert difference({"model": {}}, {"model": {"remat": "none"}}, defaults) is None
+    assert difference({"model": {}}, {"model": {"latent": [1, 2]}}, defaults) is None
+    assert difference({"model": {"remat": "full"}}, {"model": {}}, defaults) == ("model.remat", "full", "none")
+    assert difference({"model": {}}, {"model": {"remat": "full"}}, defaults) == ("model.remat", "none", "full")
+    assert difference({"model": {"dtype": "float32"}}, {"model": {}}, defaults) == ("model.dtype", "float32", None)
+
+
+def test_defaults_are_those_of_the_makers() -> None:
+    defaults = build_experiment(load_config(FILE)).defaults
+    wanted = {
+        "init_from": None,
+        "model.remat": "none",
+        "model.conditioner.names": None,
+        "process.steps": 1000,
+        "train.accumulate": 1,
+        "train.optimizer.b2": 0.999,
+        "train.ema.decay": 0.9999,
+        "train.stages[1].final_rate": 1.0,
+        "train.loss.vlb_weight": 1.0,
+        "sample.guidance": 1.5,
+        "sample.first": 0,
+    }
+    assert {key: defaults[key] for key in wanted} == wanted
+
+
+# ---------------------------------------------------------------- A run's folder
+
+
+def without_optimizer_key(config: dict[str, Any]) -> None:
+    del config["train"]["optimizer"]["b1"]
+
+
+def without_section(config: dict[str, Any]) -> None:
+    del config["train"]["accumulate"], config["search"], config["compile"]
+
+
+def with_more(config: dict[str, Any]) -> None:
+    config["model"]["mlp_ratio"] = 4
+    config["train"]["stages"][0]["adapters"] = None
+
+
+@pytest.fixture
+def run(smoke_run: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(smoke_run, tmp_path / "run")
+
+
+def edit(folder: Path, change: Edit) -> None:
+    recorded = json.loads((folder / "config.json").read_text())
+    change(recorded)
+    (folder / "config.json").write_text(json.dumps(recorded))
+
+
+@pytest.mark.parametrize("mode", ["train", "sample"])
+@pytest.mark.parametrize("change", [without_optimizer_key, without_section, with_more])
+def test_a_folder_of_another_version_goes_on(
+    run: Path, capsys: pytest.CaptureFixture[str], mode: str, change: Edit
+) -> None:
+    edit(run, change)
+    assert main([CONFIG, f"--workdir={run}", f"--mode={mode}", "--config.report=None"]) == 0
+    assert "training is finished" in capsys.readouterr().out or mode == "sample"
+
+
+@pytest.mark.parametrize("mode", ["train", "sample"])
+def test_and_is_refused_where_the_default_is_not_what_is_asked_for(
+    run: Path, capsys: pytest.CaptureFixture[str], mode: str
+) -> None:
+    edit(run, without_optimizer_key)
+    assert main([CONFIG, f"--workdir={run}", f"--mode={mode}", "--config.train.optimizer.b1=0.5"]) == 2
+    assert capsys.readouterr().err == (
+        f"error: --workdir={run} was trained with another config: train.optimizer.b1 is 0.9 there, 0.5 here;"
+        " name another --workdir, or go on with --config.train.optimizer.b1=0.9\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("section", "value", "flag"),
+    [
+        (("train", "batch"), 32, "go on with --config.train.batch=16"),
+        (("model", "latent"), [1, 16, 8, 1], "go on with '--config.model.latent=[1, 8, 8, 1]'"),
+        (("train", "stages", 1, "learning_rate"), 1.0, "go on with '--config.train.stages[1].learning_rate=0.001'"),
+        (("dataset", "name"), "folder", "go on with --config.dataset.name=digits"),
+        (("model", "learn_variance"), False, "go back to that value"),
+    ],
+)
+def test_a_refusal_ends_with_the_flag_that_restores(
+    run: Path, section: tuple[Any, ...], value: object, flag: str
+) -> None:
+    """A flag sets only what the config shows: there, the value is named alone."""
+    ours = plain(load_config(FILE))
+    theirs = copy.deepcopy(ours)
+    if section[-1] == "learn_variance":
+        theirs["model"]["learn_variance"] = value
+    else:
+        node = ours
+        for key in section[:-1]:
+            node = node[key]
+        node[section[-1]] = value
+    (run / "config.json").write_text(json.dumps(theirs))
+    with pytest.raises(UserError) as caught:
+        check_config(run, ours, build_experiment(load_config(FILE)).defaults)
+    assert str(caught.value).endswith(f"; name another --workdir, or {flag}")
