@@ -80,11 +80,9 @@ SHIPPED = [file for file in (ROOT / "configs").glob("*.py") if file.name != "con
 
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.name)
 def test_every_config_shows_every_word_of_sampling(file: Path) -> None:
-    """So `--help` lists it, a flag sets it, and a misspelt flag names the nearest of all."""
+    """So that `--help` lists it."""
     section = load_config(str(file)).sample
     assert {field.name for field in dataclasses.fields(fd.SampleSpec)} | {"labels", "batch", "first"} <= set(section)
-    with pytest.raises(fd.UserError, match=r"'sample\.guidance_chanels'; did you mean 'sample\.guidance_channels'\?$"):
-        override(load_config(str(file)), "sample.guidance_chanels", "3")
 
 
 def test_the_table_of_words_names_every_key_of_a_spec() -> None:

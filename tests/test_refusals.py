@@ -97,8 +97,14 @@ def test_config_files(refuse: Refuse, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("train.bach=3", "unknown config key 'train.bach'; did you mean 'train.batch'?"),
-        ("train.stages[0].step=3", "unknown config key 'train.stages[0].step'; did you mean 'train.stages[0].steps'?"),
+        ("train.bach=3", "unknown config key 'train.bach'; did you mean 'batch'?"),
+        ("train.stages[0].step=3", "unknown config key 'train.stages[0].step'; did you mean 'steps'?"),
+        ("sample.budgt=0.5", "unknown config key 'sample.budgt'; did you mean 'budget'?"),
+        ("sample.fils=0.5", "unknown config key 'sample.fils'; did you mean 'files'?"),
+        ("sample.files.pngs=1", "unknown config key 'sample.files.pngs'"),
+        ("sample.decod=0", "unknown config key 'sample.decod'; did you mean 'decode'?"),
+        ("evaluate.features.hiden=(3,)", "unknown config key 'evaluate.features.hiden'; did you mean 'hidden'?"),
+        ("tarin.batch=3", "unknown config key 'tarin.batch'; did you mean 'train.batch'?"),
         ("train.stages[2].steps=3", "unknown config key 'train.stages[2].steps'; did you mean"),
         ("train.batch=big", "config key 'train.batch' must be of type int, got 'big'"),
         ("train.batch=16.5", "config key 'train.batch' must be of type int, got '16.5'"),
@@ -342,7 +348,7 @@ def process(*argv: str, **environment: str) -> subprocess.CompletedProcess[str]:
 def test_exit_status_and_the_line_of_a_process(tmp_path: Path) -> None:
     ended = process(SMOKE, f"--workdir={tmp_path / 'run'}", "--config.train.bach=3")
     assert ended.returncode == 2
-    assert ended.stderr == "error: unknown config key 'train.bach'; did you mean 'train.batch'?\n"
+    assert ended.stderr == "error: unknown config key 'train.bach'; did you mean 'batch'?\n"
     assert ended.stdout == ""
     assert not (tmp_path / "run").exists()
 

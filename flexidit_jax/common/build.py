@@ -119,10 +119,21 @@ def call(maker: Callable[..., Any], section: Mapping[str, Any], where: str) -> A
 
 def part(package: str, attribute: str, section: Mapping[str, Any], where: str) -> Any:
     """Builds `package.<section["name"]>.<attribute>` from the other keys of `section`."""
+    return call(*_named(package, attribute, section, where), where)
+
+
+def check_part(package: str, attribute: str, section: Mapping[str, Any], where: str) -> None:
+    """Refuses what `part` would refuse to build."""
+    check(*_named(package, attribute, section, where), where)
+
+
+def _named(
+    package: str, attribute: str, section: Mapping[str, Any], where: str
+) -> tuple[Callable[..., Any], dict[str, Any]]:
     if "name" not in section:
         raise UserError(f"config key '{where}.name' is missing")
     maker = find(package, section["name"], attribute)
-    return call(maker, {k: v for k, v in section.items() if k != "name"}, where)
+    return maker, {key: value for key, value in section.items() if key != "name"}
 
 
 def _json(value: Any) -> bool:

@@ -40,24 +40,33 @@ def load_config(spec: str) -> ConfigDict:
 def override(config: ConfigDict, path: str, text: str) -> None:
     """Sets `path` (such as `train.stages[0].steps`) to what `text` spells, keeping the key's type.
 
+    A key that its section does not show is set too: whoever reads the section knows all of its keys, and names the
+    nearest of a misspelt one.
+
     Raises:
-      UserError: a key the config does not have (the nearest is named), or a value of another type.
+      UserError: a section the config does not have (the nearest key is named), or a value of another type.
     """
     known = dict(leaves(config))
     if _literal(text) is None and any(key.startswith(f"{path}.") for key in known):
         known[path] = None  # a whole section, left out
-    if path not in known:
+    if path not in known and not has_section_of(path, config):
         raise UserError(f"unknown config key {path!r}{nearest(path, known)}")
     *above, last = path.replace("[", ".").replace("]", "").split(".")
     node: Any = config
     for key in above:
         node = node[int(key)] if isinstance(node, (list, tuple)) else node[key]
-    value = _as_type_of(known[path], text, path)
+    value = _as_type_of(known.get(path), text, path)
     if isinstance(node, ConfigDict):
         with node.ignore_type():
             node[last] = value
     else:
         node[last] = value
+
+
+def has_section_of(path: str, config: Any) -> bool:
+    """Whether a config has the section that a key would stand in."""
+    section, dot, _ = path.rpartition(".")
+    return bool(dot) and any(key.startswith(f"{section}.") for key, _ in leaves(config))
 
 
 def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -84,7 +84,8 @@ class Experiment:
         return {re.sub(r"^dataset\.of\.", "dataset.", key): value for key, value in self.defaults.items()}
 
     def check(self) -> None:
-        """Says before long work that weights of the codec are missing, or that records are of another codec.
+        """Says before long work that weights of the codec are missing, that records are of another codec, or that
+        there are no such features to score with.
 
         Raises:
           UserError: so it is.
@@ -92,6 +93,8 @@ class Experiment:
         self.codec.check()
         if (check_origin := getattr(self.dataset, "check_origin", None)) is not None:
             check_origin(self.origin, self.origin_defaults)
+        if self.evaluate is not None:
+            build.check_part("flexidit_jax.metrics.features", "Features", self.evaluate.features, "evaluate.features")
         if self.report is not None:
             self.dataset.held_out()  # the report wants them
 

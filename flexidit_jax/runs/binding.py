@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from flexidit_jax.common.config import NO_DEFAULTS, difference, leaves
+from flexidit_jax.common.config import NO_DEFAULTS, difference, has_section_of, leaves
 from flexidit_jax.common.errors import UserError
 
 CONFIG_FILE = "config.json"
@@ -49,7 +49,7 @@ def check_config(workdir: Path, config: dict[str, Any], defaults: Mapping[str, A
 
 def _restoring(key: str, value: Any, config: dict[str, Any]) -> str:
     """What makes a config say `value` again: a flag, where one can."""
-    if key not in dict(leaves(config)):
+    if key not in dict(leaves(config)) and not has_section_of(key, config):
         return "go back to that value"
     return f"go on with {shlex.quote(f'--config.{key}={value}')}"
 

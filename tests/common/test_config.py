@@ -71,7 +71,8 @@ def test_a_section_can_be_left_out(config: ConfigDict) -> None:
 @pytest.mark.parametrize(
     ("path", "text", "message"),
     [
-        ("model.widht", "8", "unknown config key 'model.widht'; did you mean 'model.width'?"),
+        ("modle.width", "8", "unknown config key 'modle.width'; did you mean 'model.width'?"),
+        ("sede", "8", "unknown config key 'sede'; did you mean 'seed'?"),
         ("stages[2].steps", "8", "unknown config key 'stages[2].steps'; did you mean 'stages[1].steps'?"),
         ("seed", "1.5", "config key 'seed' must be of type int, got '1.5'"),
         ("seed", "true", "config key 'seed' must be of type int, got 'true'"),
@@ -86,6 +87,13 @@ def test_override_refuses(config: ConfigDict, path: str, text: str, message: str
         override(config, path, text)
     assert str(caught.value) == message
     assert dict(leaves(config)) == before
+
+
+def test_a_key_that_its_section_does_not_show_is_set(config: ConfigDict) -> None:
+    """Readers of sections know all keys, and refuse a misspelt one."""
+    override(config, "model.depth", "8")
+    override(config, "stages[1].warmup", "2")
+    assert (config.model.depth, config.stages[1]["warmup"]) == (8, 2)
 
 
 def test_override_of_no_key_at_all_lists_what_there_is(config: ConfigDict) -> None:

@@ -109,17 +109,18 @@ def test_and_is_refused_where_the_default_is_not_what_is_asked_for(
         (("model", "latent"), [1, 16, 8, 1], "go on with '--config.model.latent=[1, 8, 8, 1]'"),
         (("train", "stages", 1, "learning_rate"), 1.0, "go on with '--config.train.stages[1].learning_rate=0.001'"),
         (("dataset", "name"), "folder", "go on with --config.dataset.name=digits"),
-        (("model", "learn_variance"), False, "go back to that value"),
+        (("model", "learn_variance"), False, "go on with --config.model.learn_variance=False"),
+        (("text", "length"), 7, "go back to that value"),
     ],
 )
 def test_a_refusal_ends_with_the_flag_that_restores(
     run: Path, section: tuple[Any, ...], value: object, flag: str
 ) -> None:
-    """A flag sets only what the config shows: there, the value is named alone."""
+    """A flag sets what stands in a section that the config has; elsewhere the value is named alone."""
     ours = plain(load_config(FILE))
     theirs = copy.deepcopy(ours)
-    if section[-1] == "learn_variance":
-        theirs["model"]["learn_variance"] = value
+    if section in (("model", "learn_variance"), ("text", "length")):
+        theirs.setdefault(section[0], {})[section[1]] = value
     else:
         node = ours
         for key in section[:-1]:
