@@ -121,9 +121,8 @@ class FlexiDiT:
     def plan(self, spec: SampleSpec, batch: int | None = None) -> Plan:
         """What every step of a `sample` call with the same spec runs; `batch` matters with `latency_ms` alone."""
         layouts = choices(spec.packing, adapters=adapter_rank(self.params) is not None)
-        table, choose = spec.table(self.process), None
-        if spec.latency_ms is not None:
-            choose = chooser(spec.latency_ms, self._engine, table, batch, layouts, spec.guidance_channels)
+        table, ms = spec.table(self.process), spec.latency_ms
+        choose = None if ms is None else chooser(ms, self._engine, table, batch, layouts, spec.guidance_channels)
         return spec.plan(self.patches, table, self._cost, choose)
 
     @takes_spec("steps schedule guide")
@@ -163,8 +162,7 @@ class FlexiDiT:
           uint8 [B, H, W, channels] ([B, F, H, W, channels] for video), or float32 latents.
 
         Raises:
-          UserError: labels, schedules, budgets, solvers or shapes that do not fit; rows shared by two modes
-            of a model with adapters, whose kernels are not shared.
+          UserError: labels, words or shapes that do not fit the model or each other.
         """
         layouts = choices(spec.packing, adapters=adapter_rank(self.params) is not None)
         cond = self.model.conditioner.parse(labels)
@@ -185,7 +183,8 @@ class FlexiDiT:
         given = given_noise(noise, step_noise, self.model.latent, n, steps)
         chosen = self.plan(spec=spec, batch=batch)
         chains = denoised(self._engine, spec, chosen, table, layouts, cond, batch, first, *given, progress)
-        out = np.concatenate([self.codec.decode(x0) if decode else np.asarray(x0) for x0 in chains])[:n]
+        decoded = map(self.codec.decode if decode else np.asarray, chains)
+        out = np.concatenate([part[: n - begin] for begin, part in zip(range(0, n, batch), decoded)])
         if noise is not None and not decode:
             return out.reshape(np.shape(noise))
         return out[:, 0] if self.model.latent[0] == 1 else out
@@ -245,12 +244,15 @@ def load(path: str | Path, num_heads: int | None = None, base: str | Path | Flex
     Raises:
       UserError: nothing there that holds a model, or a file that is damaged or of another layout.
     """
-    stored = load(base, num_heads).params if isinstance(base, (str, Path)) else None if base is None else base.params
+
+    def stored() -> Params | None:
+        return load(base, num_heads).params if isinstance(base, (str, Path)) else getattr(base, "params", None)
+
     config, params = read_model(Path(path), num_heads, stored)
     model = build.call(build_dit, config["model"], "model")
     process = build.part("flexidit_jax.diffusion", "Process", config["process"], "process")
     codec = config["codec"] and build.part("flexidit_jax.codecs", "Codec", config["codec"], "codec")
-    return FlexiDiT(model, params, process, codec)
+    return FlexiDiT(model.at(patches_of(params)[0]), params, process, codec)
 
 
 @partial(jax.jit, static_argnames=("model", "patch"))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from flexidit_jax.common.types import Array
 
@@ -20,3 +22,8 @@ def latents_of(codec: Any, batch: Mapping[str, Array], key: Array | None = None)
     if "x" in batch:
         return codec.encode(batch["x"], key)
     return codec.draw(batch["mean"], batch["std"], key)
+
+
+def stacked(records: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    """Records as one batch."""
+    return {key: np.stack([record[key] for record in records]) for key in records[0]}

@@ -27,7 +27,7 @@ def even(batch: int, devices: int) -> int:
     return -(-batch // devices) * devices
 
 
-def sampling_mesh(devices: int) -> Mesh | None:
+def local_mesh(devices: int) -> Mesh | None:
     """A mesh over the first `devices` of this process; None for one, where nothing is split.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,12 @@ from flexidit_jax.models.build import describe
 from flexidit_jax.models.flexify import flexify
 
 
-def read_model(path: Path, num_heads: int | None, base: Params | None) -> tuple[dict[str, Any], Params]:
+def read_model(path: Path, num_heads: int | None, base: Callable[[], Params | None]) -> tuple[dict[str, Any], Params]:
     """The `model`, `process` and `codec` sections, and the stored tree (`models.flexify`).
 
     Args:
       path, num_heads: see `flexidit_jax.load`.
-      base: the stored tree that adapters saved by themselves were made for.
+      base: reads the stored tree that adapters saved by themselves were made for.
 
     Raises:
       UserError: nothing there that holds a model, or a file that is damaged or of another layout.
@@ -37,7 +38,7 @@ def read_model(path: Path, num_heads: int | None, base: Params | None) -> tuple[
     if is_diffusers_folder(path):
         return _published(*read_folder(path), vae=path / "vae")
     if (path / WEIGHTS).is_file():
-        return read_saved(path, base)
+        return read_saved(path, base())
     from flexidit_jax.convert.run_weights import load_weights  # orbax, which sampling a saved model does not need
 
     return load_weights(path)

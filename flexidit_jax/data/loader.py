@@ -6,7 +6,7 @@ decoded record back (`benchmarks/input.py` measures both).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import grain
@@ -75,11 +75,6 @@ def batches(
         dataset = dataset.random_map(augment)
     count = batch // hosts
     return Batches(_Rows(dataset, batch, host * count, count), count, threads)
-
-
-def stacked(records: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
-    """Records as one batch."""
-    return {key: np.stack([record[key] for record in records]) for key in records[0]}
 
 
 class _Rows(Sequence):

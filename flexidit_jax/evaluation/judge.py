@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from flexidit_jax.codecs.latents import latents_of
+from flexidit_jax.codecs.latents import latents_of, stacked
 from flexidit_jax.common import build
-from flexidit_jax.data.loader import stacked
 from flexidit_jax.metrics.frechet import Moments, frechet_distance
 from flexidit_jax.metrics.nearest import mean_nearest_distance
 

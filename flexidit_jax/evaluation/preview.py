@@ -19,25 +19,26 @@ from flexidit_jax.training.state import TrainState
 
 
 def preview(
+    state: TrainState,
+    patches: Sequence[Patch],
+    *,
     model: DiT,
     process: NoiseProcess,
     codec: Any,
+    modes: Sequence[Patch],
     labels: Any,
     spec: SampleSpec,
-    batch: int | None,
-    modes: Sequence[Patch],
-    state: TrainState,
-    patches: Sequence[Patch],
+    **where: Any,
 ) -> np.ndarray:
     """One sheet of the samples that a config's `sample` section asks for, uint8 [H, W, C].
 
     Training goes on to the same bits with and without previews.
 
     Args:
+      state, patches: of now, and its modes.
       model, process, codec: see `FlexiDiT`.
-      labels, spec, batch: of `sample`; as long as modes are missing, every step runs powerful and unguided.
-      modes: of the last stage.
-      state, patches: of now.
+      modes: of the last stage; as long as some are missing, every step runs powerful and unguided.
+      labels, spec, where: what `FlexiDiT.sample` is told.
     """
     here = jax.local_devices()[0]
     params = jax.device_put(merge(state.frozen, state.ema), here)
@@ -46,4 +47,4 @@ def preview(
         spec = SampleSpec(
             steps=spec.steps, guidance=1.0, guidance_channels=spec.guidance_channels, solver=spec.solver, seed=spec.seed
         )
-    return np.atleast_3d(contact_sheet(flex.sample(labels, spec=spec, batch=batch, progress=False)))
+    return np.atleast_3d(contact_sheet(flex.sample(labels, spec=spec, **where, progress=False)))

@@ -1,4 +1,4 @@
-"""Which class a generated image is of, from its number alone."""
+"""What images are asked for: the class of a generated one from its number alone, classes equally often."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from flexidit_jax.common.errors import UserError, nearest
 
 KINDS = ("uniform", "balanced")
-#: apart from the draws of noise, which count from 0 (see `sampling.engine`)
+#: apart from the draws of noise, which count from 0 (see `sampling.noise`)
 DRAW = 2**32 - 1
 
 

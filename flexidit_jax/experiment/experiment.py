@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -105,7 +105,7 @@ def build_experiment(config: ConfigDict) -> Experiment:
     Raises:
       UserError: an unknown key anywhere, or values that do not fit each other.
     """
-    raw, defaults = plain(config), {}
+    raw = plain(config)
 
     def experiment(
         seed: int,
@@ -134,7 +134,7 @@ def build_experiment(config: ConfigDict) -> Experiment:
             raise UserError("config key 'evaluate' is missing; the report scores samples with it")
         built = Experiment(
             raw=raw,
-            defaults=defaults,
+            defaults={},
             seed=seed,
             init_from=init_from,
             profile_at=profile_at,
@@ -183,9 +183,8 @@ def build_experiment(config: ConfigDict) -> Experiment:
 
     with build.defaults_noted() as noted:
         built = build.call(experiment, raw, "config")
-    defaults |= {key.removeprefix("config."): value for key, value in noted.items()}
-    defaults |= {f"sample.{key}": value for key, value in INTRODUCED.items()}
-    return built
+    defaults = {key.removeprefix("config."): value for key, value in noted.items()}
+    return replace(built, defaults=defaults | {f"sample.{key}": value for key, value in INTRODUCED.items()})
 
 
 def _count_classes(raw: dict[str, Any], dataset: Any) -> None:

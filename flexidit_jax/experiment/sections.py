@@ -24,22 +24,21 @@ class Sampling:
       spec: how; its keys stand in the section like the others.
       labels: of all samples (see `FlexiDiT.sample`).
       batch: samples per call of the network.
-      first, decode, progress: see `FlexiDiT.sample`.
       files: what is written.
+      others: the other arguments of `FlexiDiT.sample`: first, noise, step_noise, decode, progress.
     """
 
     spec: SampleSpec
     labels: Any
     batch: int | None
-    first: int
-    decode: bool
-    progress: bool
     files: Files
+    others: Mapping[str, Any]
 
     def recorded(self) -> dict[str, Any]:
-        """Every key that samples depend on with its value, JSON-ready."""
+        """Every key that samples depend on with its value, JSON-ready; `SampleSpec.of_record` reads it."""
         labels = self.labels if isinstance(self.labels, (str, int, type(None))) else list(self.labels)
-        return {"labels": labels, "batch": self.batch, "first": self.first, **self.spec.recorded()}
+        others = {key: value for key, value in self.others.items() if key != "progress"}
+        return {"labels": labels, "batch": self.batch, **others, **self.spec.recorded()}
 
 
 def build_sampling(section: Section) -> Sampling:
@@ -52,21 +51,23 @@ def build_sampling(section: Section) -> Sampling:
     def own(
         labels: Any = None,
         batch: int | None = None,
+        files: Section | None = None,
         first: int = 0,
+        noise: Any = None,
+        step_noise: Any = None,
         decode: bool = True,
         progress: bool = True,
-        files: Section | None = None,
     ) -> dict[str, Any]:
         if batch is not None:
             build.positive("sample", batch=batch)
+        others = {"first": first, "noise": noise, "step_noise": step_noise, "decode": decode, "progress": progress}
         written = build.call(Files, files or {}, "sample.files")
-        given = {"labels": labels, "batch": batch, "first": first, "decode": decode, "progress": progress}
-        return given | {"files": written}
+        return {"labels": labels, "batch": batch, "files": written, "others": others}
 
-    of_spec, others = build.split(section, "sample", SampleSpec, own)
+    of_spec, rest = build.split(section, "sample", SampleSpec, own)
     if not 0 <= (seed := of_spec.get("seed", 0)) < 2**31:
         raise UserError(f"sample.seed must lie in 0..2^31-1, got {seed!r}")
-    return Sampling(spec=SampleSpec(**of_spec), **own(**others))
+    return Sampling(spec=SampleSpec(**of_spec), **own(**rest))
 
 
 @dataclass(frozen=True)

@@ -17,16 +17,16 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from flexidit_jax.codecs.latents import stacked
 from flexidit_jax.common.cluster import processes as cluster
 from flexidit_jax.common.cluster.messages import gathered
-from flexidit_jax.common.data_parallel import even, sampling_mesh, split
+from flexidit_jax.common.data_parallel import even, local_mesh, split
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.files import folder_named
 from flexidit_jax.common.progress import Progress, warnings_said
 from flexidit_jax.data.latent_writer import LatentShards
 from flexidit_jax.data.latents import FLIPPED, HELD_OUT, TRAIN, layout
 from flexidit_jax.data.latents import Dataset as Latents
-from flexidit_jax.data.loader import stacked
 from flexidit_jax.data.read_ahead import read_ahead
 from flexidit_jax.experiment.experiment import Experiment, build_experiment
 from flexidit_jax.experiment.sections import Encoding
@@ -154,7 +154,7 @@ def _encode(
     if missing and there:
         print(f"{shards.folder}: resuming, {there} of {own} images are there")
     devices = jax.local_device_count()
-    mesh, batch = sampling_mesh(devices), even(min(section.batch, section.shard), devices)
+    mesh, batch = local_mesh(devices), even(min(section.batch, section.shard), devices)
     clock, made = time.perf_counter(), 0
     with (
         shards.claimed(host, hosts),

@@ -31,7 +31,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
     spec = asked.spec.settled(plan)
     judge = Judge(experiment.dataset, experiment.codec, experiment.evaluate.features)
     labels = balanced_labels(samples, experiment.dataset.classes)
-    images = flex.sample(labels, spec=spec, batch=batch, first=asked.first, progress=asked.progress)
+    images = flex.sample(labels, spec=spec, batch=batch, **asked.others)
     score = judge.score(images, labels)
     result = {
         **asdict(score),

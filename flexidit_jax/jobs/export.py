@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -20,8 +21,9 @@ def run(config: ConfigDict, workdir: Path) -> int:
     flex = trained_model(experiment, workdir)
     tables = section.solver_tables(flex.process, experiment.sample.spec)
     pairs = write_exported(flex, section, tables, folder)
+    command = shlex.join(["python", str(folder / "serve_exported.py"), "--labels=0,1,2"])
     megabytes = sum(file.stat().st_size for file in folder.iterdir()) / 1e6
     print(f"programs: {', '.join(pairs)}; any batch, for {', '.join(section.platforms)}")
     print(f"tables: {', '.join(tables)}")
-    print(f"written: {folder} ({megabytes:.1f} MB); sample from it: python {folder}/serve_exported.py")
+    print(f"written: {folder} ({megabytes:.1f} MB); sample from it: {command}")
     return 0

@@ -36,9 +36,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
 
     clock, before = time.perf_counter(), compiled_programs()
     with Compilations() as compiled:
-        images = flex.sample(
-            asked.labels, spec=spec, batch=batch, first=asked.first, decode=asked.decode, progress=asked.progress
-        )
+        images = flex.sample(asked.labels, spec=spec, batch=batch, **asked.others)
     seconds, programs = time.perf_counter() - clock, compiled_programs() - before
 
     written = asked.files.write(folder, images)

@@ -37,7 +37,16 @@ def run(config: ConfigDict, workdir: Path) -> int:
     spec = replace(asked.spec, schedule=None, budget=None, latency_ms=None)
     check_budgets(flex, spec, section)
     judge = experiment.evaluate and Judge(experiment.dataset, experiment.codec, experiment.evaluate.features)
-    subject = Subject(flex, spec, asked.batch, experiment.dataset, experiment.codec, experiment.seed, judge)
+    subject = Subject(
+        flex=flex,
+        spec=spec,
+        batch=asked.batch,
+        first=asked.others["first"],
+        dataset=experiment.dataset,
+        codec=experiment.codec,
+        seed=experiment.seed,
+        judge=judge,
+    )
     result = measure(subject, section, partial(print, flush=True)) | {"config": experiment.raw}
     write_study(workdir / "search", result, markdown(result), {"gaps": gap_per_step(result), "pareto": pareto(result)})
     return 0

@@ -123,19 +123,24 @@ def _train(
     folder.record(workdir, experiment.raw)  # nothing is refused from here on
     print(parameter_overview.get_parameter_overview(merge(state.frozen, state.params), include_stats=False))
 
-    asked, modes = experiment.sample, train.stages[-1].patches
-    drawing = (experiment.model, experiment.process, experiment.codec, asked.labels, asked.spec, asked.batch, modes)
-    shown = (
-        train,
-        experiment.model,
-        workdir,
-        checkpoints,
-        done,
-        len(source),
-        partial(preview, *drawing),
-        experiment.profile_at,
+    asked = experiment.sample
+    sheet = partial(
+        preview,
+        model=experiment.model,
+        process=experiment.process,
+        codec=experiment.codec,
+        modes=train.stages[-1].patches,
+        labels=asked.labels,
+        spec=asked.spec,
+        batch=asked.batch,
+        first=asked.others["first"],
     )
-    monitor = closing.enter_context(Monitor(*shown))
+    monitor = closing.enter_context(
+        Monitor(
+            train, experiment.model, workdir, checkpoints,
+            done=done, records=len(source), preview=sheet, trace_at=experiment.profile_at,
+        )
+    )  # fmt: skip
     posterior = jax.random.fold_in(jax.random.key(seed), 2**32 - 1)  # apart from the keys of steps, which count from 0
 
     votes = Votes(stop, mesh)

@@ -82,7 +82,7 @@ class Export:
           UserError: a solver or number of steps that the process does not have, or one name twice.
         """
         tables: dict[str, Steps] = {}
-        for asked in self.tables or ({"solver": spec.recorded()["solver"], "steps": spec.steps},):
+        for asked in self.tables or ({"solver": spec.solver_section, "steps": spec.steps},):
             if not isinstance(asked, Mapping) or not set(asked) <= {"solver", "steps"}:
                 raise UserError(f"export.tables: {asked!r} is not of the form {{'solver': 'ddpm', 'steps': 250}}")
             solver, steps = asked.get("solver", "ddpm"), asked.get("steps", 250)

@@ -9,7 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from flexidit_jax.common.config import NO_DEFAULTS, difference, has_section_of, leaves
+from ml_collections import ConfigDict
+
+from flexidit_jax.common.config import NO_DEFAULTS, difference, leaves, override, plain
 from flexidit_jax.common.errors import UserError
 
 CONFIG_FILE = "config.json"
@@ -41,17 +43,22 @@ def check_config(workdir: Path, config: dict[str, Any], defaults: Mapping[str, A
     differs = difference(_binding(config), _binding(recorded), defaults)
     if differs is not None:
         key, ours, theirs = differs
+        said = key in dict(leaves(recorded)) or key in defaults
         raise UserError(
             f"--workdir={workdir} was trained with another config: {key} is {theirs!r} there, {ours!r} here;"
-            f" name another --workdir, or {_restoring(key, theirs, config)}"
+            f" name another --workdir, or {_restoring(key, theirs, config) if said else 'go back to that value'}"
         )
 
 
 def _restoring(key: str, value: Any, config: dict[str, Any]) -> str:
-    """What makes a config say `value` again: a flag, where one can."""
-    if key not in dict(leaves(config)) and not has_section_of(key, config):
+    """What makes a config say `value` again: the flag, where one does."""
+    trial = ConfigDict(config)
+    try:
+        override(trial, key, str(value))
+    except UserError:
         return "go back to that value"
-    return f"go on with {shlex.quote(f'--config.{key}={value}')}"
+    said = dict(leaves(plain(trial))).get(key)
+    return f"go on with {shlex.quote(f'--config.{key}={value}')}" if said == value else "go back to that value"
 
 
 def check_images(workdir: Path, recorded: str | None, images: str | None) -> None:

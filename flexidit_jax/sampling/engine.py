@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
-from flexidit_jax.common.data_parallel import AXIS, copied, even, on_each, sampling_mesh, split
+from flexidit_jax.common.data_parallel import AXIS, copied, even, local_mesh, on_each, split
 from flexidit_jax.common.types import Array, Params, Patch, Prediction
 from flexidit_jax.diffusion.steps import Carry, Steps, advance, begin
 from flexidit_jax.models.adapters import merged
@@ -118,7 +118,7 @@ class Engine:
     ) -> None:
         rank = adapter_rank(params)
         self.model, self.kind = model, "shared" if rank is None else "merged" if merge else f"rank {rank}"
-        self._devices, self._mesh = devices, sampling_mesh(devices)
+        self._devices, self._mesh = devices, local_mesh(devices)
         if self._mesh is not None:
             self.kind += f", over {devices} devices"
             params = copied(params, self._mesh)

@@ -1,7 +1,7 @@
 """How to sample: everything a user says about it, in one value.
 
-The command line, a config, Python and a record all make a `SampleSpec`; nobody else lists its keys. *What* is sampled
-(labels, the number of the first, noise) and *where* (batch, devices, files) are other arguments.
+The command line, a config, Python and a record all make a `SampleSpec`; what its keys are, nobody else says. *What* is
+sampled (labels, the number of the first, noise) and *where* (batch, devices, files) are other arguments.
 """
 
 from __future__ import annotations
@@ -38,6 +38,20 @@ from flexidit_jax.sampling.schedule import (
 )
 
 
+def _names_the_nearest(cls: type) -> type:
+    """Has a dataclass refuse a misspelt key as its methods do."""
+    init = cls.__init__
+
+    @functools.wraps(init)
+    def told(self: Any, *args: Any, **words: Any) -> None:
+        _check_known(words, (), cls.__name__)
+        init(self, *args, **words)
+
+    cls.__init__ = told
+    return cls
+
+
+@_names_the_nearest
 @dataclass(frozen=True)
 class SampleSpec:
     """How to sample; hashable, and JSON in and out by `recorded` and `of_record`.
@@ -113,14 +127,19 @@ class SampleSpec:
         if self.weak is not None:
             as_patch(self.weak)
 
+    @property
+    def solver_section(self) -> str | dict[str, Any]:
+        """The solver as a config has it: a name, or a name and keywords."""
+        paired = isinstance(self.solver, tuple) and all(isinstance(p, tuple) and len(p) == 2 for p in self.solver)
+        return dict(self.solver) if paired else self.solver
+
     def table(self, process: NoiseProcess) -> Steps:
         """The solver's rows.
 
         Raises:
           UserError: see `diffusion.solvers.make_table`.
         """
-        solver = self.solver if isinstance(self.solver, str) else _mapping(self.solver)
-        return make_table(solver, process, self.steps)
+        return make_table(self.solver_section, process, self.steps)
 
     def plan(self, patches: Sequence[Patch], table: Steps, cost: Cost, choose: Choose | None = None) -> Plan:
         """What every step runs.
@@ -179,16 +198,20 @@ class SampleSpec:
     def recorded(self) -> dict[str, Any]:
         """Every key with its value, JSON-ready."""
         record = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
-        return record | {"solver": self.solver if isinstance(self.solver, str) else _mapping(self.solver)}
+        return record | {"solver": self.solver_section}
 
     @classmethod
     def of_record(cls, record: Mapping[str, Any]) -> SampleSpec:
         """The inverse of `recorded`, also of what an earlier version recorded: see `INTRODUCED`.
 
+        Args:
+          record: a `sample.json` too, which says beside what is sampled.
+
         Raises:
           UserError: a key that there is not.
         """
-        return build.call(cls, {**INTRODUCED, **record}, "sample")
+        how = {key: value for key, value in record.items() if key not in WHAT_AND_WHERE}
+        return build.call(cls, {**INTRODUCED, **how}, "sample")
 
     def _scales(self, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """s1 and s2 of every step, [steps] each; 1 where nothing guides."""
@@ -206,9 +229,13 @@ class SampleSpec:
 
 #: what a key that a record leaves out means: its value when it was introduced, where that is no longer the default
 INTRODUCED: dict[str, Any] = {}
+#: what a record of samples holds beside a spec
+WHAT_AND_WHERE = frozenset({"labels", "batch", "first", "noise", "step_noise", "decode"})
+#: ways to choose a schedule: a keyword that is one puts those of a spec aside
+CHOOSING = ("budget", "schedule", "latency_ms")
 
 
-def asked(spec: SampleSpec | None, words: Mapping[str, Any], also: Iterable[str], where: str) -> SampleSpec:
+def spec_of(spec: SampleSpec | None, words: Mapping[str, Any], also: Iterable[str], where: str) -> SampleSpec:
     """`spec`, by default one of defaults, with `words` in place of its own.
 
     Args:
@@ -219,15 +246,21 @@ def asked(spec: SampleSpec | None, words: Mapping[str, Any], also: Iterable[str]
     """
     if spec is not None and not isinstance(spec, SampleSpec):
         raise UserError(f"spec must be a SampleSpec, got {spec!r}")
+    _check_known(words, also, where)
+    if any(words.get(key) is not None for key in CHOOSING):
+        words = {**dict.fromkeys(CHOOSING), **words}
+    return replace(SampleSpec() if spec is None else spec, **words)
+
+
+def _check_known(words: Iterable[str], also: Iterable[str], where: str) -> None:
     known = {field.name for field in fields(SampleSpec)}
     for word in words:
         if word not in known:
             raise UserError(f"{where} takes no {word!r}{nearest(word, known | set(also))}")
-    return replace(SampleSpec() if spec is None else spec, **words)
 
 
 def takes_spec(positional: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Lets a method be told its `spec`, keys of one, or both, keys in place of the spec's own.
+    """Lets a method be told its `spec`, keys of one, or both: keys then stand in place of the spec's own.
 
     Args:
       positional: the order in which words may also be given without their names, those of the method among them; a
@@ -242,6 +275,8 @@ def takes_spec(positional: str) -> Callable[[Callable[..., Any]], Callable[..., 
         @functools.wraps(method)
         def told(*args: Any, **words: Any) -> Any:
             leading, rest = args[:place], args[place:]
+            if rest and isinstance(rest[0], SampleSpec):
+                words, rest = {"spec": rest[0], **words}, rest[1:]
             if len(rest) > len(order):
                 raise UserError(f"{method.__name__} takes {len(order)} words without their names, got {len(rest)}")
             for word, value in zip(order, rest):
@@ -249,24 +284,24 @@ def takes_spec(positional: str) -> Callable[[Callable[..., Any]], Callable[..., 
                     raise UserError(f"{method.__name__} is told {word} twice")
                 words[word] = value
             others = {word: words.pop(word) for word in own if word in words and word != "spec"}
-            spec = asked(words.pop("spec", None), words, own, method.__name__)
+            spec = spec_of(words.pop("spec", None), words, [word for word in own if word != "self"], method.__name__)
             return method(*leading, **others, spec=spec)
 
-        told.__signature__ = _signature(own, place, order)
+        told.__signature__ = _signature(inspect.signature(method), place, order)
         return told
 
     return decorate
 
 
-def _signature(own: Mapping[str, inspect.Parameter], place: int, order: Sequence[str]) -> inspect.Signature:
-    """What `takes_spec` makes of a method's parameters, for help and editors."""
-    of_spec = inspect.signature(SampleSpec).parameters
+def _signature(method: inspect.Signature, place: int, order: Sequence[str]) -> inspect.Signature:
+    """What `takes_spec` makes of a method's parameters, for `help`."""
+    own, of_spec = method.parameters, inspect.signature(SampleSpec).parameters
     known = {**of_spec, **own}
     named = [known[word].replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD) for word in order]
     others = [word for word in (*of_spec, *list(own)[place + 1 :]) if word not in order]
     named += [known[word].replace(kind=inspect.Parameter.KEYWORD_ONLY) for word in others]
     spec = own["spec"].replace(kind=inspect.Parameter.KEYWORD_ONLY, default=None, annotation="SampleSpec | None")
-    return inspect.Signature([*list(own.values())[:place], *named, spec])
+    return method.replace(parameters=[*list(own.values())[:place], *named, spec])
 
 
 def _hashable(value: Any) -> Any:
@@ -274,13 +309,7 @@ def _hashable(value: Any) -> Any:
         return tuple(sorted((key, _hashable(item)) for key, item in value.items()))
     if isinstance(value, (list, tuple)):
         return tuple(map(_hashable, value))
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def _mapping(pairs: Any) -> dict[str, Any]:
-    """A solver's section; what is none is refused with the section's own words."""
-    paired = isinstance(pairs, tuple) and all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs)
-    return dict(pairs) if paired else {"name": pairs}
+    return value.item() if getattr(value, "shape", None) == () else value  # of numpy, of jax
 
 
 def _check_latency(latency_ms: Any) -> None:

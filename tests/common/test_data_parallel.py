@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from flexidit_jax.api import FlexiDiT
-from flexidit_jax.common.data_parallel import copied, even, on_each, sampling_mesh, split
+from flexidit_jax.common.data_parallel import copied, even, local_mesh, on_each, split
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.sampling.engine import Engine
 
@@ -21,7 +21,7 @@ def test_the_least_batch_that_splits(batch: int, devices: int, found: int) -> No
 
 
 def test_one_device_changes_nothing() -> None:
-    assert sampling_mesh(1) is None
+    assert local_mesh(1) is None
     x = np.arange(3)
     assert split(x, None) is x
     assert copied(x, None) is x

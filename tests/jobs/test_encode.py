@@ -18,13 +18,12 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from flexidit_jax.codecs.latents import latents_of
+from flexidit_jax.codecs.latents import latents_of, stacked
 from flexidit_jax.codecs.sd_vae import Codec
 from flexidit_jax.common.config import load_config, override
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.data import latent_writer as latent_shards
 from flexidit_jax.data.latents import HELD_OUT, TRAIN, Records, record_dtype
-from flexidit_jax.data.loader import stacked
 from flexidit_jax.data.read_ahead import read_ahead
 from flexidit_jax.data.synthetic import Dataset as Synthetic
 from flexidit_jax.experiment.experiment import build_experiment

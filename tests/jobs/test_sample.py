@@ -44,7 +44,8 @@ def test_sample_writes_a_grid_and_says_what_it_cost(run: Path, capsys: pytest.Ca
     assert folder.parent == run / "samples"
     record = json.loads((folder / "sample.json").read_text())
     assert record.pop("labels") == list(LABELS)
-    assert (record.pop("batch"), record.pop("first")) == (500, 0)
+    assert {key: record.pop(key) for key in ("batch", "first", "decode")} == {"batch": 500, "first": 0, "decode": True}
+    assert (record.pop("noise"), record.pop("step_noise")) == (None, None)
     assert fd.SampleSpec.of_record(record) == fd.SampleSpec(steps=4, budget=0.7, guidance=1.0, seed=5)
     assert len(record) == 13  # every key, also those left at their default
     with Image.open(folder / "grid.png") as image:
@@ -68,6 +69,17 @@ def test_a_sequence_is_gone_on_with(run: Path, capsys: pytest.CaptureFixture[str
     images = fd.load(run).sample(LABELS, steps=4, budget=0.56, guidance=1.0, first=50, progress=False)
     np.testing.assert_array_equal(np.load(folder / "samples.npz")["arr_0"], images)
     assert json.loads((folder / "sample.json").read_text())["first"] == 50
+
+
+def test_latents_do_not_overwrite_images(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = [f"--config.sample.files.{file}" for file in ("grid=False", "npz=True")]
+    kinds = []
+    for decode in (False, True):
+        assert sample(run, *flags, f"--config.sample.decode={decode}") == 0
+        folder = re.search(r"^written: (.*)/samples.npz", capsys.readouterr().out, re.MULTILINE)[1]
+        kinds.append((folder, np.load(f"{folder}/samples.npz")["arr_0"].dtype))
+    assert [kind for _, kind in kinds] == [np.float32, np.uint8]
+    assert kinds[0][0] != kinds[1][0]
 
 
 def test_what_was_asked_for_names_the_folder(run: Path) -> None:

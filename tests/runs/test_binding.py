@@ -111,6 +111,8 @@ def test_and_is_refused_where_the_default_is_not_what_is_asked_for(
         (("dataset", "name"), "folder", "go on with --config.dataset.name=digits"),
         (("model", "learn_variance"), False, "go on with --config.model.learn_variance=False"),
         (("text", "length"), 7, "go back to that value"),
+        (("model", "patch"), [1, 2, 2], "go back to that value"),  # which a flag would have to write in another way
+        (("train", "stages", 1, "patches"), None, "go back to that value"),  # there was no second stage
     ],
 )
 def test_a_refusal_ends_with_the_flag_that_restores(
@@ -119,7 +121,9 @@ def test_a_refusal_ends_with_the_flag_that_restores(
     """A flag sets what stands in a section that the config has; elsewhere the value is named alone."""
     ours = plain(load_config(FILE))
     theirs = copy.deepcopy(ours)
-    if section in (("model", "learn_variance"), ("text", "length")):
+    if section[1] == "stages" and value is None:
+        del theirs["train"]["stages"][1]
+    elif section in (("model", "learn_variance"), ("text", "length"), ("model", "patch")):
         theirs.setdefault(section[0], {})[section[1]] = value
     else:
         node = ours

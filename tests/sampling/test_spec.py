@@ -8,6 +8,7 @@ import json
 import re
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -23,7 +24,7 @@ KEYS = [field.name for field in dataclasses.fields(fd.SampleSpec)]
 
 def test_equal_words_are_one_key_of_a_table() -> None:
     solver = {"tau": 0.5, "name": "sa_solver"}
-    one = fd.SampleSpec(solver=solver, guidance_interval=[200, 700], weak=[2, 4], steps=np.int64(20))
+    one = fd.SampleSpec(solver=solver, guidance_interval=[200, 700], weak=[2, 4], steps=jnp.int32(20), seed=np.array(0))
     other = fd.SampleSpec(solver=dict(reversed(solver.items())), guidance_interval=(200, 700), weak=(2, 4), steps=20)
     assert one == other and len({one, other}) == 1
     assert one.solver == (("name", "sa_solver"), ("tau", 0.5))
@@ -66,6 +67,8 @@ def test_a_record_holds_every_key_and_comes_back() -> None:
         assert list(record) == KEYS
         assert fd.SampleSpec.of_record(record) == spec
     assert record["solver"] == words["solver"]
+    samples = {"labels": [1, 2], "batch": None, "first": 3, "noise": None, "step_noise": None, "decode": True}
+    assert fd.SampleSpec.of_record({**samples, **record}) == spec  # a sample.json
 
 
 #: what every key meant when it was introduced; a line is added with a key and never changed
@@ -111,6 +114,7 @@ def test_a_spec_words_and_positions_say_the_same(flex: fd.FlexiDiT) -> None:
         flex.sample(labels=[0, 1], spec=dataclasses.replace(spec, seed=9, budget=None), seed=3, budget=0.6, **quiet),
         flex.sample([0, 1], *positions, **quiet),
         flex.sample([0, 1], 4, spec=dataclasses.replace(spec, steps=5), **quiet),
+        flex.sample([0, 1], spec, **quiet),
     ):
         np.testing.assert_array_equal(said, first)
     plan = flex.plan(spec=spec)
@@ -135,6 +139,7 @@ def test_positions_are_those_of_before() -> None:
         positional = [p for p in parameters if parameters[p].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
         assert positional == order.split()
         assert {*KEYS, "spec"} <= set(parameters)
+        assert inspect.signature(getattr(fd.FlexiDiT, name)).return_annotation != inspect.Signature.empty
 
 
 @pytest.mark.parametrize(
@@ -143,12 +148,28 @@ def test_positions_are_those_of_before() -> None:
         ({"budgett": 0.5}, "sample takes no 'budgett'; did you mean 'budget'?"),
         ({"bacth": 3}, "sample takes no 'bacth'; did you mean 'batch'?"),
         ({"step_nois": 3}, "sample takes no 'step_nois'; did you mean 'step_noise'?"),
+        ({"ellf": 3}, "sample takes no 'ellf'; known: batch, budget, decode, first, guidance, guidance_channels,"),
         ({"spec": {"steps": 3}}, "spec must be a SampleSpec, got {'steps': 3}"),
     ],
 )
 def test_a_misspelt_word_names_the_nearest_of_all(flex: fd.FlexiDiT, words: dict[str, Any], says: str) -> None:
-    with pytest.raises(fd.UserError, match=f"^{re.escape(says)}$"):
+    with pytest.raises(fd.UserError, match=f"^{re.escape(says)}"):
         flex.sample([0], **words)
+
+
+def test_a_misspelt_word_of_the_spec_itself() -> None:
+    with pytest.raises(fd.UserError, match=r"^SampleSpec takes no 'budgt'; did you mean 'budget'\?$"):
+        fd.SampleSpec(budgt=0.5)
+
+
+def test_a_choice_puts_the_others_of_a_spec_aside(flex: fd.FlexiDiT) -> None:
+    spec = fd.SampleSpec(steps=4, budget=0.6, guidance=1.0)
+    scheduled = flex.plan(spec=spec, schedule="4:1,2:3")
+    assert str(scheduled) == "4:1,2:3; guide: none"
+    assert flex.plan(spec=spec.settled(scheduled), budget=0.6) == flex.plan(spec=spec)
+    assert flex.plan(spec=spec, schedule=None, seed=3) == flex.plan(spec=spec)
+    with pytest.raises(fd.UserError, match=r"^give a schedule or a budget, not both"):
+        flex.plan(spec=spec, schedule="4:4", budget=0.5)
 
 
 def test_too_many_words_or_one_twice(flex: fd.FlexiDiT) -> None:

@@ -25,10 +25,11 @@ from flexidit_jax.sampling.spec import SampleSpec
 
 
 class Point(NamedTuple):
-    """One row: an order, and how its samples are drawn."""
+    """One row: an order, how its samples are drawn, and the packing where the row names one."""
 
     order: str
     spec: SampleSpec
+    packing: str | None
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,10 @@ class Report:
         def row(order: str, schedule: Schedule, **more: Any) -> Point:
             steps = sum(count for _, count in schedule)
             said = {"steps": steps, "schedule": text_of(schedule), "guidance": 1.0, "solver": self.solver}
-            return Point(order, SampleSpec(**said | more))
+            try:
+                return Point(order, SampleSpec(**said | more), more.get("packing"))
+            except UserError as error:
+                raise UserError(f"report: {error}") from None
 
         rows = [row("weak_first", weak_first(weak, powerful, n, self.steps)) for n in self.weak_first]
         rows += [row("weak_last", weak_last(weak, powerful, n, self.steps)) for n in self.weak_last]
@@ -124,15 +128,15 @@ def _points(flex: FlexiDiT, section: Report, judge: Judge) -> tuple[list[dict[st
     warm = [float(np.median(times[1:])) * batches for times in seconds]
     full = flex.flops(spec=points[0].spec).total
     rows = []
-    for (order, spec), drawn, taken in zip(points, images, warm, strict=True):
+    for (order, spec, packing), drawn, taken in zip(points, images, warm, strict=True):
         score = judge.score(drawn, labels)
         rows.append(
             {
                 "schedule": spec.schedule,
                 "guide": spec.guide,
                 "order": order,
-                "solver": spec.recorded()["solver"],
-                "packing": None if spec.packing == "separate" else spec.packing,
+                "solver": spec.solver_section,
+                "packing": packing,
                 "flops_percent": 100 * flex.flops(spec=spec).total / full,
                 "seconds": taken,
                 "seconds_percent": 100 * taken / warm[0],

@@ -14,12 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flexidit_jax.api import FlexiDiT
-from flexidit_jax.codecs.latents import latents_of
+from flexidit_jax.codecs.latents import latents_of, stacked
 from flexidit_jax.common import build
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.progress import Progress
 from flexidit_jax.common.types import short_patch_name
-from flexidit_jax.data.loader import stacked
 from flexidit_jax.diffusion.steps import Steps
 from flexidit_jax.evaluation.judge import Judge, Score
 from flexidit_jax.evaluation.requests import balanced_labels
@@ -92,7 +91,7 @@ class Subject(NamedTuple):
     Attributes:
       flex: the model.
       spec: of `sample`: solver, steps and the rest; without schedule, budget and latency.
-      batch: samples per call of the network.
+      batch, first: samples per call of the network, and the number of the first.
       dataset, codec: whose training records the gap is measured on.
       seed: which of them.
       judge: None where nothing is scored.
@@ -101,6 +100,7 @@ class Subject(NamedTuple):
     flex: FlexiDiT
     spec: SampleSpec
     batch: int | None
+    first: int
     dataset: Any
     codec: Any
     seed: int
@@ -225,7 +225,8 @@ def _scorer(subject: Subject) -> Callable[[str, float, int, int], Score]:
     def score(schedule: str, scale: float, seed: int, samples: int) -> Score:
         labels = balanced_labels(samples, subject.dataset.classes)
         spec = replace(subject.spec, schedule=schedule, guidance=scale, seed=seed)
-        return subject.judge.score(subject.flex.sample(labels, spec=spec, batch=subject.batch, progress=False), labels)
+        where = {"batch": subject.batch, "first": subject.first, "progress": False}
+        return subject.judge.score(subject.flex.sample(labels, spec=spec, **where), labels)
 
     return score
 
