@@ -159,6 +159,8 @@ def test_an_interval_guides_between_two_times() -> None:
     assert share(chosen) == 1
     assert chosen == planned(10, guidance=2.0, guide="none:3,2:5,none:2")
     assert chosen == planned(10, guidance="1:3,2:5,1:2")
+    ends = planned(10, guidance=2.0, guidance_interval=(333, 666))  # both are among the times, and both are guided
+    assert ends.guide == ((None, 3), (P2, 4), (None, 3))
     for bad in ((700, 200), (1,), "ab", 3, (None, 2)):
         with pytest.raises(UserError, match=r"^guidance_interval must be \(lowest, highest\)"):
             planned(10, guidance=2.0, guidance_interval=bad)
