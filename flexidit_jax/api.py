@@ -32,8 +32,9 @@ from flexidit_jax.sampling.latency import chooser
 from flexidit_jax.sampling.noise import given_noise
 from flexidit_jax.sampling.packing import choices
 from flexidit_jax.sampling.plan import Plan
-from flexidit_jax.sampling.sampler import denoised
-from flexidit_jax.sampling.spec import SampleSpec, takes_spec
+from flexidit_jax.sampling.sampler import check_numbers, denoised
+from flexidit_jax.sampling.spec import SampleSpec
+from flexidit_jax.sampling.takes_spec import takes_spec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,12 +174,9 @@ class FlexiDiT:
             self.codec.check()
         if channels is not None and not 1 <= channels <= self.model.latent[-1]:
             raise UserError(f"guidance_channels must lie in 1..{self.model.latent[-1]}, got {channels}")
-        if first < 0:
-            raise UserError(f"first must be at least 0, got {first!r}")
         n = len(cond)
+        check_numbers(first, n, batch)
         batch = n if batch is None else batch
-        if batch < 1:
-            raise UserError(f"batch must be at least 1, got {batch}")
         batch = self._engine.even(min(batch, n))
         given = given_noise(noise, step_noise, self.model.latent, n, steps)
         chosen = self.plan(spec=spec, batch=batch)

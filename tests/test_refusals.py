@@ -74,7 +74,7 @@ def trained(smoke_run: Path, tmp_path: Path) -> str:
             "--workdir=gs://a/b is an address; mount what is there and give the path of",
         ),
         ([SMOKE, "--mode=generate", "--out=gs://a"], "--out=gs://a is an address; mount what is there"),
-        ([SMOKE, "--config.model=None"], "config key 'config.model' must be Section, got None"),
+        ([SMOKE, "--config.model=None"], "config key 'config.model' must be a section, got None"),
         ([SMOKE, "--config.train.batch"], "--config.train.batch has no value; write --config.train.batch=VALUE"),
     ],
 )
@@ -104,6 +104,11 @@ def test_config_files(refuse: Refuse, tmp_path: Path) -> None:
         ("sample.files.pngs=1", "unknown config key 'sample.files.pngs'"),
         ("sample.decod=0", "unknown config key 'sample.decod'; did you mean 'decode'?"),
         ("evaluate.features.hiden=(3,)", "unknown config key 'evaluate.features.hiden'; did you mean 'hidden'?"),
+        ("sample.files=3", "config key 'sample.files' is a section, got '3'; set its keys, such as sample.files.grid"),
+        ("train.mesh=x", "config key 'train.mesh' is a section, got 'x'; set its keys, such as train.mesh.data"),
+        ("train.stages=3", "config key 'train.stages' is a section, got '3'; set its keys, such as train.stages[0]"),
+        ("sample.labels[0]=3", "unknown config key 'sample.labels[0]'; did you mean 'sample.labels'?"),
+        ("sample.guidance=1e999", "guidance must be finite, got inf"),
         ("tarin.batch=3", "unknown config key 'tarin.batch'; did you mean 'train.batch'?"),
         ("train.stages[2].steps=3", "unknown config key 'train.stages[2].steps'; did you mean"),
         ("train.batch=big", "config key 'train.batch' must be of type int, got 'big'"),
@@ -198,6 +203,32 @@ def test_a_typo_in_a_config_file(refuse: Refuse, tmp_path: Path, section: str, t
     assert message == f"unknown config key '{section}.{typo}'; did you mean '{valid}'?"
 
 
+@pytest.mark.parametrize(
+    ("section", "says"),
+    [
+        ("sample", "config key 'config.sample' must be a section, got 3"),
+        ("sample.files", "config key 'sample.files' must be a section or None, got 3"),
+        ("train.optimizer", "config key 'train.optimizer' must be a section, got 3"),
+        ("train.stages", "train.stages must be a list of sections, got 3"),
+        ("train.loss", "config key 'train.loss' must be a section, got 3"),
+        ("model.conditioner", "config key 'model.conditioner' must be a section, got 3"),
+        ("report.solvers", "report.solvers must be a list of sections, got 3"),
+        ("export.pairs", "export.pairs must be a list with something in it, got 3"),
+        ("evaluate.features", "config key 'evaluate.features' must be a section, got 3"),
+    ],
+)
+def test_a_number_for_a_section_in_a_config_file(refuse: Refuse, tmp_path: Path, section: str, says: str) -> None:
+    (tmp_path / "number.py").write_text(
+        "import runpy\n\n\n"
+        "def get_config():\n"
+        f"    config = runpy.run_path({str(DIGITS)!r})['get_config']('smoke')\n"
+        "    with config.ignore_type():\n"
+        f"        config.{section} = 3\n"
+        "    return config\n"
+    )
+    assert refuse("--config=number.py", "--workdir=run") == says
+
+
 # ---------------------------------------------------------------- Sampling
 
 
@@ -222,6 +253,7 @@ def test_a_typo_in_a_config_file(refuse: Refuse, tmp_path: Path, section: str, t
         (["steps=None"], "config key 'sample.steps' must be int, got None"),
         (["guidance=None"], "config key 'sample.guidance' must be float or str, got None"),
         (["batch=0"], "sample.batch must be positive, got 0"),
+        (["guidance=nan:4"], "guidance 'nan:4' holds a number that is not finite"),
         (["solver=dpdm"], "no 'dpdm' in solvers/; did you mean 'ddpm'?"),
         (
             ["schedule=4:4", "guide=2:4", "guidance=1.5"],

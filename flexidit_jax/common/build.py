@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from inspect import Parameter
-from typing import Any
+from typing import Any, TypeAlias
 
 from flexidit_jax.common.errors import UserError, nearest
 
@@ -45,6 +45,8 @@ def _own(package: str, module: str, attribute: str) -> Any:
     return found if getattr(found, "__module__", None) == f"{package}.{module}" else None
 
 
+#: the annotation of a parameter that takes a section of a config
+Section: TypeAlias = Mapping[str, Any]
 #: where `defaults_noted` collects
 _NOTED: ContextVar[dict[str, Any] | None] = ContextVar("noted", default=None)
 
@@ -85,11 +87,13 @@ def split(section: Mapping[str, Any], where: str, *makers: Callable[..., Any]) -
 
 
 def _checked(parameters: Mapping[str, Parameter], section: Mapping[str, Any], where: str) -> Mapping[str, Parameter]:
+    if not isinstance(section, Mapping):
+        raise UserError(f"config key '{where}' must be a section, got {section!r}")
     if (noted := _NOTED.get()) is not None:
         noted |= {f"{where}.{key}": value for key, parameter in parameters.items() if _json(value := parameter.default)}
     for key, value in section.items():
         if key not in parameters:
-            raise UserError(f"unknown config key '{where}.{key}'{nearest(key, parameters)}")
+            raise UserError(f"unknown config key '{where}.{key}'{nearest(str(key), parameters)}")
         check_type(value, str(parameters[key].annotation), f"config key '{where}.{key}'")
     return parameters
 
@@ -101,7 +105,8 @@ def check_type(value: Any, annotation: str, what: str) -> None:
       UserError: `what`, and what it must be.
     """
     if not _suits(value, annotation):
-        raise UserError(f"{what} must be {annotation.replace(' | ', ' or ')}, got {value!r}")
+        words = annotation.replace(" | ", " or ").replace("Section", "a section")
+        raise UserError(f"{what} must be {words}, got {value!r}")
 
 
 def call(maker: Callable[..., Any], section: Mapping[str, Any], where: str) -> Any:
@@ -130,6 +135,8 @@ def check_part(package: str, attribute: str, section: Mapping[str, Any], where: 
 def _named(
     package: str, attribute: str, section: Mapping[str, Any], where: str
 ) -> tuple[Callable[..., Any], dict[str, Any]]:
+    if not isinstance(section, Mapping):
+        raise UserError(f"config key '{where}' must be a section, got {section!r}")
     if "name" not in section:
         raise UserError(f"config key '{where}.name' is missing")
     maker = find(package, section["name"], attribute)
@@ -150,7 +157,7 @@ def describe(part: Any) -> dict[str, Any]:
 
 def _suits(value: Any, annotation: str) -> bool:
     """Whether a value may be given for an annotation made of plain types; others are not judged, but for None."""
-    plain = {"int": int, "float": (int, float), "str": str, "bool": bool, "None": type(None)}
+    plain = {"int": int, "float": (int, float), "str": str, "bool": bool, "None": type(None), "Section": Mapping}
     parts = annotation.split(" | ")
     if not all(part in plain for part in parts):
         return value is not None or "None" in parts or annotation in ("Any", "object", str(Parameter.empty))

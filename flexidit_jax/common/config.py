@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import runpy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -21,8 +21,10 @@ def load_config(spec: str) -> ConfigDict:
     Raises:
       UserError: no such file (the nearest is named), no `get_config`, or a variant it does not know.
     """
-    path_text, _, variant = spec.partition(":")
+    path_text, colon, variant = spec.partition(":")
     path = Path(path_text)
+    if colon and not variant:
+        raise UserError(f"config {spec} names no variant; leave the colon out, or write one such as {path}:smoke")
     if not path.is_file():
         beside = [str(file) for file in path.parent.glob("*.py")] if path.parent.is_dir() else []
         raise UserError(f"config file {path} does not exist{nearest(str(path), beside)}")
@@ -30,11 +32,15 @@ def load_config(spec: str) -> ConfigDict:
         get_config = runpy.run_path(str(path)).get("get_config")
         if get_config is None:
             raise UserError(f"config file {path} has no get_config() function")
-        return get_config(variant) if variant else get_config()
+        config = get_config(variant) if variant else get_config()
     except UserError:
         raise
-    except Exception as error:  # a config is a program; it can fail in any way
-        raise UserError(f"config file {spec} does not run ({type(error).__name__}: {error})") from error
+    except (Exception, SystemExit) as error:  # a config is a program; it can fail in any way
+        reason = " ".join(str(error).split())
+        raise UserError(f"config file {spec} does not run ({type(error).__name__}: {reason})") from error
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"get_config() of {spec} must return a ConfigDict, got {type(config).__name__}")
+    return config
 
 
 def override(config: ConfigDict, path: str, text: str) -> None:
@@ -49,7 +55,9 @@ def override(config: ConfigDict, path: str, text: str) -> None:
     known = dict(leaves(config))
     if _literal(text) is None and any(key.startswith(f"{path}.") for key in known):
         known[path] = None  # a whole section, left out
-    if path not in known and not has_section_of(path, config):
+    if within := [key for key in known if key.startswith((f"{path}.", f"{path}[")) and path not in known]:
+        raise UserError(f"config key {path!r} is a section, got {text!r}; set its keys, such as {within[0]}")
+    if path not in known and not _could_be_a_key(path, known):
         raise UserError(f"unknown config key {path!r}{nearest(path, known)}")
     *above, last = path.replace("[", ".").replace("]", "").split(".")
     node: Any = config
@@ -63,10 +71,10 @@ def override(config: ConfigDict, path: str, text: str) -> None:
         node[last] = value
 
 
-def has_section_of(path: str, config: Any) -> bool:
-    """Whether a config has the section that a key would stand in."""
-    section, dot, _ = path.rpartition(".")
-    return bool(dot) and any(key.startswith(f"{section}.") for key, _ in leaves(config))
+def _could_be_a_key(path: str, known: Iterable[str]) -> bool:
+    """Whether there is the section that a key would stand in."""
+    section, dot, key = path.rpartition(".")
+    return bool(dot) and key.isidentifier() and any(other.startswith(f"{section}.") for other in known)
 
 
 def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -124,8 +132,8 @@ def _as_type_of(current: Any, text: str, path: str) -> Any:
         return tuple(_literal(word.strip()) for word in text.split(","))
     if isinstance(current, (list, tuple)) and not isinstance(value, Mapping):
         return tuple(value) if isinstance(value, (list, tuple)) else (value,)
-    if isinstance(current, str):
-        return text
+    if isinstance(current, str):  # a part may be given by name, or by name and keywords
+        return value if isinstance(value, Mapping) and "name" in value else text
     raise UserError(f"config key {path!r} must be of type {type(current).__name__}, got {text!r}")
 
 

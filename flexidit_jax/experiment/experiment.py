@@ -9,6 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from flexidit_jax.common import build
+from flexidit_jax.common.build import Section
 from flexidit_jax.common.config import plain
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.diffusion.process import NoiseProcess, suits
@@ -20,7 +21,6 @@ from flexidit_jax.experiment.sections import (
     Evaluation,
     Generation,
     Sampling,
-    Section,
     build_sampling,
 )
 from flexidit_jax.models.build import build_dit
@@ -198,5 +198,5 @@ def _count_classes(raw: dict[str, Any], dataset: Any) -> None:
     """
     images = raw["dataset"].get("of", raw["dataset"])
     for section in (raw["model"].get("conditioner") or {}, images):
-        if "classes" in section and section["classes"] is None:
+        if isinstance(section, dict) and "classes" in section and section["classes"] is None:
             section["classes"] = dataset.classes

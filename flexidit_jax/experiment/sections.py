@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from flexidit_jax.common import build
+from flexidit_jax.common.build import Section
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.evaluation.requests import check_kind
 from flexidit_jax.runs.pictures import Files
 from flexidit_jax.sampling.spec import SampleSpec
 
-Section = Mapping[str, Any]
 DTYPES = ("float16", "float32")
 
 

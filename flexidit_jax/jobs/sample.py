@@ -23,6 +23,8 @@ def run(config: ConfigDict, workdir: Path) -> int:
     """Samples `config.sample` and writes into `workdir/samples/<schedule>_seed<n>_<digest of all words>/`."""
     experiment = build_experiment(config)
     asked = experiment.sample
+    if not asked.others["decode"] and (asked.files.grid or asked.files.images):
+        raise UserError("sample.decode=False draws latents, which are no pictures; of sample.files set npz alone")
     flex = trained_model(experiment, workdir)
     n = len(flex.model.conditioner.parse(asked.labels))
     batch = min(asked.batch or n, n)

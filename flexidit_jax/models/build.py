@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 
 from flexidit_jax.common import build
+from flexidit_jax.common.build import Section
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.types import Array, Params, as_patch
 from flexidit_jax.models.dit import REMAT, DiT
@@ -21,7 +21,7 @@ SIZES = {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "XL": (1152
 
 def build_dit(
     latent: tuple[int, int, int, int],
-    conditioner: Mapping[str, Any],
+    conditioner: Section,
     patch: int | str | tuple[int, ...] = 2,
     size: str | None = None,
     width: int | None = None,

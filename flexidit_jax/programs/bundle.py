@@ -69,7 +69,7 @@ class Export:
     def __post_init__(self) -> None:
         for key in ("platforms", "pairs", "tables"):
             value = getattr(self, key)
-            if value is not None and (isinstance(value, (str, Mapping)) or not len(value)):
+            if value is not None and (isinstance(value, str) or not isinstance(value, Sequence) or not value):
                 raise UserError(f"export.{key} must be a list with something in it, got {value!r}")
         for platform in self.platforms:
             if platform not in PLATFORMS:

@@ -19,10 +19,12 @@ FORMAT = 1
 
 
 def per_step(text, steps):
-    patches = [run.partition(":")[0] for run in text.split(",") for _ in range(int(run.partition(":")[2]))]
-    if len(patches) != steps:
-        raise ValueError(f"{text!r} adds up to {len(patches)} steps, but the table has {steps}")
-    return patches
+    runs = [run.partition(":")[::2] for run in text.split(",")]
+    if not all(count.isdecimal() for _, count in runs):
+        raise ValueError(f"{text!r} is not of the form patch:steps,patch:steps (such as 4:30,2:20)")
+    if (total := sum(int(count) for _, count in runs)) != steps:
+        raise ValueError(f"{text!r} adds up to {total} steps, but the table has {steps}")
+    return [patch for patch, count in runs for _ in range(int(count))]
 
 
 def sample(folder, labels, table=None, schedule=None, guide=None, guidance=1.0, seed=0, first=0):
@@ -30,10 +32,12 @@ def sample(folder, labels, table=None, schedule=None, guide=None, guidance=1.0, 
     if not (folder / "manifest.json").is_file():
         raise ValueError(f"{folder} holds no exported model; --mode=export writes one")
     manifest = json.loads((folder / "manifest.json").read_text())
-    if (found := manifest.get("format")) != FORMAT:
+    if not isinstance(manifest, dict) or not {"format", "programs"} <= manifest.keys():
+        raise ValueError(f"{folder}/manifest.json is not that of an export")
+    if (found := manifest["format"]) != FORMAT:
         raise ValueError(
-            f"{folder} is an export of format {found}, and this script reads {FORMAT}; use the serve_exported.py in"
-            " that folder, or export again"
+            f"{folder} is an export of format {found!r}, and this script reads {FORMAT}; use the serve_exported.py that"
+            " came with it, or export again"
         )
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed must lie in 0..2^32-1, got {seed}")

@@ -38,12 +38,14 @@ def check_config(workdir: Path, config: dict[str, Any], defaults: Mapping[str, A
     """
     try:
         recorded = json.loads((workdir / CONFIG_FILE).read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{workdir / CONFIG_FILE} cannot be read ({error}); name another --workdir") from None
+    if not isinstance(recorded, dict):
+        raise UserError(f"{workdir / CONFIG_FILE} holds no config; name another --workdir")
     differs = difference(_binding(config), _binding(recorded), defaults)
     if differs is not None:
         key, ours, theirs = differs
-        said = key in dict(leaves(recorded)) or key in defaults
+        said = key in {*defaults, *dict(leaves(config))} and key in {*defaults, *dict(leaves(recorded))}
         raise UserError(
             f"--workdir={workdir} was trained with another config: {key} is {theirs!r} there, {ours!r} here;"
             f" name another --workdir, or {_restoring(key, theirs, config) if said else 'go back to that value'}"
@@ -82,17 +84,15 @@ def check_images(workdir: Path, recorded: str | None, images: str | None) -> Non
 def _binding(config: dict[str, Any]) -> dict[str, Any]:
     kept = {key: value for key, value in config.items() if key not in FREE}
     for section, free in FREE_WITHIN.items():
-        kept[section] = without(kept.get(section, {}), free)
+        kept[section] = without(kept.get(section), free)
     return kept
 
 
-def without(section: dict[str, Any], keys: set[str]) -> dict[str, Any]:
-    """A section, and those within it, without some keys."""
-    return {
-        key: without(value, keys) if isinstance(value, dict) else value
-        for key, value in section.items()
-        if key not in keys
-    }
+def without(section: Any, keys: set[str]) -> Any:
+    """A section, and those within it, without some keys; what is none stays what it is."""
+    if not isinstance(section, dict):
+        return section
+    return {key: without(value, keys) for key, value in section.items() if key not in keys}
 
 
 def origin(dataset: Mapping[str, Any], name: str, codec: Any) -> dict[str, Any]:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from flexidit_jax.common import build
+from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.progress import Progress
 from flexidit_jax.common.types import Array
 from flexidit_jax.diffusion.steps import Steps
@@ -14,6 +16,22 @@ from flexidit_jax.sampling.engine import Engine
 from flexidit_jax.sampling.noise import starting_noise
 from flexidit_jax.sampling.plan import Plan
 from flexidit_jax.sampling.spec import SampleSpec
+
+
+def check_numbers(first: int, n: int, batch: int | None) -> None:
+    """Refuses samples that have no number, and batches that hold none.
+
+    Raises:
+      UserError: not whole numbers, or out of their range.
+    """
+    build.check_type(first, "int", "first")
+    build.check_type(batch, "int | None", "batch")
+    if first < 0:
+        raise UserError(f"first must be at least 0, got {first!r}")
+    if first > 2**32 - n:
+        raise UserError(f"first must lie in 0..2^32-{n} for {n} samples, got {first!r}")
+    if batch is not None and batch < 1:
+        raise UserError(f"batch must be at least 1, got {batch}")
 
 
 def denoised(

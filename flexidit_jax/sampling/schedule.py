@@ -94,6 +94,8 @@ def parse_numbers(value: float | str, steps: int, where: str) -> np.ndarray:
     if isinstance(value, (int, float)):
         return np.full(steps, float(value))
     runs = _runs(value, steps, where, "a number, or number:steps,number:steps (such as 1:50,1.5:200)", float)
+    if not np.isfinite([number for number, _ in runs]).all():
+        raise UserError(f"{where} {value!r} holds a number that is not finite")
     return np.repeat([number for number, _ in runs], [count for _, count in runs])
 
 

@@ -7,9 +7,9 @@ sampled (labels, the number of the first, noise) and *where* (batch, devices, fi
 from __future__ import annotations
 
 import functools
-import inspect
+import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -44,7 +44,7 @@ def _names_the_nearest(cls: type) -> type:
 
     @functools.wraps(init)
     def told(self: Any, *args: Any, **words: Any) -> None:
-        _check_known(words, (), cls.__name__)
+        check_known(words, (), cls.__name__)
         init(self, *args, **words)
 
     cls.__init__ = told
@@ -106,11 +106,13 @@ class SampleSpec:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            object.__setattr__(self, field.name, _hashable(getattr(self, field.name)))
+            object.__setattr__(self, field.name, _hashable(getattr(self, field.name), field.name))
         _check_latency(self.latency_ms)
         _check_interval(self.guidance_interval)
         for field in fields(self):
             build.check_type(getattr(self, field.name), field.type, field.name)
+        if not isinstance(self.solver_section, (str, dict)):
+            raise UserError(f"solver must be a name, or a name and keywords, got {self.solver!r}")
         if self.schedule is not None and self.budget is not None:
             raise UserError(
                 f"give a schedule or a budget, not both (schedule={self.schedule!r}, budget={self.budget!r})"
@@ -123,6 +125,9 @@ class SampleSpec:
             raise UserError(f"budget must lie in (0, 1] (1 runs every step powerful), got {self.budget!r}")
         if not 0 <= self.seed < 2**32:
             raise UserError(f"seed must lie in 0..2^32-1, got {self.seed!r}")
+        for field in fields(self):
+            if not _finite(value := getattr(self, field.name)):
+                raise UserError(f"{field.name} must be finite, got {value!s:.40}")
         check_packing(self.packing)
         if self.weak is not None:
             as_patch(self.weak)
@@ -210,6 +215,8 @@ class SampleSpec:
         Raises:
           UserError: a key that there is not.
         """
+        if not isinstance(record, Mapping):
+            raise UserError(f"a record is a mapping as `recorded` makes it, got {type(record).__name__}")
         how = {key: value for key, value in record.items() if key not in WHAT_AND_WHERE}
         return build.call(cls, {**INTRODUCED, **how}, "sample")
 
@@ -231,85 +238,45 @@ class SampleSpec:
 INTRODUCED: dict[str, Any] = {}
 #: what a record of samples holds beside a spec
 WHAT_AND_WHERE = frozenset({"labels", "batch", "first", "noise", "step_noise", "decode"})
-#: ways to choose a schedule: a keyword that is one puts those of a spec aside
-CHOOSING = ("budget", "schedule", "latency_ms")
 
 
-def spec_of(spec: SampleSpec | None, words: Mapping[str, Any], also: Iterable[str], where: str) -> SampleSpec:
-    """`spec`, by default one of defaults, with `words` in place of its own.
-
-    Args:
-      also: what else `where`, which takes the words, knows.
+def check_known(words: Iterable[str], also: Iterable[str], where: str) -> None:
+    """Refuses a word that is no key of a spec, nor one of `also`, which `where` takes beside.
 
     Raises:
-      UserError: a word that is none; the nearest is named.
+      UserError: naming the nearest of all.
     """
-    if spec is not None and not isinstance(spec, SampleSpec):
-        raise UserError(f"spec must be a SampleSpec, got {spec!r}")
-    _check_known(words, also, where)
-    if any(words.get(key) is not None for key in CHOOSING):
-        words = {**dict.fromkeys(CHOOSING), **words}
-    return replace(SampleSpec() if spec is None else spec, **words)
-
-
-def _check_known(words: Iterable[str], also: Iterable[str], where: str) -> None:
     known = {field.name for field in fields(SampleSpec)}
     for word in words:
         if word not in known:
             raise UserError(f"{where} takes no {word!r}{nearest(word, known | set(also))}")
 
 
-def takes_spec(positional: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Lets a method be told its `spec`, keys of one, or both: keys then stand in place of the spec's own.
+def _hashable(value: Any, key: str) -> Any:
+    """Mappings as sorted pairs, lists and arrays as tuples, numbers of numpy and jax as numbers.
 
-    Args:
-      positional: the order in which words may also be given without their names, those of the method among them; a
-        key that is not among them wants its name.
+    Raises:
+      UserError: of key `key`, what is none of these.
     """
-    order = positional.split()
-
-    def decorate(method: Callable[..., Any]) -> Callable[..., Any]:
-        own = inspect.signature(method).parameters
-        place = list(own).index("spec")
-
-        @functools.wraps(method)
-        def told(*args: Any, **words: Any) -> Any:
-            leading, rest = args[:place], args[place:]
-            if rest and isinstance(rest[0], SampleSpec):
-                words, rest = {"spec": rest[0], **words}, rest[1:]
-            if len(rest) > len(order):
-                raise UserError(f"{method.__name__} takes {len(order)} words without their names, got {len(rest)}")
-            for word, value in zip(order, rest):
-                if word in words:
-                    raise UserError(f"{method.__name__} is told {word} twice")
-                words[word] = value
-            others = {word: words.pop(word) for word in own if word in words and word != "spec"}
-            spec = spec_of(words.pop("spec", None), words, [word for word in own if word != "self"], method.__name__)
-            return method(*leading, **others, spec=spec)
-
-        told.__signature__ = _signature(inspect.signature(method), place, order)
-        return told
-
-    return decorate
-
-
-def _signature(method: inspect.Signature, place: int, order: Sequence[str]) -> inspect.Signature:
-    """What `takes_spec` makes of a method's parameters, for `help`."""
-    own, of_spec = method.parameters, inspect.signature(SampleSpec).parameters
-    known = {**of_spec, **own}
-    named = [known[word].replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD) for word in order]
-    others = [word for word in (*of_spec, *list(own)[place + 1 :]) if word not in order]
-    named += [known[word].replace(kind=inspect.Parameter.KEYWORD_ONLY) for word in others]
-    spec = own["spec"].replace(kind=inspect.Parameter.KEYWORD_ONLY, default=None, annotation="SampleSpec | None")
-    return method.replace(parameters=[*list(own.values())[:place], *named, spec])
-
-
-def _hashable(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return tuple(sorted((key, _hashable(item)) for key, item in value.items()))
+        return tuple((str(name), _hashable(value[name], key)) for name in sorted(value, key=str))
+    if hasattr(value, "tolist"):
+        value = value.tolist()
     if isinstance(value, (list, tuple)):
-        return tuple(map(_hashable, value))
-    return value.item() if getattr(value, "shape", None) == () else value  # of numpy, of jax
+        return tuple(_hashable(item, key) for item in value)
+    if value is None or isinstance(value, (int, float, str)):
+        return value
+    raise UserError(f"{key} must be made of numbers and words, got {type(value).__name__}")
+
+
+def _finite(value: Any) -> bool:
+    """Whether all numbers in a value are."""
+    if isinstance(value, tuple):
+        return all(map(_finite, value))
+    try:
+        return not isinstance(value, (int, float)) or math.isfinite(value)
+    except OverflowError:  # an integer that no float holds
+        return False
 
 
 def _check_latency(latency_ms: Any) -> None:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from flexidit_jax.common import build
+from flexidit_jax.common.build import Section
 from flexidit_jax.common.cores import cores
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.types import Patch
 from flexidit_jax.training.optimizer import AdamW, Ema
 from flexidit_jax.training.stages import Stage, build_stages
-
-Section = Mapping[str, Any]
 
 
 @dataclass(frozen=True)

@@ -72,6 +72,9 @@ def build_stages(sections: Sequence[Mapping[str, Any]], base: Patch, loss: Mappi
     Raises:
       UserError: no stage, or a key or value that will not do.
     """
+    listed = isinstance(sections, Sequence) and all(isinstance(section, Mapping) for section in sections)
+    if isinstance(sections, str) or not listed:
+        raise UserError(f"train.stages must be a list of sections, got {sections!r}")
     stages = [
         build.call(
             partial(_stage, base, f"train.stages[{i}].loss" if "loss" in section else "train.loss"),

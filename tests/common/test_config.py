@@ -73,6 +73,11 @@ def test_a_section_can_be_left_out(config: ConfigDict) -> None:
     [
         ("modle.width", "8", "unknown config key 'modle.width'; did you mean 'model.width'?"),
         ("sede", "8", "unknown config key 'sede'; did you mean 'seed'?"),
+        ("model", "8", "config key 'model' is a section, got '8'; set its keys, such as model.latent"),
+        ("stages[0]", "8", "config key 'stages[0]' is a section, got '8'; set its keys, such as stages[0].steps"),
+        ("labels[0]", "8", "unknown config key 'labels[0]'; did you mean 'labels'?"),
+        ("model.width]", "8", "unknown config key 'model.width]'; did you mean 'model.width'?"),
+        ("model.width.x", "8", "unknown config key 'model.width.x'; did you mean 'model.width'?"),
         ("stages[2].steps", "8", "unknown config key 'stages[2].steps'; did you mean 'stages[1].steps'?"),
         ("seed", "1.5", "config key 'seed' must be of type int, got '1.5'"),
         ("seed", "true", "config key 'seed' must be of type int, got 'true'"),
@@ -94,6 +99,34 @@ def test_a_key_that_its_section_does_not_show_is_set(config: ConfigDict) -> None
     override(config, "model.depth", "8")
     override(config, "stages[1].warmup", "2")
     assert (config.model.depth, config.stages[1]["warmup"]) == (8, 2)
+
+
+def test_a_part_is_given_by_name_or_by_name_and_keywords() -> None:
+    config = ConfigDict({"sample": {"solver": "ddpm"}})
+    override(config, "sample.solver", "{'name': 'sa_solver', 'tau': 0.5}")
+    assert config.sample.solver.to_dict() == {"name": "sa_solver", "tau": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ("return None", "get_config() of {} must return a ConfigDict, got NoneType"),
+        ("return {'seed': 1}", "get_config() of {} must return a ConfigDict, got dict"),
+        ("raise SystemExit(3)", "config file {} does not run (SystemExit: 3)"),
+        ("raise ValueError('one\\ntwo')", "config file {} does not run (ValueError: one two)"),
+    ],
+)
+def test_a_config_file_that_makes_no_config(tmp_path: Path, body: str, says: str) -> None:
+    file = tmp_path / "bad.py"
+    file.write_text(f"def get_config():\n    {body}\n")
+    with pytest.raises(UserError) as caught:
+        load_config(str(file))
+    assert str(caught.value) == says.format(file)
+
+
+def test_a_colon_wants_a_variant(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^config x\.py: names no variant; leave the colon out"):
+        load_config("x.py:")
 
 
 def test_override_of_no_key_at_all_lists_what_there_is(config: ConfigDict) -> None:

@@ -204,9 +204,24 @@ def test_another_format_is_refused_before_anything_is_read(
         serve.main([str(tmp_path), "--labels=1"])
     assert ended.value.code == 2
     assert capsys.readouterr().err == (
-        f"error: {tmp_path} is an export of format {found}, and this script reads 1; use the serve_exported.py in that"
-        " folder, or export again\n"
+        f"error: {tmp_path} is an export of format {found!r}, and this script reads 1; use the serve_exported.py that"
+        " came with it, or export again\n"
     )
+
+
+@pytest.mark.parametrize("manifest", ["[]", "3", "null", '{"num": 3, "shard": 3}'])
+def test_a_manifest_of_something_else_is_not_read(tmp_path: Path, serve: ModuleType, manifest: str) -> None:
+    (tmp_path / "manifest.json").write_text(manifest)
+    with pytest.raises(ValueError, match=r"manifest\.json is not that of an export$"):
+        serve.sample(tmp_path, [1])
+
+
+def test_steps_are_added_up_before_they_are_spelt_out(serve: ModuleType) -> None:
+    with pytest.raises(ValueError, match="adds up to 99999999999999 steps, but the table has 5"):
+        serve.per_step("2:99999999999999", 5)
+    with pytest.raises(ValueError, match=r"'2' is not of the form patch:steps,patch:steps"):
+        serve.per_step("2", 5)
+    assert serve.per_step("4:2,2:1", 3) == ["4", "4", "2"]
 
 
 def test_an_export_holds_the_script_that_reads_it(exported: Path) -> None:

@@ -73,6 +73,8 @@ def test_a_sequence_is_gone_on_with(run: Path, capsys: pytest.CaptureFixture[str
 
 def test_latents_do_not_overwrite_images(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = [f"--config.sample.files.{file}" for file in ("grid=False", "npz=True")]
+    assert sample(run, "--config.sample.decode=False") == 2
+    assert "latents, which are no pictures" in capsys.readouterr().err
     kinds = []
     for decode in (False, True):
         assert sample(run, *flags, f"--config.sample.decode={decode}") == 0

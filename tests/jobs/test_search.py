@@ -23,6 +23,7 @@ from flexidit_jax.main import main
 
 DIGITS = Path(__file__).parents[2] / "configs" / "digits.py"
 SMOKE = f"--config={DIGITS}:smoke"
+FIRST = "--config.sample.first=20"
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def searched(smoke_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = shutil.copytree(smoke_run, tmp_path_factory.mktemp("searched") / "run")
     (run / "search").mkdir()
     (run / "search" / "old.txt").touch()
-    assert main([SMOKE, f"--workdir={run}", "--mode=search", "--config.search.guidance=(1.0,1.5)"]) == 0
+    assert main([SMOKE, f"--workdir={run}", "--mode=search", "--config.search.guidance=(1.0,1.5)", FIRST]) == 0
     return run
 
 
@@ -82,7 +83,7 @@ def test_a_score_belongs_to_its_schedule_scale_and_seed(searched: Path) -> None:
     experiment = build_experiment(load_config(f"{DIGITS}:smoke"))
     judge = Judge(experiment.dataset, experiment.codec, experiment.evaluate.features)
     labels = balanced_labels(50, 10)
-    words = {"schedule": row["schedule"], "guidance": row["guidance"], "seed": 1}
+    words = {"schedule": row["schedule"], "guidance": row["guidance"], "seed": 1, "first": 20}
     score = judge.score(fd.load(searched).sample(labels, 4, progress=False, **words), labels)
     assert score.fd == pytest.approx(row["fd"][1], rel=1e-4)
     assert score.accuracy == row["accuracy"][1]

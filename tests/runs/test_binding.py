@@ -102,6 +102,31 @@ def test_and_is_refused_where_the_default_is_not_what_is_asked_for(
     )
 
 
+@pytest.mark.parametrize("junk", ["[]", "3", "null", "[" * 100_000])
+def test_a_record_that_is_no_config_is_refused(run: Path, junk: str) -> None:
+    (run / "config.json").write_text(junk)
+    with pytest.raises(
+        UserError, match=r"config\.json (holds no config|cannot be read \(.*\)); name another --workdir$"
+    ):
+        check_config(run, plain(load_config(FILE)))
+
+
+@pytest.mark.parametrize("section", ["model", "train", "codec", "dataset"])
+def test_a_section_of_a_record_that_is_none_differs(run: Path, section: str) -> None:
+    edit(run, lambda recorded: recorded.update({section: 3}))
+    with pytest.raises(UserError, match=f"trained with another config: {section}[. ]"):
+        check_config(run, plain(load_config(FILE)))
+
+
+def test_a_flag_that_would_say_something_else_is_not_named(run: Path) -> None:
+    """Where the config has (1, 2, 2), a flag makes a recorded 2 into (2,)."""
+    ours = plain(load_config(FILE))
+    (run / "config.json").write_text(json.dumps(ours))
+    ours["model"]["patch"] = [1, 2, 2]
+    with pytest.raises(UserError, match=r"model\.patch is 2 there, \[1, 2, 2\] here; .*, or go back to that value$"):
+        check_config(run, ours)
+
+
 @pytest.mark.parametrize(
     ("section", "value", "flag"),
     [
@@ -111,6 +136,7 @@ def test_and_is_refused_where_the_default_is_not_what_is_asked_for(
         (("dataset", "name"), "folder", "go on with --config.dataset.name=digits"),
         (("model", "learn_variance"), False, "go on with --config.model.learn_variance=False"),
         (("text", "length"), 7, "go back to that value"),
+        (("model", "zzz"), 7, "go back to that value"),  # which nobody reads
         (("model", "patch"), [1, 2, 2], "go back to that value"),  # which a flag would have to write in another way
         (("train", "stages", 1, "patches"), None, "go back to that value"),  # there was no second stage
     ],
@@ -123,7 +149,7 @@ def test_a_refusal_ends_with_the_flag_that_restores(
     theirs = copy.deepcopy(ours)
     if section[1] == "stages" and value is None:
         del theirs["train"]["stages"][1]
-    elif section in (("model", "learn_variance"), ("text", "length"), ("model", "patch")):
+    elif section in (("model", "learn_variance"), ("model", "zzz"), ("text", "length"), ("model", "patch")):
         theirs.setdefault(section[0], {})[section[1]] = value
     else:
         node = ours

@@ -27,6 +27,8 @@ def test_equal_words_are_one_key_of_a_table() -> None:
     one = fd.SampleSpec(solver=solver, guidance_interval=[200, 700], weak=[2, 4], steps=jnp.int32(20), seed=np.array(0))
     other = fd.SampleSpec(solver=dict(reversed(solver.items())), guidance_interval=(200, 700), weak=(2, 4), steps=20)
     assert one == other and len({one, other}) == 1
+    assert fd.SampleSpec(solver={"name": "ddim", 1: 2}).solver == (("1", 2), ("name", "ddim"))
+    assert fd.SampleSpec(weak=np.array([2, 4])).weak == (2, 4)
     assert one.solver == (("name", "sa_solver"), ("tau", 0.5))
     assert one != dataclasses.replace(one, seed=1)
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -50,6 +52,18 @@ def test_equal_words_are_one_key_of_a_table() -> None:
         ({"latency_ms": 0}, "latency_ms must be a positive number of milliseconds, got 0"),
         ({"guidance_interval": 3}, "guidance_interval must be (lowest, highest) of the times guided, got 3"),
         ({"solver": None}, "solver must be str or Mapping[str, Any], got None"),
+        ({"solver": 3}, "solver must be a name, or a name and keywords, got 3"),
+        ({"solver": {"a", "b"}}, "solver must be made of numbers and words, got set"),
+        ({"weak": b"abc"}, "weak must be made of numbers and words, got bytes"),
+        ({"steps": np.zeros((2, 2))}, "steps must be int, got ((0.0, 0.0), (0.0, 0.0))"),
+        ({"guidance": float("nan")}, "guidance must be finite, got nan"),
+        ({"weak_guidance": 10**400}, f"weak_guidance must be finite, got 1{39 * '0'}"),
+        ({"guidance_interval": (0, float("inf"))}, "guidance_interval must be finite, got (0, inf)"),
+        (
+            {"solver": {"name": "sa_solver", "tau": float("nan")}},
+            "solver must be finite, got (('name', 'sa_solver'), ('tau', nan))",
+        ),
+        ({"latency_ms": float("inf")}, "latency_ms must be finite, got inf"),
     ],
 )
 def test_what_no_model_could_do_is_refused_at_once(words: dict[str, Any], says: str) -> None:
@@ -98,6 +112,12 @@ def test_a_key_that_a_record_leaves_out_means_what_it_meant_when_it_was_introduc
     assert fd.SampleSpec.of_record({"guidance": 2.0}).guidance == 2.0
     with pytest.raises(fd.UserError, match=r"^unknown config key 'sample\.stesp'; did you mean 'steps'\?$"):
         fd.SampleSpec.of_record({"stesp": 9})
+
+
+@pytest.mark.parametrize("record", [None, [], "steps", 4])
+def test_what_is_no_record(record: object) -> None:
+    with pytest.raises(fd.UserError, match=r"^a record is a mapping as `recorded` makes it, got \w+$"):
+        fd.SampleSpec.of_record(record)
 
 
 # ---------------------------------------------------------------- Ways to say it
@@ -149,7 +169,7 @@ def test_positions_are_those_of_before() -> None:
         ({"bacth": 3}, "sample takes no 'bacth'; did you mean 'batch'?"),
         ({"step_nois": 3}, "sample takes no 'step_nois'; did you mean 'step_noise'?"),
         ({"ellf": 3}, "sample takes no 'ellf'; known: batch, budget, decode, first, guidance, guidance_channels,"),
-        ({"spec": {"steps": 3}}, "spec must be a SampleSpec, got {'steps': 3}"),
+        ({"spec": {"steps": 3}}, "spec must be a SampleSpec, got dict"),
     ],
 )
 def test_a_misspelt_word_names_the_nearest_of_all(flex: fd.FlexiDiT, words: dict[str, Any], says: str) -> None:

@@ -66,6 +66,10 @@ class Report:
         counts = [*self.weak_first, *self.weak_last, *self.fewer_steps]
         if min(counts) < 0 or max(counts) > self.steps or 0 in self.fewer_steps:
             raise UserError(f"report: numbers of steps must lie in 0..report.steps={self.steps}, got {counts}")
+        for key in ("guidance", "solvers"):
+            rows = getattr(self, key)
+            if not isinstance(rows, Sequence) or not all(isinstance(row, Mapping) for row in rows):
+                raise UserError(f"report.{key} must be a list of sections, got {rows!r}")
         for row in self.guidance:
             if set(row) - {"packing"} != {"guide", "guidance"}:
                 raise UserError(f"a row of report.guidance holds guide, guidance and packing, got {', '.join(row)}")

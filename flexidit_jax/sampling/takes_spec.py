@@ -1,0 +1,77 @@
+"""Methods that are told how to sample: by a spec, by keys of one, or by both."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from flexidit_jax.common.errors import UserError
+from flexidit_jax.sampling.spec import SampleSpec, check_known
+
+#: ways to choose a schedule: a keyword that is one puts those of a spec aside
+CHOOSING = ("budget", "schedule", "latency_ms")
+
+
+def spec_of(spec: SampleSpec | None, words: Mapping[str, Any], also: Iterable[str], where: str) -> SampleSpec:
+    """`spec`, by default one of defaults, with `words` in place of its own.
+
+    Args:
+      also: what else `where`, which takes the words, knows.
+
+    Raises:
+      UserError: a word that is none; the nearest is named.
+    """
+    if spec is not None and not isinstance(spec, SampleSpec):
+        raise UserError(f"spec must be a SampleSpec, got {type(spec).__name__}")
+    check_known(words, also, where)
+    if any(words.get(key) is not None for key in CHOOSING):
+        words = {**dict.fromkeys(CHOOSING), **words}
+    return replace(SampleSpec() if spec is None else spec, **words)
+
+
+def takes_spec(positional: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Lets a method be told its `spec`, keys of one, or both: keys then stand in place of the spec's own.
+
+    Args:
+      positional: the order in which words may also be given without their names, those of the method among them; a
+        key that is not among them wants its name.
+    """
+    order = positional.split()
+
+    def decorate(method: Callable[..., Any]) -> Callable[..., Any]:
+        own = inspect.signature(method).parameters
+        place = list(own).index("spec")
+
+        @functools.wraps(method)
+        def told(*args: Any, **words: Any) -> Any:
+            leading, rest = args[:place], args[place:]
+            if rest and isinstance(rest[0], SampleSpec):
+                words, rest = {"spec": rest[0], **words}, rest[1:]
+            if len(rest) > len(order):
+                raise UserError(f"{method.__name__} takes {len(order)} words without their names, got {len(rest)}")
+            for word, value in zip(order, rest):
+                if word in words:
+                    raise UserError(f"{method.__name__} is told {word} twice")
+                words[word] = value
+            others = {word: words.pop(word) for word in own if word in words and word != "spec"}
+            spec = spec_of(words.pop("spec", None), words, [word for word in own if word != "self"], method.__name__)
+            return method(*leading, **others, spec=spec)
+
+        told.__signature__ = _signature(inspect.signature(method), place, order)
+        return told
+
+    return decorate
+
+
+def _signature(method: inspect.Signature, place: int, order: Sequence[str]) -> inspect.Signature:
+    """What `takes_spec` makes of a method's parameters, for `help`."""
+    own, of_spec = method.parameters, inspect.signature(SampleSpec).parameters
+    known = {**of_spec, **own}
+    named = [known[word].replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD) for word in order]
+    others = [word for word in (*of_spec, *list(own)[place + 1 :]) if word not in order]
+    named += [known[word].replace(kind=inspect.Parameter.KEYWORD_ONLY) for word in others]
+    spec = own["spec"].replace(kind=inspect.Parameter.KEYWORD_ONLY, default=None, annotation="SampleSpec | None")
+    return method.replace(parameters=[*list(own.values())[:place], *named, spec])
