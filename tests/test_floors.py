@@ -97,6 +97,12 @@ def test_no_name_is_empty_and_no_file_too_long() -> None:
     assert [path for path in EVERY if too_long(path) and path not in TESTS] == []
 
 
+def test_a_job_reads_like_a_table_of_contents() -> None:
+    lengths = {path.name: len(path.read_text().splitlines()) for path in (PACKAGE / "jobs").rglob("*.py")}
+    assert {name: lines for name, lines in lengths.items() if lines > 220} == {}
+    assert not [path for path in (PACKAGE / "jobs").iterdir() if path.is_dir() and path.name != "__pycache__"]
+
+
 def test_tests_mirror_the_tree() -> None:
     folders = {path.parent.relative_to(PACKAGE) for path in FILES} | {Path("launch"), Path("golden")}
     assert {path.parent.relative_to(ROOT / "tests") for path in (ROOT / "tests").rglob("*.py")} <= folders

@@ -24,7 +24,6 @@ from flexidit_jax.common.config import load_config, override
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.data import latent_writer as latent_shards
 from flexidit_jax.data.latents import HELD_OUT, TRAIN, Records, record_dtype
-from flexidit_jax.data.read_ahead import read_ahead
 from flexidit_jax.data.synthetic import Dataset as Synthetic
 from flexidit_jax.experiment.experiment import build_experiment
 from flexidit_jax.jobs.encode import _fill, _words
@@ -410,19 +409,6 @@ def test_four_devices_make_what_one_makes(
     ours, theirs = (stacked(Records(folder / "train")) for folder in (tmp_path / "out", precise))
     for key, values in theirs.items():
         np.testing.assert_allclose(ours[key], values, rtol=1e-6, atol=1e-6)
-
-
-def test_records_are_read_ahead_in_order_and_errors_come_through() -> None:
-    class Source(list):
-        def __getitem__(self, i: int) -> int:
-            if i == 7:
-                raise UserError("seven")
-            return 10 * i
-
-    groups = [range(3), range(3, 6), range(6, 7)]
-    assert list(read_ahead(Source(), groups)) == [[0, 10, 20], [30, 40, 50], [60]]
-    with pytest.raises(UserError, match="seven"):
-        list(read_ahead(Source(), [*groups, range(7, 9)]))
 
 
 # ---------------------------------------------------------------- Refusals
