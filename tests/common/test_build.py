@@ -95,3 +95,12 @@ def test_nearest() -> None:
 def test_a_name_a_module_merely_imports_is_not_found_in_it() -> None:
     with pytest.raises(UserError, match="no 'likelihood' in diffusion/; known: flow, gaussian"):
         build.find("flexidit_jax.diffusion", "likelihood", "Process")
+
+
+@pytest.mark.parametrize("section", [3, "steps", ["steps"], None])
+def test_what_is_no_section_is_refused(section: object) -> None:
+    """Such as the body of a request."""
+    for made in (lambda: build.call(strict, section, "request"), lambda: build.split(section, "request", strict)):
+        with pytest.raises(UserError) as caught:
+            made()
+        assert str(caught.value) == f"config key 'request' must be a section, got {section!r}"
