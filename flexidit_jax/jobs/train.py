@@ -121,6 +121,8 @@ def _train(
         state = made(partial(first_state, stage=stage, optimizer=optimizer), mesh, first(mesh))
     checkpoints.check_room(state)
     folder.record(workdir, experiment.raw)  # nothing is refused from here on
+    for line in train.short_averages() if cluster.first() else ():
+        print(f"warning: {line}")
     print(parameter_overview.get_parameter_overview(merge(state.frozen, state.params), include_stats=False))
 
     asked = experiment.sample

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import optax
 
 from flexidit_jax.common.build import positive
@@ -53,3 +54,10 @@ class Ema:
     def __post_init__(self) -> None:
         if not 0 <= self.decay < 1:
             raise UserError(f"train.ema.decay must lie in [0, 1), got {self.decay!r}")
+
+    def left_of_start(self, steps: int) -> float:
+        """The share of what it began with that the average still holds after so many steps of a stage."""
+        if not self.warmup:
+            return self.decay**steps
+        done = np.arange(steps)
+        return float(np.prod(np.minimum(self.decay, (1 + done) / (10 + done))))

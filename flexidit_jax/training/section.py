@@ -13,6 +13,9 @@ from flexidit_jax.common.types import Patch
 from flexidit_jax.training.optimizer import AdamW, Ema
 from flexidit_jax.training.stages import Stage, build_stages
 
+#: of what a moving average began with, at the end of a stage: above that a run says so
+LEFT_OF_START = 0.01
+
 
 @dataclass(frozen=True)
 class Training:
@@ -48,6 +51,20 @@ class Training:
     def steps(self) -> int:
         """Steps of the whole run."""
         return sum(stage.steps for stage in self.stages)
+
+    def short_averages(self) -> list[str]:
+        """A line for every stage that is too short for its moving average, from which everybody samples."""
+        lines = []
+        for i, stage in enumerate(self.stages, 1):
+            shares = [share for share in stage.probabilities or (1 / len(stage.patches),) if share > 0]
+            left = self.ema.left_of_start(round(stage.steps * min(shares)))
+            if left > LEFT_OF_START:
+                lines.append(
+                    f"at the end of stage {i} the moving average still holds {100 * left:.0f} % of what it began with,"
+                    f" of the mode trained least ({stage.steps} steps, train.ema.decay={self.ema.decay:g}); set"
+                    " train.ema.warmup=True or a smaller decay"
+                )
+        return lines
 
     def place(self, number: int) -> tuple[int, int]:
         """The stage of the step after `number` steps of the run, and the steps done in it."""

@@ -112,6 +112,7 @@ def test_report_json(smoke_run: Path) -> None:
     report = json.loads((smoke_run / "report" / "report.json").read_text())
     assert {"floor_fd", "heldout_fd", "classifier_accuracy", "points", "config", "versions"} <= set(report)
     assert report["config"] == json.loads((smoke_run / "config.json").read_text())
+    assert {row["packing"] for row in report["points"]} == {None}  # no row names one
     assert report["floor_fd"] > 0
     assert report["heldout_fd"]["samples"] == 297
     assert report["heldout_fd"]["fd"] > 0
