@@ -12,7 +12,9 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "dit_tiny.safetensors"
 
 
 def test_a_base_is_read_only_where_adapters_want_one(dit: fd.FlexiDiT, tmp_path: Path) -> None:
-    assert fd.load(GOLDEN, base=tmp_path / "nowhere").patches == dit.patches
+    dit.export(tmp_path / "diffusers")
+    for holds_all in (GOLDEN, tmp_path / "diffusers"):
+        assert fd.load(holds_all, base=tmp_path / "nowhere").patches == dit.patches
     dit.flexify((2, 4), adapters=2).save(tmp_path / "adapters", adapters_only=True)
     with pytest.raises(fd.UserError, match=r"nowhere does not exist; give a run's folder"):
         fd.load(tmp_path / "adapters", base=tmp_path / "nowhere")

@@ -19,7 +19,7 @@ ADAPTERS = str(CONFIGS / "imagenet256_adapters.py")
 
 
 @pytest.mark.parametrize("warmup", [False, True])
-@pytest.mark.parametrize(("decay", "steps"), [(0.9, 30), (0.9999, 50), (0.5, 0)])
+@pytest.mark.parametrize(("decay", "steps"), [(0.9, 30), (0.9999, 50), (0.5, 30), (0.5, 0)])
 def test_what_is_left_of_the_start_is_what_the_average_holds(decay: float, steps: int, warmup: bool) -> None:
     average = 1.0  # of parameters that are zero ever after
     for step in range(steps):
