@@ -86,9 +86,13 @@ def split(section: Mapping[str, Any], where: str, *makers: Callable[..., Any]) -
     return [{key: value for key, value in section.items() if key in taken} for taken in parameters]
 
 
-def _checked(parameters: Mapping[str, Parameter], section: Mapping[str, Any], where: str) -> Mapping[str, Parameter]:
+def _check_section(section: Any, where: str) -> None:
     if not isinstance(section, Mapping):
         raise UserError(f"config key '{where}' must be a section, got {section!r}")
+
+
+def _checked(parameters: Mapping[str, Parameter], section: Mapping[str, Any], where: str) -> Mapping[str, Parameter]:
+    _check_section(section, where)
     if (noted := _NOTED.get()) is not None:
         noted |= {f"{where}.{key}": value for key, parameter in parameters.items() if _json(value := parameter.default)}
     for key, value in section.items():
@@ -135,8 +139,7 @@ def check_part(package: str, attribute: str, section: Mapping[str, Any], where: 
 def _named(
     package: str, attribute: str, section: Mapping[str, Any], where: str
 ) -> tuple[Callable[..., Any], dict[str, Any]]:
-    if not isinstance(section, Mapping):
-        raise UserError(f"config key '{where}' must be a section, got {section!r}")
+    _check_section(section, where)
     if "name" not in section:
         raise UserError(f"config key '{where}.name' is missing")
     maker = find(package, section["name"], attribute)
