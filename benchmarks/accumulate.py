@@ -14,6 +14,7 @@ import optax
 
 from flexidit_jax.diffusion.gaussian import Process
 from flexidit_jax.models.build import build_dit, init
+from flexidit_jax.models.conditioning.condition import shapes
 from flexidit_jax.training.losses.diffusion import Loss
 from flexidit_jax.training.optimizer import Ema
 from flexidit_jax.training.stages import Stage
@@ -27,8 +28,8 @@ def temporaries(size: str, batch: int, accumulate: int, remat: str) -> int:
     optimizer = optax.adamw(1e-4)
     state = abstract(partial(init, model, jax.random.key(0)), Stage(((1, 2, 2), (1, 4, 4)), 1), optimizer)
     step = make_step(model, Process(), Loss(), optimizer, Ema(), 0, accumulate=accumulate)
-    x, labels = jax.ShapeDtypeStruct((batch, *model.latent), jnp.float32), jax.ShapeDtypeStruct((batch,), jnp.int32)
-    return step.lower(state, x, labels, 0, model.patch).compile().memory_analysis().temp_size_in_bytes
+    x, cond = jax.ShapeDtypeStruct((batch, *model.latent), jnp.float32), shapes(model.conditioner, batch)
+    return step.lower(state, x, cond, 0, model.patch).compile().memory_analysis().temp_size_in_bytes
 
 
 def main() -> None:

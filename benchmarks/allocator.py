@@ -36,13 +36,13 @@ def measure(keep: bool) -> dict[str, float]:
     state = first_state(init(experiment.model, jax.random.key(0)), stage, optimizer)
     step = make_step(experiment.model, experiment.process, stage.loss, optimizer, experiment.train.ema, 0)
     x = np.random.default_rng(0).normal(size=(experiment.train.batch, *experiment.model.latent)).astype(np.float32)
-    labels = np.zeros(experiment.train.batch, np.int32)
+    cond = experiment.model.conditioner.parse([0] * experiment.train.batch)
     times = []
     for i in range(STEPS + 3):
         if i == 3:
             before = resource.getrusage(resource.RUSAGE_SELF)
         clock = time.perf_counter()
-        state, metrics = step(state, x, labels, i, stage.patches[0])
+        state, metrics = step(state, x, cond, i, stage.patches[0])
         jax.block_until_ready(metrics)
         times.append(time.perf_counter() - clock)
     after = resource.getrusage(resource.RUSAGE_SELF)

@@ -55,7 +55,7 @@ def layouts(model: DiT, engine: Engine, patches: Sequence[str], images: int, rep
     """Milliseconds and FLOPs of a step in every layout, absolute and relative to "separate"."""
     cond, guide = map(as_patch, patches)
     table = ddpm.table(Process(), 250)
-    step = evaluation(engine, table, np.arange(images, dtype=np.int32) % 1000)
+    step = evaluation(engine, table, images)
     cases = {name: Case(cond, guide, name) for name in LAYOUTS}
     times = measure({name: lambda case=case: step(case) for name, case in cases.items()}, repeats)
     flops = {name: layout_flops(name, model, cond, guide, images) for name in LAYOUTS}

@@ -95,7 +95,7 @@ def bandwidth(megabytes: int = 512) -> tuple[Callable[[], object], float]:
 
 def measure(flex: fd.FlexiDiT, batch: int, repeats: int) -> dict[str, object]:
     """Milliseconds of every kind of step at a batch size, beside the matmul rate of the same run."""
-    run = evaluation(flex._engine, make_table("ddpm", flex.process, 250), np.zeros(batch, np.int32))
+    run = evaluation(flex._engine, make_table("ddpm", flex.process, 250), batch)
     product, product_flops = matmul(
         max(1024, batch * tokens(flex.model.latent, P2)), flex.model.width, flex.model.dtype
     )
@@ -153,7 +153,7 @@ def compile_seconds(sizes: tuple[str, ...], dtype: str) -> dict[str, float]:
         shapes = jax.eval_shape(lambda model=model: init(model, jax.random.key(0)))
         x, t = model.example(1)
         began = time.perf_counter()
-        jax.jit(model.apply).lower({"params": shapes}, x, t[:1], np.zeros(1, np.int32)).compile()
+        jax.jit(model.apply).lower({"params": shapes}, x, t[:1], model.conditioner.parse([0])).compile()
         seconds[size] = round(time.perf_counter() - began, 2)
     return seconds
 

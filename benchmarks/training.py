@@ -53,12 +53,12 @@ def measure(size: str, batch: int, dtype: str, remat: str, unroll: int, repeats:
     state = first_state(init(model, jax.random.key(0)), stage, optimizer)
     rng = np.random.default_rng(0)
     x0 = jnp.asarray(rng.standard_normal((batch, *model.latent)), jnp.float32)
-    labels = jnp.asarray(rng.integers(0, 1000, batch))
+    cond = jax.tree.map(jnp.asarray, model.conditioner.parse(rng.integers(0, 1000, batch)))
     held = {"state": state}  # a step gives its state away
 
     def trained(patch: tuple[int, int, int]) -> Callable[[], object]:
         def run() -> object:
-            held["state"], metrics = step(held["state"], x0, labels, 1, patch)
+            held["state"], metrics = step(held["state"], x0, cond, 1, patch)
             return held["state"], metrics
 
         return run

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -23,16 +23,15 @@ from flexidit_jax.convert.saved import write_saved
 from flexidit_jax.diffusion.process import NoiseProcess
 from flexidit_jax.models import adapters as lora
 from flexidit_jax.models.build import build_dit, describe
+from flexidit_jax.models.conditioning.condition import Condition, negatives, parsed, size
 from flexidit_jax.models.dit import DiT
 from flexidit_jax.models.flexify import adapter_rank, at, flexify, patches_of
 from flexidit_jax.models.flops import FlopCount, forward_flops
 from flexidit_jax.models.patch import as_video, grid
 from flexidit_jax.sampling.engine import Engine
-from flexidit_jax.sampling.latency import chooser
 from flexidit_jax.sampling.noise import given_noise
-from flexidit_jax.sampling.packing import choices
 from flexidit_jax.sampling.plan import Plan
-from flexidit_jax.sampling.sampler import check_numbers, denoised
+from flexidit_jax.sampling.sampler import Sampler, Snapshot
 from flexidit_jax.sampling.spec import SampleSpec
 from flexidit_jax.sampling.takes_spec import takes_spec
 
@@ -67,6 +66,11 @@ class FlexiDiT:
     def _engine(self) -> Engine:
         return Engine(self.model, self.params, self.patches, self.merge_adapters, self.devices)
 
+    @cached_property
+    def sampler(self) -> Sampler:
+        """Samples a step at a time: `start`, `step`, `run` (`sampling.sampler`); what `sample` and `steps` use."""
+        return Sampler(self._engine, self.process, self._cost, adapters=adapter_rank(self.params) is not None)
+
     def __repr__(self) -> str:
         names = ", ".join(map(short_patch_name, self.patches))
         size = f"width {self.model.width}, depth {self.model.depth}, {count(self.params) / 1e6:.1f}M parameters"
@@ -98,7 +102,7 @@ class FlexiDiT:
         Args:
           x: [B, H, W, C] or [B, F, H, W, C].
           t: [B], times 0..T-1 (of a flow, real numbers 0..T).
-          labels: [B], what the conditioner reads (classes: 0..classes, the last or None meaning none).
+          labels: [B], what the conditioner reads (classes: 0..classes, the last or None meaning none), or a condition.
           patch: the mode; the most powerful by default.
 
         Returns:
@@ -109,9 +113,9 @@ class FlexiDiT:
         """
         video = as_video(x, self.model.latent)
         mode = self.patches[0] if patch is None else as_patch(patch)
-        cond = self.model.conditioner.parse(labels)
-        if np.shape(t) != (len(video),) or len(cond) != len(video):
-            raise UserError(f"x, t and labels must be as many: {len(video)}, shape {np.shape(t)}, {len(cond)}")
+        cond = parsed(self.model.conditioner, labels)
+        if np.shape(t) != (len(video),) or size(cond) != len(video):
+            raise UserError(f"x, t and labels must be as many: {len(video)}, shape {np.shape(t)}, {size(cond)}")
         out = _predict(self.model.at(mode), self.params, mode, video, jnp.asarray(t), cond)
         return Prediction(*(None if part is None else part.reshape(x.shape) for part in out))
 
@@ -121,10 +125,7 @@ class FlexiDiT:
     )
     def plan(self, spec: SampleSpec, batch: int | None = None) -> Plan:
         """What every step of a `sample` call with the same spec runs; `batch` matters with `latency_ms` alone."""
-        layouts = choices(spec.packing, adapters=adapter_rank(self.params) is not None)
-        table, ms = spec.table(self.process), spec.latency_ms
-        choose = None if ms is None else chooser(ms, self._engine, table, batch, layouts, spec.guidance_channels)
-        return spec.plan(self.patches, table, self._cost, choose)
+        return self.sampler.plan(spec, batch)
 
     @takes_spec("steps schedule guide")
     def flops(self, spec: SampleSpec, batch: int | None = None) -> FlopCount:
@@ -134,12 +135,14 @@ class FlexiDiT:
 
     @takes_spec(
         "steps budget schedule guide guidance weak_guidance guidance_interval guidance_channels solver seed weak batch"
-        " latency_ms packing first noise step_noise decode progress"
+        " latency_ms packing first noise step_noise decode progress",
+        several=True,
     )
     def sample(
         self,
         labels: Any,
-        spec: SampleSpec,
+        spec: SampleSpec | Sequence[SampleSpec],
+        negative: Any = None,
         batch: int | None = None,
         first: int = 0,
         noise: Array | None = None,
@@ -151,7 +154,9 @@ class FlexiDiT:
 
         Args:
           labels: B of them: numbers, None for no class, or names where the model knows them.
-          spec: how (see `SampleSpec`); its keys are keywords of this method too, in place of the spec's own.
+          spec: how (see `SampleSpec`), for all or one a sample; its keys are keywords of this method too, in place of
+            the spec's own.
+          negative: what guidance leads away from, instead of from no condition: one for all, or one a sample.
           batch: samples per call of the network, over all devices; all at once by default.
           first: number of the first sample, to continue a seed's sequence.
           noise: x_T instead of drawn noise, [B, H, W, C] or [B, F, H, W, C].
@@ -165,27 +170,55 @@ class FlexiDiT:
         Raises:
           UserError: labels, words or shapes that do not fit the model or each other.
         """
-        layouts = choices(spec.packing, adapters=adapter_rank(self.params) is not None)
-        cond = self.model.conditioner.parse(labels)
-        table, steps, channels = spec.table(self.process), spec.steps, spec.guidance_channels
-        if decode and self.codec is None:
-            raise UserError("this model has no codec to decode its latents with; pass decode=False for latents")
         if decode:
-            self.codec.check()
-        if channels is not None and not 1 <= channels <= self.model.latent[-1]:
-            raise UserError(f"guidance_channels must lie in 1..{self.model.latent[-1]}, got {channels}")
-        n = len(cond)
-        check_numbers(first, n, batch)
-        batch = n if batch is None else batch
-        batch = self._engine.even(min(batch, n))
-        given = given_noise(noise, step_noise, self.model.latent, n, steps)
-        chosen = self.plan(spec=spec, batch=batch)
-        chains = denoised(self._engine, spec, chosen, table, layouts, cond, batch, first, *given, progress)
-        decoded = map(self.codec.decode if decode else np.asarray, chains)
-        out = np.concatenate([part[: n - begin] for begin, part in zip(range(0, n, batch), decoded)])
+            self._check_codec()
+        chain = self.steps(labels, negative=negative, batch=batch, first=first, noise=noise, step_noise=step_noise,
+                           progress=progress, spec=spec)  # fmt: skip
+        finished = (snapshot.x for snapshot in chain if snapshot.finished)
+        out = np.concatenate([self.decode(x) if decode else np.asarray(x) for x in finished])
         if noise is not None and not decode:
             return out.reshape(np.shape(noise))
-        return out[:, 0] if self.model.latent[0] == 1 else out
+        return out[:, 0] if self.model.latent[0] == 1 and not decode else out
+
+    @takes_spec("", several=True)
+    def steps(
+        self,
+        labels: Any,
+        spec: SampleSpec | Sequence[SampleSpec],
+        negative: Any = None,
+        batch: int | None = None,
+        first: int = 0,
+        noise: Array | None = None,
+        step_noise: Array | None = None,
+        progress: bool | Callable[[], object] = False,
+    ) -> Iterator[Snapshot]:
+        """What `sample` does, step by step: for previews and streams; to cancel, stop iterating.
+
+        Yields:
+          A `Snapshot` of a batch after each of its steps, then those of the next batch; `decode` makes pictures of its
+          `x0`, the estimate so far, and of `x` once it is finished.
+        """
+        conditioner = self.model.conditioner
+        cond = parsed(conditioner, labels)
+        n, most = size(cond), max((one.steps for one in ([spec] if isinstance(spec, SampleSpec) else spec)), default=0)
+        start, captured = given_noise(noise, step_noise, self.model.latent, n, most)
+        away = negatives(conditioner, negative, n)
+        return self.sampler.batches(cond, spec, batch, away, first, start, captured, progress)
+
+    def decode(self, latents: Array) -> np.ndarray:
+        """Latents [B, F, H, W, C] as data, uint8 [B, H, W, channels] ([B, F, H, W, channels] for video).
+
+        Raises:
+          UserError: no codec, or one whose weights are missing.
+        """
+        self._check_codec()
+        data = self.codec.decode(latents)
+        return data[:, 0] if self.model.latent[0] == 1 else data
+
+    def _check_codec(self) -> None:
+        if self.codec is None:
+            raise UserError("this model has no codec to decode its latents with; pass decode=False for latents")
+        self.codec.check()
 
     @property
     def sampling_bytes(self) -> int:
@@ -254,5 +287,5 @@ def load(path: str | Path, num_heads: int | None = None, base: str | Path | Flex
 
 
 @partial(jax.jit, static_argnames=("model", "patch"))
-def _predict(model: DiT, params: Params, patch: Patch, x: Array, t: Array, cond: Any) -> Prediction:
+def _predict(model: DiT, params: Params, patch: Patch, x: Array, t: Array, cond: Condition) -> Prediction:
     return model.apply({"params": at(params, patch)}, x, t, cond)

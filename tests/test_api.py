@@ -183,7 +183,7 @@ def test_sample_refusals(dit: fd.FlexiDiT, flex: fd.FlexiDiT) -> None:
         ({**latent, "batch": 0}, r"^batch must be at least 1, got 0$"),
         ({**latent, "batch": "x"}, r"^batch must be int or None, got 'x'$"),
         ({**latent, "batch": 1.5}, r"^batch must be int or None, got 1\.5$"),
-        ({**latent, "noise": noise[:1]}, r"^noise is for 1 samples, but there are 2 labels$"),
+        ({**latent, "noise": noise[:1]}, r"^noise is for 1 samples, but 2 are asked for$"),
         ({**latent, "noise": noise[:, :4]}, r"^x must have shape \[B, 8, 8, 4\], got \[2, 4, 8, 4\]$"),
         ({**latent, "step_noise": np.zeros((4, 2, 8, 8, 4))}, r"^step_noise must .* come with noise"),
         ({**latent, "noise": noise, "step_noise": np.zeros((3, 2, 8, 8, 4))}, r"^step_noise must have shape \[steps=4"),

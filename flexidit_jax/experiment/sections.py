@@ -11,7 +11,7 @@ from flexidit_jax.common.build import Section
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.evaluation.requests import check_kind
 from flexidit_jax.runs.pictures import Files
-from flexidit_jax.sampling.spec import SampleSpec
+from flexidit_jax.sampling.spec import INTRODUCED, SampleSpec
 
 DTYPES = ("float16", "float32")
 
@@ -25,20 +25,35 @@ class Sampling:
       labels: of all samples (see `FlexiDiT.sample`).
       batch: samples per call of the network.
       files: what is written.
-      others: the other arguments of `FlexiDiT.sample`: first, noise, step_noise, decode, progress.
+      preview_every: steps between pictures of the estimate so far; None draws none.
+      others: the other arguments of `FlexiDiT.sample`: negative, first, noise, step_noise, decode, progress.
     """
 
     spec: SampleSpec
     labels: Any
     batch: int | None
     files: Files
+    preview_every: int | None
     others: Mapping[str, Any]
 
     def recorded(self) -> dict[str, Any]:
-        """Every key that samples depend on with its value, JSON-ready; `SampleSpec.of_record` reads it."""
-        labels = self.labels if isinstance(self.labels, (str, int, type(None))) else list(self.labels)
-        others = {key: value for key, value in self.others.items() if key != "progress"}
-        return {"labels": labels, "batch": self.batch, **others, **self.spec.recorded()}
+        """Every key that samples depend on with its value, JSON-ready; `of_record` reads it."""
+        others = {key: _listed(value) for key, value in self.others.items() if key != "progress"}
+        return {"labels": _listed(self.labels), "batch": self.batch, **others, **self.spec.recorded()}
+
+    @classmethod
+    def of_record(cls, record: Section) -> Sampling:
+        """The inverse of `recorded`, also of what an earlier version recorded, such as a `sample.json`.
+
+        Raises:
+          UserError: a key that there is not.
+        """
+        return build_sampling({**INTRODUCED, **record})
+
+
+def _listed(value: Any) -> Any:
+    """A sequence as JSON has it."""
+    return value if isinstance(value, (str, int, type(None))) else list(value)
 
 
 def build_sampling(section: Section) -> Sampling:
@@ -52,17 +67,23 @@ def build_sampling(section: Section) -> Sampling:
         labels: Any = None,
         batch: int | None = None,
         files: Section | None = None,
+        preview_every: int | None = None,
+        negative: Any = None,
         first: int = 0,
         noise: Any = None,
         step_noise: Any = None,
         decode: bool = True,
         progress: bool = True,
     ) -> dict[str, Any]:
-        if batch is not None:
-            build.positive("sample", batch=batch)
-        others = {"first": first, "noise": noise, "step_noise": step_noise, "decode": decode, "progress": progress}
-        written = build.call(Files, files or {}, "sample.files")
-        return {"labels": labels, "batch": batch, "files": written, "others": others}
+        counts = {"batch": batch, "preview_every": preview_every}
+        build.positive("sample", **{key: value for key, value in counts.items() if value is not None})
+        others = {"negative": negative, "first": first, "noise": noise, "step_noise": step_noise}
+        return {
+            "labels": labels,
+            **counts,
+            "files": build.call(Files, files or {}, "sample.files"),
+            "others": {**others, "decode": decode, "progress": progress},
+        }
 
     of_spec, rest = build.split(section, "sample", SampleSpec, own)
     if not 0 <= (seed := of_spec.get("seed", 0)) < 2**31:

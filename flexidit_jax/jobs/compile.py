@@ -16,6 +16,7 @@ from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.files import written_aside
 from flexidit_jax.common.program_cache import compiling_anew
 from flexidit_jax.experiment.experiment import build_experiment
+from flexidit_jax.models.conditioning.condition import size
 from flexidit_jax.programs.cost import Compiled, compile_program, table
 from flexidit_jax.programs.lower import sampling_programs, training_programs
 from flexidit_jax.programs.slices import devices_here, tpu_slice
@@ -42,7 +43,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
         print(f"{where.name}: {len(where.devices)} device(s), training on {shape}")
     if "sample" in section.programs:
         asked, model = experiment.sample, experiment.model
-        batch = asked.batch or len(model.conditioner.parse(asked.labels))
+        batch = asked.batch or size(model.conditioner.parse(asked.labels))
         lowerings += sampling_programs(model, experiment.process, train, asked.spec, batch, where.devices[0])
         print("sampling: one device with a batch of its own; several sample side by side")
 

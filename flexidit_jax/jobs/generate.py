@@ -22,6 +22,7 @@ from flexidit_jax.evaluation.requests import labels_of
 from flexidit_jax.experiment.experiment import build_experiment
 from flexidit_jax.experiment.start import trained_model
 from flexidit_jax.models.build import describe
+from flexidit_jax.models.conditioning.condition import negatives
 from flexidit_jax.runs.binding import FREE_WITHIN
 from flexidit_jax.runs.image_shards import ImageShards
 from flexidit_jax.runs.stop import Stop
@@ -50,7 +51,8 @@ def run(config: ConfigDict, workdir: Path) -> int:
     classes = getattr(flex.model.conditioner, "classes", None)
     if classes is None:
         raise UserError("generate draws classes, and this model is not conditioned on any")
-    spec = experiment.sample.spec
+    spec, negative = experiment.sample.spec, experiment.sample.others["negative"]
+    negatives(flex.model.conditioner, negative, 1)  # one for all
     batch = even(min(experiment.sample.batch or BATCH, section.num), flex.devices)
     size = section.shard or ImageShards.recorded(folder).get("shard") or batch
     batch = even(min(batch, size), flex.devices)
@@ -62,7 +64,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
     frames, *image = flex.codec.data_shape(flex.model.latent)
     image = image if flex.model.latent[0] == 1 else [frames, *image]
     counts = {"num": section.num, "shard": size, "image": image}
-    shards = ImageShards(folder, counts | _manifest(flex, section.labels, spec, plan), experiment.defaults)
+    shards = ImageShards(folder, counts | _manifest(flex, section.labels, negative, spec, plan), experiment.defaults)
     missing = shards.missing()
     shards.check_room(missing)
     labels = labels_of(section.labels, spec.seed, np.arange(even(section.num, size)), classes)
@@ -89,7 +91,8 @@ def run(config: ConfigDict, workdir: Path) -> int:
                     bar.advance(part)
 
                 # a whole shard even where fewer are left, so that no batch has another shape
-                images = flex.sample(labels[first : first + size], spec=drawn, batch=batch, first=first, progress=tick)
+                words = {"spec": drawn, "negative": negative, "batch": batch, "first": first, "progress": tick}
+                images = flex.sample(labels[first : first + size], **words)
                 if written is not None:
                     written.result()
                 written = writer.submit(shards.write, shard, images[: len(numbers)])
@@ -112,7 +115,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
     return 0
 
 
-def _manifest(flex: FlexiDiT, labels: str, spec: SampleSpec, plan: Plan) -> dict[str, Any]:
+def _manifest(flex: FlexiDiT, labels: str, negative: Any, spec: SampleSpec, plan: Plan) -> dict[str, Any]:
     """What the bits of an image depend on, but for rounding; JSON-ready."""
     kept = {
         part: {key: value for key, value in said.items() if key not in FREE_WITHIN[part]}
@@ -122,7 +125,7 @@ def _manifest(flex: FlexiDiT, labels: str, spec: SampleSpec, plan: Plan) -> dict
         "labels": labels,
         "weights": fingerprint(flex.params)[:16],
         "plan": str(plan),
-        "sample": spec.recorded(),
+        "sample": {"negative": negative, **spec.recorded()},
         "model": kept["model"],
         "process": dataclasses.asdict(flex.process),
         "codec": kept["codec"] | {"weights": flex.codec.fingerprint()},

@@ -42,6 +42,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
         spec=spec,
         batch=asked.batch,
         first=asked.others["first"],
+        negative=asked.others["negative"],
         dataset=experiment.dataset,
         codec=experiment.codec,
         seed=experiment.seed,

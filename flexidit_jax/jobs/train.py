@@ -26,6 +26,7 @@ from flexidit_jax.experiment.experiment import Experiment, build_experiment
 from flexidit_jax.experiment.start import load_source
 from flexidit_jax.jobs import report
 from flexidit_jax.models.build import init
+from flexidit_jax.models.conditioning.condition import of_records
 from flexidit_jax.models.flexify import at
 from flexidit_jax.models.fold import folded
 from flexidit_jax.runs import workdir as folder
@@ -135,6 +136,7 @@ def _train(
         labels=asked.labels,
         spec=asked.spec,
         batch=asked.batch,
+        negative=asked.others["negative"],
         first=asked.others["first"],
     )
     monitor = closing.enter_context(
@@ -162,11 +164,12 @@ def _train(
         # ------------------------------------------------------------ Steps
         for within in range(start, stage.steps):
             monitor.before(done)
-            batch = put_batch(next(stream), mesh)
+            records = next(stream)
+            cond = put_batch(of_records(experiment.model.conditioner, records), mesh)
             patch = stage.mode(seed, done)
-            x0 = latents_of(experiment.codec, batch, jax.random.fold_in(posterior, done))
+            x0 = latents_of(experiment.codec, put_batch(records, mesh), jax.random.fold_in(posterior, done))
             with Compilations() as compiled:
-                state, metrics = step(state, x0, batch[experiment.model.conditioner.field], done, patch)
+                state, metrics = step(state, x0, cond, done, patch)
             done += 1
             monitor.step(done, patch, metrics, compiled)
             stopping = votes.count()

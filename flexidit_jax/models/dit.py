@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 from flexidit_jax.common.axes import laid
 from flexidit_jax.common.types import Array, Patch, Prediction
 from flexidit_jax.models.blocks import Block, Final
+from flexidit_jax.models.conditioning.condition import Condition
 from flexidit_jax.models.layers import Dense, project
 from flexidit_jax.models.layout import Layout
 from flexidit_jax.models.patch import patchify, unpatchify
@@ -74,7 +74,7 @@ class DiT(nn.Module):
       latent: (F, H, W, C) of x; an image has F = 1.
       patch: the patch size in use.
       base_patch: p0, the patch size of pre-training; sets the unit of token positions.
-      conditioner: module turning the condition into [B, width].
+      conditioner: module of `models.conditioning`, which reads the condition.
       learn_variance: twice the output channels, the second half being v.
       attention: "xla", or "cudnn" on a GPU.
       remat: "none"; "dots" (keep the products with weights, compute attention [B, h, N, N] again); or "full" (keep
@@ -103,13 +103,13 @@ class DiT(nn.Module):
         self.final = Final(dtype)
         self.deembed = DeEmbed(self.patch, channels * (2 if self.learn_variance else 1), dtype)
 
-    def __call__(self, x: Array, t: Array, cond: Any) -> Prediction:
+    def __call__(self, x: Array, t: Array, cond: Condition) -> Prediction:
         """Predicts from x_t.
 
         Args:
           x: [B, F, H, W, C].
           t: [B], the original diffusion times 0..T-1; or [1] for the whole batch, which is cheaper.
-          cond: what the conditioner reads.
+          cond: of B samples, see `models.conditioning.condition`.
 
         Returns:
           output [B, F, H, W, C] float32 and, when learned, variance of the same shape.
@@ -126,10 +126,10 @@ class DiT(nn.Module):
                 x = x + self.get_variable("params", "patch_embedding")
             return x
 
-    def condition(self, t: Array, cond: Any) -> Array:
+    def condition(self, t: Array, cond: Condition) -> Array:
         """What every modulation begins with, [B, d]."""
         with self._precision():
-            return laid(nn.silu(self.timestep(t) + self.conditioner(cond)), "records")  # [B, d]
+            return laid(nn.silu(self.timestep(t) + self.conditioner(cond).vector), "records")  # [B, d]
 
     @nn.compact
     def trunk(self, x: Array, c: Array, layout: Layout | None = None) -> Array:

@@ -28,6 +28,7 @@ from flexidit_jax.common.types import Array, short_patch_name
 from flexidit_jax.diffusion.process import NoiseProcess
 from flexidit_jax.diffusion.solvers import make_table
 from flexidit_jax.diffusion.steps import Carry, Steps
+from flexidit_jax.models.conditioning.condition import shapes
 from flexidit_jax.programs import serve_exported
 from flexidit_jax.programs.export import (
     PLATFORMS,
@@ -101,8 +102,8 @@ def write_exported(flex: FlexiDiT, section: Export, tables: Mapping[str, Steps],
       The names of the pairs.
 
     Raises:
-      UserError: a model whose programs do not run on other platforms or are not of classes, pairs that it does
-        not have, a folder that holds something else, or one that cannot be written.
+      UserError: a model whose programs do not run on other platforms, pairs that it does not have, a folder that
+        holds something else, or one that cannot be written.
     """
     model = flex.model
     if model.attention != "xla":
@@ -110,8 +111,6 @@ def write_exported(flex: FlexiDiT, section: Export, tables: Mapping[str, Steps],
             f"model.attention={model.attention!r} exists on one platform and for fixed batches;"
             " export with --config.model.attention=xla"
         )
-    if np.ndim(model.conditioner.parse([None])) != 1:
-        raise UserError("export writes class-conditional models; the condition of this one is not a number a sample")
     channels = section.guidance_channels
     if channels is not None and not 1 <= channels <= model.latent[-1]:
         raise UserError(f"export.guidance_channels must lie in 1..{model.latent[-1]}, got {channels}")
@@ -135,10 +134,13 @@ def write_exported(flex: FlexiDiT, section: Export, tables: Mapping[str, Steps],
             "platforms": list(section.platforms),
             "latent": model.latent,
             "modes": [short_patch_name(patch) for patch in flex.patches],
-            "classes": model.conditioner.classes,
+            "cond": {
+                name: {"shape": like.shape[1:], "dtype": str(like.dtype), "limits": model.conditioner.limits.get(name)}
+                for name, like in sorted(shapes(model.conditioner, 1).items())
+            },
             "guidance_channels": channels,
             "scale_ratio": SCALE_RATIO,
-            "arguments": ["weights", "row", "scale", *Carry._fields, "cond", "noise"],
+            "arguments": ["weights", "rows", "scale", *Carry._fields, "cond", "guide_cond", "noise"],
             "columns": Steps._fields,
             "tables": list(tables),
             "programs": programs,

@@ -1,9 +1,11 @@
 """The engine's programs as `jax.export` artifacts: any batch size, several platforms, no weights inside.
 
-    step(weights, row, scale, x, x_last, x0_prev, z_last, cond, noise) -> (x, x_last, x0_prev, z_last)
-    noise(seed, indices, draw) -> [B, F, H, W, C]
+    step(weights, rows, scale, x, x_last, x0_prev, z_last, cond, guide_cond, noise) -> (x, x_last, x0_prev, z_last)
+    noise(seeds, indices, draws) -> [B, F, H, W, C]
 
-Arguments are arrays and lists of them: whoever calls an artifact needs none of this package's types.
+Every sample has a row of a solver's table, a scale and a seed of its own: rows [B, columns], scale, seeds, indices and
+draws [B]. Arguments are arrays and lists of them, a condition a list in the order of its sorted names: whoever calls an
+artifact needs none of this package's types.
 Lowering asks for no device, so programs for a TPU or a GPU are made on any machine.
 """
 
@@ -19,9 +21,11 @@ from jax import export
 from flexidit_jax.common.errors import UserError, nearest
 from flexidit_jax.common.types import Array, Patch, as_patch, short_patch_name
 from flexidit_jax.diffusion.steps import Carry, Steps
+from flexidit_jax.models.conditioning.condition import shapes
 from flexidit_jax.sampling.engine import Engine
 from flexidit_jax.sampling.noise import normal
 from flexidit_jax.sampling.schedule import Pair, pair_text
+from flexidit_jax.sampling.trajectory import Program, StepRows
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
@@ -60,7 +64,7 @@ def step_weights(engine: Engine, pair: Pair) -> dict[str, Array]:
       Each under its path in the mode's tree, such as `"2/blocks/mlp/fc1/kernel"`; a guide's weights
       stand under the guide's patch.
     """
-    _, weights = engine.step(*pair)
+    _, weights = engine.step(Program(*pair))
     return {
         "/".join([short_patch_name(patch), *(key.key for key in path)]): leaf
         for patch, params in zip(pair, weights, strict=True)
@@ -75,35 +79,37 @@ def export_step(engine: Engine, pair: Pair, channels: int | None, platforms: Seq
       channels: see `sampling.guidance.guided`.
       platforms: of `PLATFORMS`.
     """
-    run, weights = engine.step(*pair, channels=channels)
+    run, weights = engine.step(Program(*pair, channels=pair[1] and channels))
     leaves, tree = jax.tree.flatten(weights)
+    (batch,) = export.symbolic_shape("b")
+    fields, read = jax.tree.flatten(shapes(engine.model.conditioner, batch))
 
     def step(
-        weights: list[Array], row: Array, scale: Array, x: Array, x_last: Array, x0_prev: Array, z_last: Array,
-        cond: Array, noise: Array,
+        weights: list[Array], rows: Array, scale: Array, x: Array, x_last: Array, x0_prev: Array, z_last: Array,
+        cond: list[Array], guide_cond: list[Array], noise: Array,
     ) -> tuple[Array, ...]:  # fmt: skip
-        return tuple(run(*tree.unflatten(weights), row, scale, Carry(x, x_last, x0_prev, z_last), cond, noise))
+        guided = None if pair[1] is None else read.unflatten(guide_cond)
+        carry = Carry(x, x_last, x0_prev, z_last)
+        return tuple(run(*tree.unflatten(weights), StepRows(rows, scale), carry, read.unflatten(cond), guided, noise))
 
-    batch = export.symbolic_shape("b")
-    x = jax.ShapeDtypeStruct((*batch, *engine.model.latent), np.float32)
-    cond = engine.model.conditioner.parse([None])
+    x = jax.ShapeDtypeStruct((batch, *engine.model.latent), np.float32)
     return _serialised(
         step,
         platforms,
         [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves],
-        jax.ShapeDtypeStruct((len(Steps._fields),), np.float32),
-        jax.ShapeDtypeStruct((), np.float32),
+        jax.ShapeDtypeStruct((batch, len(Steps._fields)), np.float32),
+        jax.ShapeDtypeStruct((batch,), np.float32),
         *[x] * 4,
-        jax.ShapeDtypeStruct((*batch, *cond.shape[1:]), cond.dtype),
+        fields,
+        fields,
         x,
     )
 
 
 def export_noise(latent: tuple[int, ...], platforms: Sequence[str]) -> bytes:
-    """The program that draws noise, serialised; `draw` is 0 for x_T and k + 1 for the k-th executed step."""
-    number = jax.ShapeDtypeStruct((), np.uint32)
-    indices = jax.ShapeDtypeStruct(export.symbolic_shape("b"), np.uint32)
-    return _serialised(lambda *args: normal(*args, latent), platforms, number, indices, number)
+    """The program that draws noise, serialised; a draw is 0 for x_T and k + 1 for the k-th executed step."""
+    numbers = jax.ShapeDtypeStruct(export.symbolic_shape("b"), np.uint32)
+    return _serialised(lambda *args: normal(*args, latent), platforms, numbers, numbers, numbers)
 
 
 def _serialised(function: object, platforms: Sequence[str], *args: object) -> bytes:

@@ -18,12 +18,14 @@ from flexidit_jax.common.types import Params, short_patch_name
 from flexidit_jax.diffusion.process import NoiseProcess
 from flexidit_jax.diffusion.steps import Carry, Steps
 from flexidit_jax.models.build import init
+from flexidit_jax.models.conditioning.condition import shapes
 from flexidit_jax.models.dit import DiT
 from flexidit_jax.models.flops import forward_flops
 from flexidit_jax.sampling.engine import Engine
 from flexidit_jax.sampling.packing import choices
 from flexidit_jax.sampling.schedule import Segment, pair_text, text_of
 from flexidit_jax.sampling.spec import SampleSpec
+from flexidit_jax.sampling.trajectory import Program, StepRows
 from flexidit_jax.training.flops import recomputed_flops, training_flops
 from flexidit_jax.training.section import Training
 from flexidit_jax.training.sharding import shaped
@@ -56,9 +58,8 @@ class Lowering:
 def training_programs(model: DiT, process: NoiseProcess, train: Training, seed: int, mesh: Mesh) -> Iterator[Lowering]:
     """The training step of every stage at every patch size that the stage draws."""
     split = NamedSharding(mesh, PartitionSpec(MESH_AXES["records"]))
-    label = model.conditioner.parse([None])
     x0 = jax.ShapeDtypeStruct((train.batch, *model.latent), np.float32, sharding=split)
-    cond = jax.ShapeDtypeStruct((train.batch, *label.shape[1:]), label.dtype, sharding=split)
+    cond = _put(shapes(model.conditioner, train.batch), split)
     for i, stage in enumerate(train.stages):
         optimizer = train.optimizer.build(stage.rate())
         state = shaped(_state(model, train, stage), mesh)
@@ -95,17 +96,12 @@ def sampling_programs(
     for segment in _segments(flex, spec):
         for packing in layouts if segment.two_lengths else ("separate",):
             pair = segment.pair
-            run, weights = _step(flex, pair, packing, spec.guidance_channels)
-            label = flex.model.conditioner.parse([None])
-            x = _put(jax.ShapeDtypeStruct((batch, *flex.model.latent), np.float32), here)
-            arguments = (
-                *_put(weights, here),
-                _put(jax.ShapeDtypeStruct((len(Steps._fields),), np.float32), here),
-                _put(jax.ShapeDtypeStruct((), np.float32), here),
-                Carry(x, x, x, x),
-                _put(jax.ShapeDtypeStruct((batch, *label.shape[1:]), label.dtype), here),
-                x,
-            )
+            run, weights = _step(flex, Program(*pair, packing, pair[1] and spec.guidance_channels))
+            x = jax.ShapeDtypeStruct((batch, *flex.model.latent), np.float32)
+            rows = (jax.ShapeDtypeStruct((batch, *rest), np.float32) for rest in ((len(Steps._fields),), ()))
+            cond = shapes(flex.model.conditioner, batch)
+            guide_cond = None if pair[1] is None else cond
+            arguments = _put((*weights, StepRows(*rows), Carry(x, x, x, x), cond, guide_cond, x), here)
             layout = f", {packing}" if segment.two_lengths else ""
             yield Lowering(
                 f"sample, {pair_text(*pair)}{layout}",
@@ -130,17 +126,17 @@ def _segments(flex: FlexiDiT, spec: SampleSpec) -> list[Segment]:
     return list({segment.pair: segment for one in plans for segment in flex.plan(spec=one).segments}.values())
 
 
-def _step(flex: FlexiDiT, pair: Any, packing: str, channels: int | None) -> tuple[Callable[..., Carry], Any]:
-    """The program of a pair and the shapes of the weights it reads."""
+def _step(flex: FlexiDiT, program: Program) -> tuple[Callable[..., Carry], Any]:
+    """A program and the shapes of the weights it reads."""
     made = {}
 
     def weights(params: Params) -> Any:
         engine = Engine(flex.model, params, flex.patches, flex.merge_adapters)
-        made["run"], read = engine.step(*pair, packing, channels)
+        made["run"], read = engine.step(program)
         return read
 
-    shapes = jax.eval_shape(weights, flex.params)
-    return made["run"], shapes
+    read = jax.eval_shape(weights, flex.params)
+    return made["run"], read
 
 
 def _put(tree: Any, sharding: Any) -> Any:

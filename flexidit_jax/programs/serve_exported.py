@@ -1,6 +1,6 @@
 """Samples from a folder that `--mode=export` wrote, with jax and numpy alone. See launch/README.md.
 
-Every export holds the copy of this script that reads it: `python exported/serve_exported.py --labels=1,2`.
+Every export holds the copy of this script that reads it: `python exported/serve_exported.py --cond=1,2,none`.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import jax
 import jax.export
 import numpy as np
 
-FORMAT = 1
+FORMAT = 2
 
 
 def per_step(text, steps):
@@ -27,8 +27,7 @@ def per_step(text, steps):
     return [patch for patch, count in runs for _ in range(int(count))]
 
 
-def sample(folder, labels, table=None, schedule=None, guide=None, guidance=1.0, seed=0, first=0):
-    """Latents of `labels`, float32 [B, F, H, W, C]."""
+def read_manifest(folder):
     if not (folder / "manifest.json").is_file():
         raise ValueError(f"{folder} holds no exported model; --mode=export writes one")
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -39,16 +38,60 @@ def sample(folder, labels, table=None, schedule=None, guide=None, guidance=1.0, 
             f"{folder} is an export of format {found!r}, and this script reads {FORMAT}; use the serve_exported.py that"
             " came with it, or export again"
         )
+    return manifest
+
+
+def condition(fields, given, what):
+    """Arrays [B, ...] by name, from a list of numbers (None meaning none) or from such arrays."""
+    if not isinstance(given, dict):
+        numbers = [name for name, field in fields.items() if field["limits"]]
+        if len(numbers) != 1:
+            raise ValueError(f"{what} of this model is no list of numbers; give an .npz of {', '.join(fields)}")
+        low = fields[numbers[0]]["limits"][0]
+        given = {numbers[0]: [low if n is None else n for n in given], "null": [n is None for n in given]}
+    arrays = {name: np.asarray(given[name]) for name in fields if name in given}
+    count = len(next(iter(arrays.values()), ()))
+    arrays.setdefault("null", np.zeros(count, bool))
+    for name, field in fields.items():
+        array, shape = arrays.get(name), (count, *field["shape"])
+        if array is None or array.shape != shape or not np.can_cast(array.dtype, field["dtype"], "same_kind"):
+            found = "nothing" if array is None else f"{array.dtype} {list(array.shape)}"
+            raise ValueError(f"{name} of {what} must be {field['dtype']} {list(shape)}, got {found}")
+        if field["limits"] and count and not field["limits"][0] <= array.min() <= array.max() <= field["limits"][1]:
+            raise ValueError("{} of {} must lie in {}..{}, got {}".format(name, what, *field["limits"], array.tolist()))
+    if not count:
+        raise ValueError(f"{what} is empty")
+    return {name: arrays[name].astype(field["dtype"]) for name, field in fields.items()}
+
+
+def guides(cond, negative):
+    """The guide's condition where a mode guides itself, and where a weaker one guides it."""
+    if negative is None:
+        return {**cond, "null": np.ones_like(cond["null"])}, cond
+    batch = len(cond["null"])
+    if len(negative["null"]) not in (1, batch):
+        raise ValueError(f"negative must be one for all samples or one for each of {batch}")
+    negative = {name: np.broadcast_to(a, (batch, *a.shape[1:])) for name, a in negative.items()}
+    null = negative["null"]
+    mixed = {name: np.where(null.reshape(-1, *[1] * (a.ndim - 1)), cond[name], a) for name, a in negative.items()}
+    return negative, mixed
+
+
+def sample(folder, cond, negative=None, table=None, schedule=None, guide=None, guidance=1.0, seed=0, first=0):
+    """Latents of a condition, float32 [B, F, H, W, C]; `cond` and `negative` as `condition` reads them."""
+    manifest = read_manifest(folder)
+    cond = condition(manifest["cond"], cond, "cond")
+    negative = None if negative is None else condition(manifest["cond"], negative, "negative")
+    itself, weaker = guides(cond, negative)
+    batch = len(cond["null"])
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed must lie in 0..2^32-1, got {seed}")
-    if not 0 <= first <= 2**32 - len(labels):
-        raise ValueError(f"first must lie in 0..2^32-{len(labels)} for {len(labels)} labels, got {first}")
+    if not 0 <= first <= 2**32 - batch:
+        raise ValueError(f"first must lie in 0..2^32-{batch} for {batch} samples, got {first}")
     weights = np.load(folder / "weights.npz")
     rows = np.load(folder / "tables.npz")[table or manifest["tables"][0]]  # [rows, columns]
     step, noisy = (rows[:, manifest["columns"].index(name)] for name in ("step", "noisy"))
     steps = int(step.max()) + 1
-    if not all(0 <= label <= manifest["classes"] for label in labels):
-        raise ValueError(f"labels must lie in 0..{manifest['classes']}, got {labels}")
 
     @cache
     def weight(name):
@@ -65,19 +108,34 @@ def sample(folder, labels, table=None, schedule=None, guide=None, guidance=1.0, 
         call = jax.jit(jax.export.deserialize(bytearray(content)).call)
         return (lambda *args: call([weight(w) for w in entry["weights"]], *args)) if "weights" in entry else call
 
+    def every(number, dtype):
+        return np.full(batch, number, dtype)
+
     def draw(number):
-        indices = (first + np.arange(len(labels))).astype(np.uint32)
-        return program("noise")(np.uint32(seed), indices, np.uint32(number))
+        indices = (first + np.arange(batch)).astype(np.uint32)
+        return program("noise")(every(seed, np.uint32), indices, every(number, np.uint32))
+
+    def listed(cond):
+        return [cond[name] for name in sorted(cond)]
 
     schedule = per_step(schedule or f"{manifest['modes'][0]}:{steps}", steps)
-    carry = (draw(0), *[np.zeros((len(labels), *manifest["latent"]), np.float32)] * 3)
+    carry = (draw(0), *[np.zeros((batch, *manifest["latent"]), np.float32)] * 3)
     for k, (patch, by) in enumerate(zip(schedule, per_step(guide, steps) if guide else schedule)):
         scale = guidance if by == patch else 1 + (guidance - 1) / manifest["scale_ratio"]
         by, scale = ("none", 1.0) if scale == 1 or by == "none" else (by, scale)
         noise = draw(k + 1) if noisy[step == k].any() else np.zeros_like(carry[0])
+        given = listed(cond), listed(itself if by == patch else weaker)
         for row in rows[step == k]:
-            carry = program(f"{patch}+{by}")(row, np.float32(scale), *carry, np.array(labels, np.int32), noise)
+            carry = program(f"{patch}+{by}")(np.tile(row, (batch, 1)), every(scale, np.float32), *carry, *given, noise)
     return np.asarray(carry[0])
+
+
+def typed(text):
+    """`1,2,none` as a list, `file.npz` as its arrays."""
+    if text.endswith(".npz"):
+        with np.load(text) as arrays:
+            return dict(arrays)
+    return [None if number == "none" else int(number) for number in text.split(",")]
 
 
 def main(argv=None):
@@ -85,9 +143,10 @@ def main(argv=None):
     parser.add_argument(
         "folder", type=Path, nargs="?", default=Path(__file__).parent, help="default: that of this file"
     )
-    parser.add_argument("--labels", required=True, type=lambda text: [int(label) for label in text.split(",")])
+    parser.add_argument("--cond", required=True, help="numbers such as 1,2,none; or an .npz, see manifest.json")
     parser.add_argument("--out", default="latents.npy", help="of float32 [B, F, H, W, C]")
     options = {
+        "negative": (str, "what guidance leads away from instead of none, one for all or one a sample (see --cond)"),
         "table": (str, "steps and solver, by its name in manifest.json (default: the first)"),
         "schedule": (str, "such as 4:30,2:20, noise first (default: every step powerful)"),
         "guide": (str, "the schedule of the guiding prediction, such as none:10,4:40 (default: the schedule)"),
@@ -100,6 +159,7 @@ def main(argv=None):
     words = vars(parser.parse_args(argv))
     out = words.pop("out")
     try:
+        words |= {name: typed(words[name]) for name in ("cond", "negative") if name in words}
         np.save(out, sample(**words))
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         print(f"error: {error}", file=sys.stderr)

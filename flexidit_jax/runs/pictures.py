@@ -54,6 +54,20 @@ class Files:
         return written
 
 
+def write_preview(folder: Path, number: int, images: np.ndarray) -> None:
+    """Writes `preview_<number>.png`, images on one sheet.
+
+    Raises:
+      UserError: the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with written_aside(folder / f"preview_{number:05d}.png") as aside:
+            contact_sheet(images).save(aside, format="PNG")
+    except OSError as error:
+        raise UserError(f"cannot write to {folder} ({error.strerror})") from None
+
+
 def contact_sheet(images: np.ndarray, gap: int = 1, smallest: int = 48) -> Image.Image:
     """uint8 [N, H, W, C] (or the first frames of [N, F, H, W, C]) as one near-square picture.
 

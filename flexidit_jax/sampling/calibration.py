@@ -19,18 +19,21 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from flexidit_jax.common.cores import cores
 from flexidit_jax.common.files import written_aside
 from flexidit_jax.common.types import Patch
-from flexidit_jax.diffusion.steps import Steps
+from flexidit_jax.diffusion.steps import Steps, begin
+from flexidit_jax.models.conditioning.condition import nothing
 from flexidit_jax.models.dit import DiT
 from flexidit_jax.sampling.engine import Engine
 from flexidit_jax.sampling.schedule import Segment, pair_text
+from flexidit_jax.sampling.trajectory import Program, StepRows
 
 #: timed steps per program, after one that compiles and one that warms up
 REPEATS = 5
@@ -147,27 +150,28 @@ def fastest(
     return [run._replace(packing=chosen.get(run.pair, run.packing)) for run in runs]
 
 
-def evaluation(engine: Engine, table: Steps, cond: Any, channels: int | None = None) -> Callable[[Case], None]:
-    """A function that evaluates the network once in a case, to the end, on a batch like `cond` of zero latents.
+def evaluation(engine: Engine, table: Steps, batch: int, channels: int | None = None) -> Callable[[Case], None]:
+    """A function that evaluates the network once in a case, to the end, on a batch of zero latents without condition.
 
-    The other arguments are what sampling hands to `Engine.denoise`, so that the program is the same.
+    Arguments lie where sampling has them, so that the program is the same.
     """
-    first = Steps(*(column[:1] for column in table))  # a step of some solvers evaluates more than once
+    rows = StepRows(np.repeat(table.rows()[:1], batch, axis=0), np.ones(batch, np.float32))
+    carry = engine.placed(begin(jnp.zeros((batch, *engine.model.latent))))
+    cond = engine.placed(nothing(engine.model.conditioner, batch))
 
     def run(case: Case) -> None:
-        segment = Segment(0, 1, case.cond_patch, case.guide_patch, 1.0, case.packing)
-        x = np.zeros((len(cond), *engine.model.latent), np.float32)
-        jax.block_until_ready(list(engine.denoise([segment], first, x, cond, guidance_channels=channels)))
+        program = Program(*case, None if case.guide_patch is None else channels)
+        jax.block_until_ready(engine.run(program, rows, carry, cond, cond, carry.x))
 
     return run
 
 
 def times_of(
-    engine: Engine, table: Steps, cond: Any, channels: int | None = None
+    engine: Engine, table: Steps, batch: int, channels: int | None = None
 ) -> Callable[[Sequence[Case]], dict[Case, float]]:
-    """`milliseconds` of an engine's evaluations on a batch like `cond`; arguments as in `evaluation`."""
-    key = key_of(engine.model, engine.kind, len(cond))
-    return lambda cases: milliseconds(cases, key, evaluation(engine, table, cond, channels))
+    """`milliseconds` of an engine's evaluations; arguments as in `evaluation`."""
+    key = key_of(engine.model, engine.kind, batch)
+    return lambda cases: milliseconds(cases, key, evaluation(engine, table, batch, channels))
 
 
 def _read(path: Path) -> dict[str, Figures] | None:

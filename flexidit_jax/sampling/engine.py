@@ -2,36 +2,35 @@
 
     noise x_T ──▶ step 0 ──▶ step 1 ──▶ ... ──▶ step n-1 ──▶ x_0
                   │ weak program │   ...   │ powerful program │
-                  └── row of the solver table, scale, ... are *traced* ──┘
+                  └─ every sample's own row of a solver's table, scale, condition are *traced* ─┘
 
-A program is one evaluation of the network and one row of the solver's table. The row and the guidance
-scale are arguments, so any budget, number of steps, scale and solver reuses the programs already
-compiled for a batch shape. One call per row costs the same as a loop inside the program (dispatch is
-asynchronous), and makes progress bars and Ctrl-C free.
+A program is one evaluation of the network and one row of a solver's table for every sample of a batch. Rows and
+guidance scales are arguments, [B], so any budget, number of steps, scale and solver reuses the programs already
+compiled for a batch shape, and samples at different steps of different chains share a call. One call per row costs
+the same as a loop inside the program (dispatch is asynchronous), and makes progress bars and Ctrl-C free.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
-from flexidit_jax.common.data_parallel import AXIS, copied, even, local_mesh, on_each, split
+from flexidit_jax.common.data_parallel import AXIS, copied, even, local_mesh, on_each
 from flexidit_jax.common.types import Array, Params, Patch, Prediction
-from flexidit_jax.diffusion.steps import Carry, Steps, advance, begin
+from flexidit_jax.diffusion.steps import Carry, Steps, advance
 from flexidit_jax.models.adapters import merged
 from flexidit_jax.models.cast import caster
+from flexidit_jax.models.conditioning.condition import Condition, join
 from flexidit_jax.models.dit import DiT
 from flexidit_jax.models.flexify import adapter_rank, at
 from flexidit_jax.sampling.guidance import guided
-from flexidit_jax.sampling.noise import step_noise
 from flexidit_jax.sampling.packing import predict_pair
-from flexidit_jax.sampling.schedule import Segment
+from flexidit_jax.sampling.trajectory import Program, StepRows
 
 
 def _predicted(
@@ -44,18 +43,18 @@ def _predicted(
     scale: Array,
     x: Array,
     t: Array,
-    cond: Any,
+    cond: Condition,
+    guide_cond: Condition | None,
 ) -> Prediction:
-    """The guided prediction at x; t is [1]."""
+    """The guided prediction at x; t is [B], scale broadcasts against x."""
     if guide_model is None:
         return cond_model.apply({"params": cond_params}, x, t, cond)
     if guide_model != cond_model:
-        pair = predict_pair(packing, cond_model, guide_model, cond_params, guide_params, x, t, cond)
+        pair = predict_pair(packing, cond_model, guide_model, cond_params, guide_params, x, t, cond, guide_cond)
         return guided(*pair, scale, channels)
-    batch = x.shape[0]  # one call on [conditional, unconditional]
-    null = cond_model.conditioner.null(cond)
-    both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), cond, null)
-    out = cond_model.apply({"params": cond_params}, jnp.concatenate([x, x]), t, both)
+    batch = x.shape[0]  # one call on [conditional, guiding]
+    twice = jnp.concatenate([x, x]), jnp.concatenate([t, t]), join(cond, guide_cond)
+    out = cond_model.apply({"params": cond_params}, *twice)
     first, second = (jax.tree.map(lambda a, i=i: a[i * batch : (i + 1) * batch], out) for i in (0, 1))
     return guided(first, second, scale, channels)
 
@@ -69,29 +68,34 @@ def _step(
     mesh: Mesh | None,
     cond_params: Params,
     guide_params: Params | None,
-    numbers: Array,
-    scale: Array,
+    rows: StepRows,
     carry: Carry,
-    cond: Any,
+    cond: Condition,
+    guide_cond: Condition | None,
     noise: Array,
 ) -> Carry:
-    """One row of the solver's table, [columns]; noise is shaped like x."""
+    """One row of a solver's table for every sample; noise is shaped like x."""
 
     def one(
         cond_params: Params,
         guide_params: Params | None,
-        row: Steps,
-        scale: Array,
+        rows: StepRows,
         carry: Carry,
-        cond: Any,
+        cond: Condition,
+        guide_cond: Condition | None,
         noise: Array,
     ) -> Carry:
-        prediction = _predicted(
-            cond_model, guide_model, packing, channels, cond_params, guide_params, scale, carry.x, row.t[None], cond
-        )
-        return advance(row, carry, prediction, noise)
+        def per_sample(numbers: Array) -> Array:
+            return numbers.reshape(-1, *[1] * (noise.ndim - 1))  # [B, 1, 1, 1, 1]
 
-    return on_each(one, mesh, 4)(cond_params, guide_params, Steps(*numbers), scale, carry, cond, noise)
+        numbers = Steps(*rows.numbers.T)
+        prediction = _predicted(
+            cond_model, guide_model, packing, channels,
+            cond_params, guide_params, per_sample(rows.scale), carry.x, numbers.t, cond, guide_cond,
+        )  # fmt: skip
+        return advance(Steps(*map(per_sample, numbers)), carry, prediction, noise)
+
+    return on_each(one, mesh, 2)(cond_params, guide_params, rows, carry, cond, guide_cond, noise)
 
 
 def compiled_programs() -> int:
@@ -110,6 +114,7 @@ class Engine:
       devices: how many of this process's a batch is split over (see `common.data_parallel`).
 
     Attributes:
+      model, patches: as given.
       kind: what else than the model decides how long a step takes: "shared" weights or how adapters run.
     """
 
@@ -117,23 +122,25 @@ class Engine:
         self, model: DiT, params: Params, patches: Sequence[Patch], merge: bool = True, devices: int = 1
     ) -> None:
         rank = adapter_rank(params)
-        self.model, self.kind = model, "shared" if rank is None else "merged" if merge else f"rank {rank}"
-        self._devices, self._mesh = devices, local_mesh(devices)
+        self.model, self.patches = model, tuple(patches)
+        self.kind = "shared" if rank is None else "merged" if merge else f"rank {rank}"
+        self._params, self._merge, self._devices, self._mesh = params, merge, devices, local_mesh(devices)
         if self._mesh is not None:
             self.kind += f", over {devices} devices"
-            params = copied(params, self._mesh)
 
-        cast = caster(model)
+    @cached_property
+    def _modes(self) -> dict[Patch, tuple[DiT, Params]]:
+        """Made when they are first asked for: a plan wants none."""
+        cast, params = caster(self.model), copied(self._params, self._mesh)
 
-        def plain(params: Params, patch: Patch) -> Params:
-            return cast(merged(at(params, patch)) if merge else at(params, patch))
+        def plain(patch: Patch) -> Params:
+            return cast(merged(at(params, patch)) if self._merge else at(params, patch))
 
         # not jitted: a leaf that a mode does not change stays the array it is, shared by all modes
-        self._modes = {patch: (model.at(patch), plain(params, patch)) for patch in patches}
-        self._batches = self._where(params)
+        return {patch: (self.model.at(patch), plain(patch)) for patch in self.patches}
 
     def even(self, batch: int) -> int:
-        """The least batch, of `batch` samples or more, that `denoise` can split."""
+        """The least batch, of `batch` samples or more, that the devices share evenly."""
         return even(batch, self._devices)
 
     def weight_bytes(self) -> int:
@@ -141,64 +148,36 @@ class Engine:
         leaves = {id(leaf): leaf.nbytes for _, params in self._modes.values() for leaf in jax.tree.leaves(params)}
         return sum(leaves.values())
 
-    def step(
-        self, cond_patch: Patch, guide_patch: Patch | None, packing: str = "separate", channels: int | None = None
-    ) -> tuple[Callable[..., Carry], tuple[Params, Params | None]]:
-        """The program of a pair and the weights it reads: `run(*weights, row, scale, carry, cond, noise)`."""
-        cond_model, cond_params = self._modes[cond_patch]
-        guide_model, guide_params = (None, None) if guide_patch is None else self._modes[guide_patch]
-        run = partial(_step, cond_model, guide_model, packing, None if guide_model is None else channels, self._mesh)
+    def step(self, program: Program) -> tuple[Callable[..., Carry], tuple[Params, Params | None]]:
+        """A program and the weights it reads: `run(*weights, rows, carry, cond, guide_cond, noise)`."""
+        cond_model, cond_params = self._modes[program.cond_patch]
+        guide_model, guide_params = (None, None) if program.guide_patch is None else self._modes[program.guide_patch]
+        run = partial(_step, cond_model, guide_model, program.packing, program.channels, self._mesh)
         return run, (cond_params, None if guide_model == cond_model else guide_params)
 
-    def _where(self, params: Params) -> Sharding | None:
-        """Where batches lie: split over the devices, or beside the weights.
+    def run(
+        self,
+        program: Program,
+        rows: StepRows,
+        carry: Carry,
+        cond: Condition,
+        guide_cond: Condition,
+        noise: Array,
+    ) -> Carry:
+        """One evaluation of every sample of a batch; arrays are where `placed` puts them, rows on the host."""
+        run, weights = self.step(program)
+        return run(*weights, rows, carry, cond, None if program.guide_patch is None else guide_cond, noise)
+
+    def placed(self, batch: Any) -> Any:
+        """A tree of arrays [B, ...], B a multiple of the devices, where steps want it: split, or beside the weights.
 
         A first step on an array that is free to move and a second on one that is not are two programs.
         """
+        return jax.device_put(batch, self._batches)
+
+    @cached_property
+    def _batches(self) -> Sharding | None:
         if self._mesh is not None:
             return NamedSharding(self._mesh, PartitionSpec(AXIS))
-        where = getattr(jax.tree.leaves(params)[0], "sharding", None)
+        where = getattr(jax.tree.leaves(self._params)[0], "sharding", None)
         return NamedSharding(where.mesh, PartitionSpec()) if isinstance(where, NamedSharding) else where
-
-    def denoise(
-        self,
-        segments: Sequence[Segment],
-        table: Steps,
-        x: Array,
-        cond: Any,
-        seed: int = 0,
-        indices: Array | None = None,
-        captured: Array | None = None,
-        guidance_channels: int | None = None,
-    ) -> Iterator[Array]:
-        """Denoises x_T through all segments, a step at a time.
-
-        Args:
-          segments: from `sampling.schedule.segments`.
-          table: the solver's rows (see `diffusion.steps`).
-          x: x_T, [B, F, H, W, C]; B is a multiple of the devices.
-          cond: the condition, [B, ...].
-          seed, indices: which noise to draw; `indices` [B] number the samples.
-          captured: [steps, B, F, H, W, C] instead of drawn noise; [k] belongs to the k-th executed step.
-          guidance_channels: see `sampling.guidance.guided`.
-
-        Yields:
-          x after each step, [B, F, H, W, C]; the last is x_0.
-        """
-        where = {k: segment for segment in segments for k in range(segment.start, segment.stop)}
-        indices = np.arange(x.shape[0]) if indices is None else indices
-        cond, indices = split((cond, np.asarray(indices, np.uint32)), self._mesh)
-        rows, carry = table.rows(), jax.device_put(begin(jnp.asarray(x)), self._batches)
-        before, quiet = carry.x, carry.z_last
-        for k, segment in where.items():
-            run, weights = self.step(*segment.pair, segment.packing, guidance_channels)
-            here, noise = table.step == k, quiet
-            if table.noisy[here].any():
-                noise = step_noise(seed, indices, k, x.shape[1:]) if captured is None else jnp.asarray(captured[k])
-                noise = jax.device_put(noise, self._batches)
-            reached = carry.x
-            for row in rows[here]:
-                carry = run(*weights, row, np.float32(segment.scale), carry, cond, noise)
-            jax.block_until_ready(before)  # stay at most one step ahead, so that a bar tells the truth
-            before = reached
-            yield carry.x

@@ -43,7 +43,7 @@ def chooser(
         raise UserError(f"latency_ms wants batch=, the samples per call of the network, got {batch!r}")
 
     def choose(make: Callable[[int], Plan]) -> Plan:
-        times = times_of(engine, table, engine.model.conditioner.parse([None] * engine.even(batch)), channels)
+        times = times_of(engine, table, engine.even(batch), channels)
         return within_latency(latency_ms, make, len(table.evaluations), layouts, times)
 
     return choose

@@ -16,7 +16,6 @@ left out; its weights go with c0.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,10 +24,11 @@ import numpy as np
 from flexidit_jax.common.types import Array, Patch, Prediction
 from flexidit_jax.diffusion.process import NoiseProcess
 from flexidit_jax.diffusion.steps import Steps
+from flexidit_jax.models.conditioning.condition import Condition, as_null, take
 from flexidit_jax.sampling.guidance import guided
 
-#: predict(x, t, labels, patch), as `FlexiDiT.predict`
-Predict = Callable[[Array, Array, Any, Patch], Prediction]
+#: predict(x, t, cond, patch), as `FlexiDiT.predict`
+Predict = Callable[[Array, Array, Condition, Patch], Prediction]
 
 
 def measure(
@@ -36,10 +36,11 @@ def measure(
     patches: Sequence[Patch],
     process: NoiseProcess,
     table: Steps,
-    batches: Iterable[tuple[Array, Sequence[Any]]],
+    batches: Iterable[tuple[Array, Condition]],
     scales: Sequence[float],
     channels: int | None = None,
     seed: int = 0,
+    negative: Condition | None = None,
     tick: Callable[[], None] = lambda: None,
 ) -> np.ndarray:
     """The mean squared difference to the most powerful mode's output, [modes, rows] float64; row 0 is zero.
@@ -49,28 +50,30 @@ def measure(
       patches: its modes, powerful first.
       process: noises the data.
       table: the solver's rows; each is measured at its own time.
-      batches: latents [B, F, H, W, C] and labels [B]. All modes see the same noise.
+      batches: latents [B, F, H, W, C] and their condition. All modes see the same noise.
       scales: guidance of every step, [steps], each mode guiding itself; 1 runs no guide.
       channels: see `sampling.guidance.guided`.
       seed: of the noise.
+      negative: of one sample, what guidance leads away from instead of no condition.
       tick: called after every row of every batch.
     """
     total, count = np.zeros((len(patches), len(table.t))), 0
     root = jax.random.key(seed)
 
-    def output(x: Array, t: Array, labels: Any, scale: float, patch: Patch) -> Array:
-        cond = predict(x, t, labels, patch)
+    def output(x: Array, t: Array, cond: Condition, scale: float, patch: Patch) -> Array:
+        strong = predict(x, t, cond, patch)
         if scale == 1:
-            return cond.output
-        return guided(cond, predict(x, t, [None] * len(labels), patch), scale, channels).output
+            return strong.output
+        away = as_null(cond) if negative is None else take(negative, np.zeros(len(x), int))
+        return guided(strong, predict(x, t, away, patch), scale, channels).output
 
-    for number, (x0, labels) in enumerate(batches):
+    for number, (x0, cond) in enumerate(batches):
         x0, count = jnp.asarray(x0), count + len(x0)
         for row, (step, time) in enumerate(zip(table.step.astype(int), table.t, strict=True)):
             key = jax.random.fold_in(jax.random.fold_in(root, number), row)
             t = jnp.full(len(x0), time, jnp.float32)
             x = process.add_noise(x0, jax.random.normal(key, x0.shape), t)
-            powerful, *weaker = (output(x, t, labels, scales[step], patch) for patch in patches)
+            powerful, *weaker = (output(x, t, cond, scales[step], patch) for patch in patches)
             total[1:, row] += [len(x0) * float(jnp.mean(jnp.square(weak - powerful))) for weak in weaker]
             tick()
     return total / count

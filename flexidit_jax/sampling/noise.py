@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from flexidit_jax.common.errors import UserError
@@ -14,24 +13,28 @@ from flexidit_jax.models.patch import as_video
 
 
 @partial(jax.jit, static_argnames="shape")
-def normal(seed: Array, indices: Array, draw: Array, shape: tuple[int, ...]) -> Array:
-    """[B, *shape] noise; row i depends on (seed, indices[i], draw) alone: draw 0 is x_T, k + 1 that of step k."""
-    root = jax.random.key(seed)
+def normal(seeds: Array, indices: Array, draws: Array, shape: tuple[int, ...]) -> Array:
+    """Noise [B, *shape] of uint32 [B] each; a row depends on its three numbers alone.
 
-    def one(index: Array) -> Array:
-        return jax.random.normal(jax.random.fold_in(jax.random.fold_in(root, index), draw), shape)
+    Draw 0 is x_T, k + 1 the noise of step k.
+    """
 
-    return jax.vmap(one)(indices)
+    def one(seed: Array, index: Array, draw: Array) -> Array:
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), index), draw)
+        return jax.random.normal(key, shape)
 
-
-def starting_noise(seed: int, indices: Array, shape: tuple[int, ...]) -> Array:
-    """x_T of the samples numbered `indices`, [B, *shape]."""
-    return normal(np.uint32(seed), indices.astype(np.uint32), np.uint32(0), shape)
+    return jax.vmap(one)(seeds, indices, draws)
 
 
-def step_noise(seed: int, indices: Array, k: int, shape: tuple[int, ...]) -> Array:
-    """The noise of the k-th executed step of the samples numbered `indices`, [B, *shape]."""
-    return normal(np.uint32(seed), indices.astype(np.uint32), np.uint32(k + 1), shape)
+def starting_noise(seeds: int | Array, indices: Array, shape: tuple[int, ...]) -> Array:
+    """x_T of the samples numbered `indices`, [B, *shape]; one seed for all or one a sample."""
+    return step_noise(seeds, indices, -1, shape)
+
+
+def step_noise(seeds: int | Array, indices: Array, k: int | Array, shape: tuple[int, ...]) -> Array:
+    """The noise of step k of the samples numbered `indices`, [B, *shape]; one k for all or one a sample."""
+    numbers = np.broadcast_arrays(seeds, indices, np.add(k, 1))
+    return normal(*(np.asarray(number).astype(np.uint32) for number in numbers), shape)
 
 
 def given_noise(
@@ -39,16 +42,19 @@ def given_noise(
 ) -> tuple[Array | None, Array | None]:
     """x_T and the noise of each step where they are given: [n, F, H, W, C] and [steps, n, F, H, W, C].
 
+    Args:
+      steps: of the sample that has most.
+
     Raises:
-      UserError: shapes that do not fit the latent, the labels or each other.
+      UserError: shapes that do not fit the latent, the number of samples or each other.
     """
     start = None if noise is None else as_video(noise, latent)
     if start is not None and len(start) != n:
-        raise UserError(f"noise is for {len(start)} samples, but there are {n} labels")
+        raise UserError(f"noise is for {len(start)} samples, but {n} are asked for")
     if captured is None:
         return start, None
     if start is None or np.shape(captured) != (steps, *np.shape(noise)):
         raise UserError(
             f"step_noise must have shape [steps={steps}, *noise.shape] and come with noise, got {np.shape(captured)}"
         )
-    return start, jnp.asarray(captured).reshape(steps, n, *latent)
+    return start, np.asarray(captured, np.float32).reshape(steps, n, *latent)

@@ -20,13 +20,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from flexidit_jax.common.errors import UserError, nearest
 from flexidit_jax.common.types import Array, Params, Patch, Prediction
+from flexidit_jax.models.conditioning.condition import Condition
 from flexidit_jax.models.dit import DiT
 from flexidit_jax.models.flops import forward_flops, pair_flops
 from flexidit_jax.models.patch import tokens
@@ -166,32 +166,33 @@ def predict_pair(
     guide_params: Params,
     x: Array,
     t: Array,
-    cond: Any,
+    cond: Condition,
+    guide_cond: Condition,
 ) -> tuple[Prediction, Prediction]:
-    """The conditional prediction and that of its weaker guide, both with the condition.
+    """The conditional prediction and that of its weaker guide, each with a condition of its own.
 
     Args:
       packing: a name of `LAYOUTS`.
       cond_model, guide_model: the modes, the first with at least as many tokens.
       cond_params, guide_params: their plain parameters; except for "separate" with the same blocks but
         for the norms.
-      x, t, cond: see `DiT`.
+      x, t, cond, guide_cond: see `DiT`.
     """
     cond_in, guide_in = {"params": cond_params}, {"params": guide_params}
     if packing == "separate":
-        return cond_model.apply(cond_in, x, t, cond), guide_model.apply(guide_in, x, t, cond)
+        return cond_model.apply(cond_in, x, t, cond), guide_model.apply(guide_in, x, t, guide_cond)
     long, short = cond_model.apply(cond_in, x, method="tokens"), guide_model.apply(guide_in, x, method="tokens")
-    c = cond_model.apply(cond_in, t, cond, method="condition")  # [B, d], the same in every mode
+    c, g = (cond_model.apply(cond_in, t, each, method="condition") for each in (cond, guide_cond))  # [B, d]
     layout = layout_of(packing, *long.shape[:2], short.shape[1])
     rows = cond_model.apply(
         {"params": {"blocks": _both_norms(cond_params["blocks"], guide_params["blocks"])}},
         layout.join(long, short),  # [R, L, d]
-        jnp.stack([c, c]),  # [2, B, d]
+        jnp.stack([c, g]),  # [2, B, d]
         layout,
         method="trunk",
     )
     long, short = layout.split(rows)
-    return cond_model.apply(cond_in, long, c, method="read"), guide_model.apply(guide_in, short, c, method="read")
+    return cond_model.apply(cond_in, long, c, method="read"), guide_model.apply(guide_in, short, g, method="read")
 
 
 def _both_norms(cond: Params, guide: Params) -> Params:

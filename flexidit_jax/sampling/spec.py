@@ -1,7 +1,7 @@
 """How to sample: everything a user says about it, in one value.
 
 The command line, a config, Python and a record all make a `SampleSpec`; what its keys are, nobody else says. *What* is
-sampled (labels, the number of the first, noise) and *where* (batch, devices, files) are other arguments.
+sampled (conditions, the number of the first, noise) and *where* (batch, devices, files) are other arguments.
 """
 
 from __future__ import annotations
@@ -209,16 +209,12 @@ class SampleSpec:
     def of_record(cls, record: Mapping[str, Any]) -> SampleSpec:
         """The inverse of `recorded`, also of what an earlier version recorded: see `INTRODUCED`.
 
-        Args:
-          record: a `sample.json` too, which says beside what is sampled.
-
         Raises:
           UserError: a key that there is not.
         """
         if not isinstance(record, Mapping):
             raise UserError(f"a record is a mapping as `recorded` makes it, got {type(record).__name__}")
-        how = {key: value for key, value in record.items() if key not in WHAT_AND_WHERE}
-        return build.call(cls, {**INTRODUCED, **how}, "sample")
+        return build.call(cls, {**INTRODUCED, **record}, "sample")
 
     def _scales(self, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """s1 and s2 of every step, [steps] each; 1 where nothing guides."""
@@ -236,8 +232,6 @@ class SampleSpec:
 
 #: what a key that a record leaves out means: its value when it was introduced, where that is no longer the default
 INTRODUCED: dict[str, Any] = {}
-#: what a record of samples holds beside a spec
-WHAT_AND_WHERE = frozenset({"labels", "batch", "first", "noise", "step_noise", "decode"})
 
 
 def check_known(words: Iterable[str], also: Iterable[str], where: str) -> None:

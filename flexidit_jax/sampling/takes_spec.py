@@ -32,12 +32,13 @@ def spec_of(spec: SampleSpec | None, words: Mapping[str, Any], also: Iterable[st
     return replace(SampleSpec() if spec is None else spec, **words)
 
 
-def takes_spec(positional: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def takes_spec(positional: str, several: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Lets a method be told its `spec`, keys of one, or both: keys then stand in place of the spec's own.
 
     Args:
       positional: the order in which words may also be given without their names, those of the method among them; a
         key that is not among them wants its name.
+      several: whether `spec` may also be a list, one a sample; keys then stand in place of those of every one.
     """
     order = positional.split()
 
@@ -57,21 +58,24 @@ def takes_spec(positional: str) -> Callable[[Callable[..., Any]], Callable[..., 
                     raise UserError(f"{method.__name__} is told {word} twice")
                 words[word] = value
             others = {word: words.pop(word) for word in own if word in words and word != "spec"}
-            spec = spec_of(words.pop("spec", None), words, [word for word in own if word != "self"], method.__name__)
-            return method(*leading, **others, spec=spec)
+            given, also = words.pop("spec", None), [word for word in own if word != "self"]
+            if several and isinstance(given, (list, tuple)):
+                return method(*leading, **others, spec=[spec_of(one, words, also, method.__name__) for one in given])
+            return method(*leading, **others, spec=spec_of(given, words, also, method.__name__))
 
-        told.__signature__ = _signature(inspect.signature(method), place, order)
+        told.__signature__ = _signature(inspect.signature(method), place, order, several)
         return told
 
     return decorate
 
 
-def _signature(method: inspect.Signature, place: int, order: Sequence[str]) -> inspect.Signature:
+def _signature(method: inspect.Signature, place: int, order: Sequence[str], several: bool) -> inspect.Signature:
     """What `takes_spec` makes of a method's parameters, for `help`."""
     own, of_spec = method.parameters, inspect.signature(SampleSpec).parameters
     known = {**of_spec, **own}
     named = [known[word].replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD) for word in order]
     others = [word for word in (*of_spec, *list(own)[place + 1 :]) if word not in order]
     named += [known[word].replace(kind=inspect.Parameter.KEYWORD_ONLY) for word in others]
-    spec = own["spec"].replace(kind=inspect.Parameter.KEYWORD_ONLY, default=None, annotation="SampleSpec | None")
+    kinds = "SampleSpec | Sequence[SampleSpec] | None" if several else "SampleSpec | None"
+    spec = own["spec"].replace(kind=inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kinds)
     return method.replace(parameters=[*list(own.values())[:place], *named, spec])

@@ -14,6 +14,7 @@ from flexidit_jax.common.axes import using
 from flexidit_jax.common.trees import merge
 from flexidit_jax.common.types import Array, Params, Patch, Prediction
 from flexidit_jax.diffusion.process import NoiseProcess
+from flexidit_jax.models.conditioning.condition import Condition, dropped
 from flexidit_jax.models.dit import DiT
 from flexidit_jax.models.flexify import at
 from flexidit_jax.training.accumulate import accumulated, micro_batches, quartiles
@@ -22,7 +23,7 @@ from flexidit_jax.training.sharding import constrained
 from flexidit_jax.training.state import TrainState, updated
 
 Metrics = dict[str, Array]
-Step = Callable[[TrainState, Array, Any, Array, Patch], tuple[TrainState, Metrics]]
+Step = Callable[[TrainState, Array, Condition, Array, Patch], tuple[TrainState, Metrics]]
 
 
 def make_step(
@@ -47,7 +48,7 @@ def make_step(
         what is drawn for a record does not depend on it.
 
     Returns:
-      step(state, x0, cond, number, patch) -> (state, metrics): x0 [B, F, H, W, C] latents, cond [B, ...],
+      step(state, x0, cond, number, patch) -> (state, metrics): x0 [B, F, H, W, C] latents, cond of B samples,
       `number` the step of the whole run (all randomness comes from (seed, number)), `patch` static.
       Metrics are scalars (loss, its terms and grad_norm) and, by quarter of the time axis, low noise first,
       `quartile_sums` and `quartile_counts` [4]: the sum of the losses of the records there, and their number.
@@ -56,25 +57,25 @@ def make_step(
     place = partial(constrained, mesh=mesh)
 
     @partial(jax.jit, static_argnames="patch", donate_argnames="state")
-    def step(state: TrainState, x0: Array, cond: Any, number: Array, patch: Patch) -> tuple[TrainState, Metrics]:
+    def step(state: TrainState, x0: Array, cond: Condition, number: Array, patch: Patch) -> tuple[TrainState, Metrics]:
         # ------------------------------------------------------------ Draw, for the whole batch
         drop_key, loss_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), number))
-        dropped = model.conditioner.drop(cond, drop_key)
+        cond = dropped(cond, drop_key, model.conditioner.drop_rate)
         t, noise = loss.draw(process, loss_key, x0.shape, (times or {}).get(patch, (0.0, 1.0)))
 
         # ------------------------------------------------------------ Evaluate, part by part
-        def objective(params: Params, x0: Array, cond: Any, t: Array, noise: Array) -> tuple[Array, Metrics]:
+        def objective(params: Params, x0: Array, cond: Condition, t: Array, noise: Array) -> tuple[Array, Metrics]:
             stored = merge(state.frozen, params)
 
-            def network(mode: Patch, x: Array, t: Array, c: Any) -> Prediction:
-                return model.at(mode).apply({"params": at(stored, mode)}, x, t, c)
+            def network(mode: Patch, x: Array, t: Array, cond: Condition) -> Prediction:
+                return model.at(mode).apply({"params": at(stored, mode)}, x, t, cond)
 
             student, teacher = partial(network, patch), partial(network, model.base_patch)
             values, terms = loss(process, student, teacher, x0, cond, t, noise)
             return values.mean(), {**terms, "loss": values, "t": t}
 
         with using(mesh):
-            parts = micro_batches((x0, dropped, t, noise), accumulate)
+            parts = micro_batches((x0, cond, t, noise), accumulate)
             gradients, records = accumulated(objective, state.params, parts, place)
 
         # ------------------------------------------------------------ Update

@@ -32,6 +32,7 @@ ROOT = Path(__file__).parents[2]
 SERVE = ROOT / "launch" / "serve_exported.py"
 SMOKE = f"--config={ROOT / 'configs' / 'digits.py'}:smoke"
 P2, P4, PT = (1, 2, 2), (1, 4, 4), (2, 4, 4)
+SHAPE = (1, 8, 8, 4)
 SA = {"name": "sa_solver", "tau": 0.5}
 SECTION = Export(
     tables=({"solver": "ddpm", "steps": 5}, {"solver": "ddim", "steps": 4}, {"solver": SA, "steps": 4}),
@@ -73,13 +74,15 @@ def serve() -> ModuleType:
         ("ddpm_5", {"schedule": "4:3,2:2", "guidance": 1.5, "seed": 3, "first": 7}),
         ("ddpm_5", {"schedule": "4:1,2:4", "guide": "none:1,4:3,2:1", "guidance": 4.0}),
         ("ddim_4", {"guidance": 2.0, "guide": "4:4"}),
+        ("ddim_4", {"guidance": 2.0, "schedule": "4:2,2:2", "guide": "4:3,2:1", "negative": [3]}),
+        ("ddim_4", {"guidance": 2.0, "schedule": "4:2,2:2", "guide": "4:3,2:1", "negative": [3, 1, None, 3, 2]}),
         ("sa_solver_4", {"schedule": "4:2,2:2"}),
     ],
 )
 def test_serves_what_sample_draws(
     flex: fd.FlexiDiT, exported: Path, serve: ModuleType, table: str, words: dict[str, Any]
 ) -> None:
-    labels = [5, 10, 0, 3, 7]  # as many as no module that counts programs samples
+    labels = [5, None, 0, 3, 10]  # as many as no module that counts programs samples
     solver, steps = table.rsplit("_", 1)
     served = serve.sample(exported, labels, table=table, **words)
     words = {"guidance": 1.0, "guidance_channels": 3, **words}
@@ -92,6 +95,23 @@ def test_any_batch_size(flex: fd.FlexiDiT, exported: Path, serve: ModuleType) ->
     words = {"schedule": "2:5", "guidance": 1.0, "seed": 1}
     three, two = serve.sample(exported, [1, 2, 3], **words), serve.sample(exported, [2, 3], first=1, **words)
     assert_same_sample(two, three[1:])
+
+
+def test_every_sample_has_a_row_of_its_own(flex: fd.FlexiDiT, exported: Path) -> None:
+    """One call of an artifact: two samples at other steps of other solvers, with other scales."""
+    manifest, tables = json.loads((exported / "manifest.json").read_text()), np.load(exported / "tables.npz")
+    entry, stored = manifest["programs"]["2+4"], np.load(exported / "weights.npz")
+    step = jax.export.deserialize(bytearray((exported / entry["file"]).read_bytes())).call
+    rows, scale = np.stack([tables["ddpm_5"][1], tables["ddim_4"][3]]), np.array([1.2, 2.0], np.float32)
+    rng = np.random.default_rng(0)
+    *carry, noise = (rng.normal(size=(2, *SHAPE)).astype(np.float32) for _ in range(5))
+    cond = [np.array([3, 0], np.int32), np.array([False, True])]
+    weights = [stored[name] for name in entry["weights"]]
+    together = step(weights, rows, scale, *carry, cond, cond, noise)
+    for i in range(2):
+        words = jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], (rows, scale, *carry, cond, cond, noise))
+        for ours, theirs in zip(together, step(weights, *words), strict=True):
+            np.testing.assert_allclose(ours[i : i + 1], theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())
 
 
 def test_programs_are_for_every_platform(exported: Path) -> None:
@@ -121,7 +141,7 @@ def test_weights_are_written_once(flex: fd.FlexiDiT, exported: Path) -> None:
 def test_the_command_and_a_server_without_the_package(smoke_run: Path, tmp_path: Path) -> None:
     run = shutil.copytree(smoke_run, tmp_path / "run")
     assert main([SMOKE, f"--workdir={run}", "--mode=export", "--config.export.tables[0].steps=4"]) == 0
-    flags = ["--labels=1,2,3", "--schedule=4:2,2:2", "--guidance=1.5", "--seed=7", "--out=x.npy"]
+    flags = ["--cond=1,2,3", "--schedule=4:2,2:2", "--guidance=1.5", "--seed=7", "--out=x.npy"]
     program = (
         "import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__');"
         "print(*{name.partition('.')[0] for name in sys.modules})"
@@ -168,9 +188,12 @@ def flip(file: Path) -> None:
         (None, ["--schedule=4:5", "--guide=2:5", "--guidance=2"], r"no program 4\+2"),
         (None, ["--seed=-1"], r"seed must lie in 0..2\^32-1, got -1"),
         (None, [f"--seed={2**32}"], r"seed must lie in 0..2\^32-1, got 4294967296"),
-        (None, ["--first=-1"], r"first must lie in 0..2\^32-3 for 3 labels, got -1"),
-        (None, [f"--first={2**32 - 2}"], r"first must lie in 0..2\^32-3 for 3 labels, got 4294967294"),
-        (None, ["--labels=11"], r"labels must lie in 0..10, got \[11\]"),
+        (None, ["--first=-1"], r"first must lie in 0..2\^32-3 for 3 samples, got -1"),
+        (None, [f"--first={2**32 - 2}"], r"first must lie in 0..2\^32-3 for 3 samples, got 4294967294"),
+        (None, ["--cond=11"], r"label of cond must lie in 0\.\.10, got \[11\]"),
+        (None, ["--cond=one"], "invalid literal for int"),
+        (None, ["--negative=1,2"], "negative must be one for all samples or one for each of 3"),
+        (None, ["--cond=nowhere.npz"], "No such file or directory: 'nowhere.npz'"),
     ],
 )
 def test_one_line_says_what_is_wrong(
@@ -186,7 +209,7 @@ def test_one_line_says_what_is_wrong(
     if damage:
         damage(folder)
     with pytest.raises(SystemExit) as stopped:
-        serve.main([str(folder), "--labels=1,2,3", f"--out={tmp_path / 'x.npy'}", *flags])
+        serve.main([str(folder), "--cond=1,2,3", f"--out={tmp_path / 'x.npy'}", *flags])
     assert stopped.value.code == 2
     message = capsys.readouterr().err
     assert message.startswith("error: ") and message.count("\n") == 1
@@ -194,17 +217,17 @@ def test_one_line_says_what_is_wrong(
     assert not (tmp_path / "x.npy").exists()
 
 
-@pytest.mark.parametrize("found", [2, None, "1"])
+@pytest.mark.parametrize("found", [1, None, "2"])
 def test_another_format_is_refused_before_anything_is_read(
     exported: Path, tmp_path: Path, serve: ModuleType, capsys: pytest.CaptureFixture[str], found: object
 ) -> None:
     manifest = json.loads((exported / "manifest.json").read_text())
     (tmp_path / "manifest.json").write_text(json.dumps(manifest | {"format": found, "tables": None}))
     with pytest.raises(SystemExit) as ended:
-        serve.main([str(tmp_path), "--labels=1"])
+        serve.main([str(tmp_path), "--cond=1"])
     assert ended.value.code == 2
     assert capsys.readouterr().err == (
-        f"error: {tmp_path} is an export of format {found!r}, and this script reads 1; use the serve_exported.py that"
+        f"error: {tmp_path} is an export of format {found!r}, and this script reads 2; use the serve_exported.py that"
         " came with it, or export again\n"
     )
 
@@ -226,7 +249,7 @@ def test_steps_are_added_up_before_they_are_spelt_out(serve: ModuleType) -> None
 
 def test_an_export_holds_the_script_that_reads_it(exported: Path) -> None:
     assert (exported / "serve_exported.py").read_bytes() == SERVE.read_bytes()
-    assert json.loads((exported / "manifest.json").read_text())["format"] == 1
+    assert json.loads((exported / "manifest.json").read_text())["format"] == 2
 
 
 # ---------------------------------------------------------------- The section

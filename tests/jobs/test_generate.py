@@ -139,7 +139,7 @@ def test_a_latency_is_planned_once(
         asked.append(batch)
         return lambda make: make(len(asked))  # another plan every time
 
-    monkeypatch.setattr("flexidit_jax.api.chooser", fickle)
+    monkeypatch.setattr("flexidit_jax.sampling.sampler.chooser", fickle)
     words = ["schedule=None", "guide=4:4", "latency_ms=5.0", "batch=64"]
     assert generate(tmp_path / "out", "--config.generate.shard=8", *(f"--config.sample.{word}" for word in words)) == 0
     assert asked == [BATCH]  # what a call runs is no larger than a shard
@@ -165,7 +165,7 @@ def test_the_manifest_knows_the_codecs_weights_wherever_they_are(
 
     def manifest(folder: Path, **words: object) -> dict:
         flex = dataclasses.replace(dit, codec=Codec(str(folder), **words))
-        return _manifest(flex, "uniform", fd.SampleSpec(), flex.plan(steps=4))
+        return _manifest(flex, "uniform", None, fd.SampleSpec(), flex.plan(steps=4))
 
     first = manifest(vae_folder)
     assert manifest(moved, slice=1) == first
@@ -399,6 +399,7 @@ def test_eight_devices_make_the_images_of_one(
     [
         ("--config.sample.seed=4", "sample.seed is 3 there, 4 here"),
         ("--config.sample.guidance=1.7", "sample.guidance is 1.5 there, 1.7 here"),
+        ("--config.sample.negative=7", "sample.negative is None there, 7 here"),
         ("--config.sample.schedule=4:1,2:3", "plan is '4:2,2:2; guide: 4:4' there, '4:1,2:3; guide: 4:4' here"),
         ("--config.generate.labels=balanced", "labels is 'uniform' there, 'balanced' here"),
         ("--config.generate.shard=9", "shard is 8 there, 9 here"),
@@ -419,7 +420,12 @@ def test_words_that_an_older_manifest_leaves_out_mean_their_defaults(
     generate: Generate, broken: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     manifest = json.loads((broken / "manifest.json").read_text())
-    del manifest["sample"]["packing"], manifest["process"]["steps"], manifest["model"]["mlp_ratio"]
+    del (
+        manifest["sample"]["packing"],
+        manifest["sample"]["negative"],
+        manifest["process"]["steps"],
+        manifest["model"]["mlp_ratio"],
+    )
     (broken / "manifest.json").write_text(json.dumps(manifest))
     shard(broken, 1).unlink()
     assert generate(broken) == 0
@@ -475,6 +481,8 @@ def test_numbers_and_folders_that_cannot_be(
     assert said(capsys) == "generate.shard must be positive, got 0"
     assert generate(tmp_path / "out", "--config.generate.labels=balance") == 2
     assert said(capsys) == "no generate.labels 'balance'; did you mean 'balanced'?"
+    assert generate(tmp_path / "out", "--config.sample.negative=1,2") == 2
+    assert said(capsys) == "negative must be one for all samples or one for each of 1, got 2"
     assert main([SMOKE, f"--workdir={smoke_run}", "--mode=sample", "--num=3"]) == 2
     assert said(capsys) == "--num is for --mode=generate, not for --mode=sample"
     (tmp_path / "file").touch()

@@ -38,7 +38,7 @@ def test_what_scores_want_is_looked_for_before_anything_is_drawn(
             f"no image of {tmp_path / 'images'} is kept from training (dataset.held_out_share=0); set that to a larger"
             " share, or dataset.validation to a folder of the same class folders"
         )
-    monkeypatch.setattr(Engine, "denoise", lambda *args, **kwargs: pytest.fail("drawn"))
+    monkeypatch.setattr(Engine, "run", lambda *args, **kwargs: pytest.fail("drawn"))
     monkeypatch.setattr(gaps, "measure", lambda *args, **kwargs: pytest.fail("measured"))
     config = SMOKE if mode == "report" else quiet
     assert main([config, f"--workdir={smoke_run}", f"--mode={mode}", *words]) == 2

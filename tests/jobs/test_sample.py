@@ -15,6 +15,7 @@ from PIL import Image
 
 import flexidit_jax as fd
 from flexidit_jax.common.errors import UserError
+from flexidit_jax.experiment.sections import Sampling
 from flexidit_jax.main import main
 from flexidit_jax.runs.pictures import Files, contact_sheet
 
@@ -43,10 +44,11 @@ def test_sample_writes_a_grid_and_says_what_it_cost(run: Path, capsys: pytest.Ca
     folder = Path(re.search(r"^written: (.*)/grid.png, sample.json$", out, re.MULTILINE)[1])
     assert folder.parent == run / "samples"
     record = json.loads((folder / "sample.json").read_text())
+    assert Sampling.of_record(record).recorded() == record
     assert record.pop("labels") == list(LABELS)
     assert {key: record.pop(key) for key in ("batch", "first", "decode")} == {"batch": 500, "first": 0, "decode": True}
-    assert (record.pop("noise"), record.pop("step_noise")) == (None, None)
-    assert fd.SampleSpec.of_record(record) == fd.SampleSpec(steps=4, budget=0.7, guidance=1.0, seed=5)
+    assert [record.pop(key) for key in ("noise", "step_noise", "negative")] == [None] * 3
+    assert Sampling.of_record(record).spec == fd.SampleSpec(steps=4, budget=0.7, guidance=1.0, seed=5)
     assert len(record) == 13  # every key, also those left at their default
     with Image.open(folder / "grid.png") as image:
         drawn = np.asarray(image)
@@ -132,7 +134,7 @@ def test_what_is_printed_is_what_runs(
         asked.append(1)
         return lambda make: make(2 * len(asked))  # another plan every time
 
-    monkeypatch.setattr("flexidit_jax.api.chooser", fickle)
+    monkeypatch.setattr("flexidit_jax.sampling.sampler.chooser", fickle)
     words = ["budget=None", "latency_ms=5.0", "seed=11", "files.npz=true"]
     assert sample(run, *(f"--config.sample.{word}" for word in words)) == 0
     assert "schedule: 4:2,2:2; guide: none\n" in capsys.readouterr().out
@@ -211,3 +213,61 @@ def test_contact_sheet_of_a_clip_shows_first_frames() -> None:
     clip = np.zeros((2, 3, 48, 48, 1), np.uint8)
     clip[:, 0] = 200
     assert (tile(contact_sheet(clip), 0, 1) == 200).all()
+
+
+# ---------------------------------------------------------------- Previews, negatives
+
+
+def folder_of(printed: str) -> Path:
+    return Path(re.search(r"^written: (.*)/grid.png, sample.json$", printed, re.MULTILINE)[1])
+
+
+def test_estimates_are_drawn_while_sampling(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("budget=None", "seed=8", "batch=30", "solver=ddim")
+    flags = [f"--config.sample.{word}" for word in words]
+    assert sample(run, *flags, "--config.sample.preview_every=3") == 0  # two batches of four steps
+    folder = folder_of(capsys.readouterr().out)
+    assert sorted(file.name for file in folder.glob("preview_*")) == ["preview_00003.png", "preview_00006.png"]
+    chain = list(fd.load(run).steps(LABELS, steps=4, guidance=1.0, seed=8, batch=30, solver="ddim"))
+    for number in (3, 6):
+        with Image.open(folder / f"preview_{number:05d}.png") as image:
+            wanted = contact_sheet(fd.load(run).decode(chain[number - 1].x0))
+            np.testing.assert_array_equal(np.asarray(image), np.asarray(wanted))
+    with Image.open(folder / "grid.png") as image:
+        drawn = np.asarray(image)
+    assert (
+        sample(run, *flags, "--config.sample.preview_every=5") == 0
+    )  # the same samples: one folder, older previews go
+    assert folder_of(capsys.readouterr().out) == folder
+    assert [file.name for file in folder.glob("preview_*")] == ["preview_00005.png"]
+    assert sample(run, *flags) == 0
+    with Image.open(folder / "grid.png") as image:
+        np.testing.assert_array_equal(np.asarray(image), drawn)
+
+
+def test_a_negative_is_a_key_of_the_section(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--config.sample.budget=None", "--config.sample.guidance=3", "--config.sample.seed=9"]
+    assert sample(run, *flags, "--config.sample.negative=7") == 0
+    folder = folder_of(capsys.readouterr().out)
+    assert json.loads((folder / "sample.json").read_text())["negative"] == 7
+    images = fd.load(run).sample(LABELS, steps=4, guidance=3.0, seed=9, negative=7, progress=False)
+    with Image.open(folder / "grid.png") as image:
+        np.testing.assert_array_equal(np.asarray(image), np.asarray(contact_sheet(images)))
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["preview_every=0"], "sample.preview_every must be positive, got 0"),
+        (["preview_evry=3"], "unknown config key 'sample.preview_evry'; did you mean 'preview_every'?"),
+        (["negative=11"], "label 11 is out of range: 0..10, 10 meaning no class"),
+        (["negative=1,2"], "negative must be one for all samples or one for each of 50, got 2"),
+        (
+            ["decode=False", "files.grid=False", "files.npz=True", "preview_every=2"],
+            "sample.decode=False draws latents, which are no pictures; leave sample.preview_every out",
+        ),
+    ],
+)
+def test_what_will_not_do(run: Path, capsys: pytest.CaptureFixture[str], flags: list[str], says: str) -> None:
+    assert sample(run, *(f"--config.sample.{flag}" for flag in flags)) == 2
+    assert capsys.readouterr().err == f"error: {says}\n"

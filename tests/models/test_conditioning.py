@@ -11,14 +11,17 @@ import pytest
 
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.models.conditioning.classes import Conditioner
+from flexidit_jax.models.conditioning.condition import as_null, dropped
 
 CLASSES = Conditioner(width=8, classes=10, drop_rate=0.25)
 
 
 def test_embeds_rows_of_the_table() -> None:
     table = np.random.default_rng(0).normal(size=(11, 8)).astype(np.float32)
-    out = CLASSES.apply({"params": {"table": table}}, np.array([3, 10, 3]))
-    np.testing.assert_array_equal(out, table[[3, 10, 3]])
+    cond = {"label": np.array([3, 10, 3, 5]), "null": np.array([False, False, False, True])}
+    context = CLASSES.apply({"params": {"table": table}}, cond)
+    np.testing.assert_array_equal(context.vector, table[[3, 10, 3, 10]])
+    assert context.tokens is context.mask is None
 
 
 @pytest.mark.parametrize(
@@ -32,8 +35,9 @@ def test_embeds_rows_of_the_table() -> None:
 )
 def test_parse(typed: Any, labels: list[int]) -> None:
     read = CLASSES.parse(typed)
-    np.testing.assert_array_equal(read, labels)
-    assert read.dtype == np.int32
+    np.testing.assert_array_equal(read["label"], labels)
+    np.testing.assert_array_equal(read["null"], np.array(labels) == 10)
+    assert (read["label"].dtype, read["null"].dtype) == (np.int32, bool)
 
 
 @pytest.mark.parametrize(
@@ -56,28 +60,23 @@ def test_parse_refuses(typed: Any, message: str) -> None:
     assert str(caught.value) == message
 
 
-def test_null_is_the_extra_class() -> None:
-    null = CLASSES.null(np.array([1, 2, 3], np.int32))
-    np.testing.assert_array_equal(null, [10, 10, 10])
-    np.testing.assert_array_equal(null[:1], CLASSES.parse([None]))
-
-
 def test_drop_replaces_its_share_by_null_and_nothing_else() -> None:
-    label = np.arange(20_000, dtype=np.int32) % 10
-    dropped = np.asarray(CLASSES.drop(label, jax.random.key(0)))
-    gone = dropped == 10
-    np.testing.assert_array_equal(dropped[~gone], label[~gone])
-    assert abs(gone.mean() - 0.25) < 4 * np.sqrt(0.25 * 0.75 / len(label))
+    cond = CLASSES.parse(np.arange(20_000) % 10)
+    some = dropped(cond, jax.random.key(0), CLASSES.drop_rate)
+    np.testing.assert_array_equal(some["label"], cond["label"])
+    gone = np.asarray(some["null"])
+    assert abs(gone.mean() - 0.25) < 4 * np.sqrt(0.25 * 0.75 / len(gone))
     for digit in range(10):
-        assert 0.2 < gone[label == digit].mean() < 0.3
-    np.testing.assert_array_equal(dropped, CLASSES.drop(label, jax.random.key(0)))
-    assert (dropped != np.asarray(CLASSES.drop(label, jax.random.key(1)))).any()
+        assert 0.2 < gone[cond["label"] == digit].mean() < 0.3
+    np.testing.assert_array_equal(gone, dropped(cond, jax.random.key(0), 0.25)["null"])
+    assert (gone != np.asarray(dropped(cond, jax.random.key(1), 0.25)["null"])).any()
+    null = as_null(cond)
+    assert dropped(null, jax.random.key(0), 0.0)["null"].all()  # none stays none
 
 
-@pytest.mark.parametrize(("rate", "share"), [(0.0, 0.0), (1.0, 1.0)])
-def test_drop_rate_ends(rate: float, share: float) -> None:
-    dropped = CLASSES.clone(drop_rate=rate).drop(np.zeros(1000, np.int32), jax.random.key(0))
-    assert np.mean(np.asarray(dropped) == 10) == share
+@pytest.mark.parametrize("rate", [0.0, 1.0])
+def test_drop_rate_ends(rate: float) -> None:
+    assert np.mean(np.asarray(dropped(CLASSES.parse([0] * 1000), jax.random.key(0), rate)["null"])) == rate
 
 
 @pytest.mark.parametrize("typed", [[[1], 2], [[1, 2]], "12", 3])
@@ -101,7 +100,7 @@ IMAGENET = Conditioner(width=8, classes=1000, names="imagenet")
     ],
 )
 def test_names(typed: list[Any], labels: list[int]) -> None:
-    np.testing.assert_array_equal(IMAGENET.parse(typed), labels)
+    np.testing.assert_array_equal(IMAGENET.parse(typed)["label"], labels)
 
 
 @pytest.mark.parametrize(

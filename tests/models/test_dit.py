@@ -16,6 +16,7 @@ from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.trees import flatten
 from flexidit_jax.common.types import Array, Params, Prediction
 from flexidit_jax.models.build import build_dit, describe, init
+from flexidit_jax.models.conditioning.condition import Condition
 from flexidit_jax.models.dit import DiT
 from flexidit_jax.models.layers import ModulatedNorm
 
@@ -31,7 +32,7 @@ SECTION: dict[str, Any] = {
 
 
 @partial(jax.jit, static_argnums=0)
-def forward(model: DiT, params: Params, x: Array, t: Array, cond: Array) -> Prediction:
+def forward(model: DiT, params: Params, x: Array, t: Array, cond: Condition) -> Prediction:
     return model.apply({"params": params}, x, t, cond)
 
 
@@ -53,13 +54,13 @@ def params(fresh: Params) -> Params:
 
 
 @pytest.fixture(scope="module")
-def inputs(model: DiT) -> tuple[Array, Array, Array]:
+def inputs(model: DiT) -> tuple[Array, Array, Condition]:
     x = np.random.default_rng(1).normal(size=(2, *model.latent)).astype(np.float32)
-    return x, np.array([3, 900]), np.array([0, CLASSES])
+    return x, np.array([3, 900]), model.conditioner.parse([0, None])
 
 
 @pytest.fixture(scope="module")
-def reference(model: DiT, params: Params, inputs: tuple[Array, Array, Array]) -> Prediction:
+def reference(model: DiT, params: Params, inputs: tuple[Array, Array, Condition]) -> Prediction:
     return forward(model, params, *inputs)
 
 

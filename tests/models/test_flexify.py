@@ -15,6 +15,7 @@ from flexidit_jax.common.trees import flatten, map_named
 from flexidit_jax.common.types import Array, Params, Patch, Prediction
 from flexidit_jax.models import flexify as library
 from flexidit_jax.models.build import build_dit
+from flexidit_jax.models.conditioning.condition import Condition
 from flexidit_jax.models.dit import DiT
 from flexidit_jax.models.flexify import is_flexible, patches_of, sort_patches
 
@@ -48,13 +49,13 @@ def plain_params(model: DiT, seed: int = 0) -> Params:
     return randomised(shapes["params"], seed)
 
 
-def inputs(model: DiT) -> tuple[Array, Array, Array]:
+def inputs(model: DiT) -> tuple[Array, Array, Condition]:
     x = np.random.default_rng(7).normal(size=(2, *model.latent)).astype(np.float32)
-    return x, np.array([3, 900]), np.array([0, 3])
+    return x, np.array([3, 900]), model.conditioner.parse([0, 3])
 
 
 @partial(jax.jit, static_argnums=0)
-def forward(model: DiT, params: Params, x: Array, t: Array, cond: Array) -> Prediction:
+def forward(model: DiT, params: Params, x: Array, t: Array, cond: Condition) -> Prediction:
     return model.apply({"params": params}, x, t, cond)
 
 

@@ -131,7 +131,7 @@ def test_against_xla(patch: Patch, learn_variance: bool, mlp_ratio: int) -> None
         return model.apply({"params": params}, x, t, cond)
 
     x, t = model.example(1)
-    cond = np.zeros(1, np.int32)
+    cond = model.conditioner.parse([0])
     params = jax.eval_shape(lambda: model.init(jax.random.key(0), x, t, cond))["params"]
     counted = jax.jit(forward).lower(params, x, t, cond).cost_analysis()["flops"]
     ratio = counted / forward_flops(model, patch)

@@ -15,9 +15,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from flexidit_jax.api import FlexiDiT
 from flexidit_jax.codecs.identity import Codec
-from flexidit_jax.common.types import Array, Patch
-from flexidit_jax.diffusion.solvers import ddpm
-from flexidit_jax.sampling.engine import Engine, compiled_programs
+from flexidit_jax.common.types import Patch
+from flexidit_jax.sampling.engine import compiled_programs
 from flexidit_jax.sampling.noise import starting_noise
 
 P2, P4 = (1, 2, 2), (1, 4, 4)
@@ -245,22 +244,3 @@ def test_captured_noise_belongs_to_its_sample_and_step(flex: FlexiDiT) -> None:
     shuffled = latents(flex, [labels[i] for i in order], noise=noise[order], step_noise=z[:, order], **words)
     assert_same_sample(shuffled, whole[order])
     assert np.abs(latents(flex, labels, noise=noise, step_noise=z[::-1], **words) - whole).max() > 1e-3
-
-
-# ---------------------------------------------------------------- A step at a time
-
-
-def test_denoise_yields_once_a_step(flex: FlexiDiT) -> None:
-    def chain(stop: int) -> list[Array]:
-        runs = flex.plan(steps=4, schedule="4:2,2:2", guidance=1.0).segments
-        table = ddpm.table(flex.process, 4)
-        engine = Engine(flex.model, flex.params, flex.patches)
-        x = starting_noise(0, np.arange(3), SHAPE)
-        steps = engine.denoise(runs, table, x, np.array(LABELS, np.int32))
-        return [np.asarray(x) for x in itertools.islice(steps, stop)]
-
-    every = chain(99)
-    assert [x.shape for x in every] == [(3, *SHAPE)] * 4
-    assert len({x.tobytes() for x in every}) == 4
-    np.testing.assert_array_equal(every[-1][:, 0], latents(flex, schedule="4:2,2:2"))
-    np.testing.assert_array_equal(chain(2)[-1], every[1])  # stopping in the middle is free

@@ -13,34 +13,40 @@ from flexidit_jax.common.types import Array, Patch, Prediction
 from flexidit_jax.diffusion import flow, gaussian
 from flexidit_jax.diffusion.solvers import make_table
 from flexidit_jax.diffusion.steps import Carry, Steps, advance
+from flexidit_jax.models.conditioning.condition import Condition, take
 from flexidit_jax.sampling.mode_gap import errors, mean_gaps, measure
 from flexidit_jax.sampling.search import best_schedules
 
 P2, P4, P8 = (1, 2, 2), (1, 4, 4), (1, 8, 8)
 LABELS = [0, 1, 2, 3]
+COND = {"label": np.arange(4), "null": np.zeros(4, bool)}
 X0 = np.random.default_rng(0).normal(size=(4, 1, 2, 2, 2)).astype(np.float32)
 
 
-def offset(x: Array, t: Array, labels: Any, patch: Patch) -> Prediction:
-    """Mode p is off by p, and by 10 p without a label."""
-    size = patch[1] * (10 if labels[0] is None else 1)
+def offset(x: Array, t: Array, cond: Condition, patch: Patch) -> Prediction:
+    """Mode p is off by p, by 10 p without a condition and by 3 p with label 7."""
+    size = patch[1] * (10 if cond["null"][0] else 3 if cond["label"][0] == 7 else 1)
     return Prediction(jnp.full(x.shape, float(size)), None)
 
 
 def test_the_gap_is_the_mean_squared_difference_to_the_powerful_mode() -> None:
     table = make_table("ddpm", gaussian.Process(), 3)
-    found = measure(offset, (P2, P4, P8), gaussian.Process(), table, [(X0, LABELS), (X0[:2], LABELS[:2])], [1.0] * 3)
+    batches = [(X0, COND), (X0[:2], take(COND, [0, 1]))]
+    found = measure(offset, (P2, P4, P8), gaussian.Process(), table, batches, [1.0] * 3)
     np.testing.assert_allclose(found, [[0] * 3, [4] * 3, [36] * 3])
 
 
 def test_guided_gaps_where_a_step_is_guided_and_on_the_guided_channels() -> None:
     """At scale s an output is p (10 + s (1 - 10)), and so 1 - p (s = 1.5: -3.5 p)."""
     table = make_table("ddpm", gaussian.Process(), 3)
-    batches = [(X0, LABELS)]
+    batches = [(X0, COND)]
     found = measure(offset, (P2, P4), gaussian.Process(), table, batches, [1.0, 1.5, 2.0])
     np.testing.assert_allclose(found[1], [4, (2 * 3.5) ** 2, (2 * 8) ** 2])
     first_only = measure(offset, (P2, P4), gaussian.Process(), table, batches, [1.0, 1.5, 2.0], channels=1)
     np.testing.assert_allclose(first_only[1], [4, (49 + 4) / 2, (256 + 4) / 2])
+    away = {"label": np.array([7]), "null": np.zeros(1, bool)}  # p (3 + s (1 - 3))
+    found = measure(offset, (P2, P4), gaussian.Process(), table, batches, [1.0, 1.5, 2.0], negative=away)
+    np.testing.assert_allclose(found[1], [4, 0, 4])
 
 
 @pytest.mark.parametrize(
@@ -50,12 +56,12 @@ def test_every_row_sees_data_noised_to_its_own_time(process: Any, solver: str) -
     table = make_table(solver, process, 4)
     seen: dict[Patch, list[tuple[np.ndarray, float]]] = {P2: [], P4: []}
 
-    def look(x: Array, t: Array, labels: Any, patch: Patch) -> Prediction:
+    def look(x: Array, t: Array, cond: Condition, patch: Patch) -> Prediction:
         seen[patch].append((np.asarray(x), float(t[0])))
         return Prediction(x, None)
 
     still = np.zeros((500, 1, 2, 2, 2), np.float32) + 3
-    measure(look, (P2, P4), process, table, [(still, [0] * 500)], [1.0] * 4)
+    measure(look, (P2, P4), process, table, [(still, COND)], [1.0] * 4)
     assert [t for _, t in seen[P2]] == pytest.approx(table.t)
     for row, ((x, _), (same, _)) in enumerate(zip(seen[P2], seen[P4], strict=True)):
         np.testing.assert_array_equal(x, same)
@@ -91,9 +97,10 @@ def test_three_modes_of_a_real_model(dit: fd.FlexiDiT) -> None:
     flex = dit.flexify((2, 4, 8))
     table = make_table("ddim", flex.process, 4)
     x0 = np.random.default_rng(0).normal(size=(4, 1, 8, 8, 4)).astype(np.float32)
-    gap = measure(flex.predict, flex.patches, flex.process, table, [(x0, LABELS)], [1.0] * 4)
+    batches = [(x0, COND)]
+    gap = measure(flex.predict, flex.patches, flex.process, table, batches, [1.0] * 4)
     assert gap.shape == (3, 4) and not gap[0].any() and (gap[1:] > 0).all()
-    again = measure(flex.predict, flex.patches, flex.process, table, [(x0, LABELS)], [1.0] * 4)
+    again = measure(flex.predict, flex.patches, flex.process, table, batches, [1.0] * 4)
     np.testing.assert_array_equal(gap, again)
     wanted = flex.predict(x0, np.full(4, 999), LABELS, 8).output  # another noise, but a gap of the same size
     assert 0 < gap[2, 0] < 100 * float(jnp.mean(jnp.square(wanted)))

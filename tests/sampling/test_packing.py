@@ -14,6 +14,7 @@ import flexidit_jax as fd
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.types import Params, Patch
 from flexidit_jax.models.build import build_dit, init
+from flexidit_jax.models.conditioning.condition import Condition, take
 from flexidit_jax.models.dit import DiT
 from flexidit_jax.models.flexify import at, flexify, patches_of
 from flexidit_jax.models.flops import forward_flops
@@ -45,7 +46,7 @@ class Family(NamedTuple):
     patches: tuple[Patch, ...]
     params: tuple[Params, ...]
     x: np.ndarray
-    labels: np.ndarray
+    cond: Condition
 
 
 def family(model: DiT, stored: Params, seed: int = 0) -> Family:
@@ -54,8 +55,8 @@ def family(model: DiT, stored: Params, seed: int = 0) -> Family:
     stored = jax.tree.map(lambda leaf: leaf + 0.1 * rng.normal(size=leaf.shape).astype("f"), stored)
     patches = patches_of(stored)
     x = rng.normal(size=(IMAGES, *model.latent)).astype("f")
-    labels = np.arange(IMAGES, dtype=np.int32) % model.conditioner.classes
-    return Family(model, patches, tuple(at(stored, patch) for patch in patches), x, labels)
+    cond = model.conditioner.parse(np.arange(IMAGES) % model.conditioner.classes)
+    return Family(model, patches, tuple(at(stored, patch) for patch in patches), x, cond)
 
 
 @pytest.fixture(scope="module")
@@ -76,26 +77,26 @@ def both(request: pytest.FixtureRequest) -> Family:
     return request.getfixturevalue(request.param)
 
 
-def program(packing: str, family: Family) -> Callable[[np.ndarray, np.ndarray], Arrays]:
-    """(x, labels) -> conditional output and variance, then the guide's; compiled anew for every call of this."""
+def program(packing: str, family: Family, guide_cond: Condition | None = None) -> Callable[..., Arrays]:
+    """(x, cond) -> conditional output and variance, then the guide's; compiled anew for every call of this."""
     modes = [family.model.at(patch) for patch in family.patches]
 
-    def pair(params: tuple[Params, ...], x: np.ndarray, labels: np.ndarray) -> Any:
-        return predict_pair(packing, *modes, *params, x, np.array([500]), labels)
+    def pair(params: tuple[Params, ...], x: np.ndarray, cond: Condition) -> Any:
+        return predict_pair(packing, *modes, *params, x, np.array([500]), cond, guide_cond or cond)
 
     compiled = jax.jit(pair)
-    return lambda x, labels: [np.asarray(part) for part in jax.tree.leaves(compiled(family.params, x, labels))]
+    return lambda x, cond: [np.asarray(part) for part in jax.tree.leaves(compiled(family.params, x, cond))]
 
 
-def plain(family: Family) -> Arrays:
+def plain(family: Family, guide_cond: Condition | None = None) -> Arrays:
     """Both modes by themselves, through nothing but `DiT.__call__`."""
 
     @partial(jax.jit, static_argnums=0)
-    def forward(model: DiT, params: Params) -> Any:
-        return model.apply({"params": params}, family.x, np.full(len(family.x), 500), family.labels)
+    def forward(model: DiT, params: Params, cond: Condition) -> Any:
+        return model.apply({"params": params}, family.x, np.full(len(family.x), 500), cond)
 
-    pairs = zip(family.patches, family.params, strict=True)
-    return [np.asarray(part) for patch, params in pairs for part in forward(family.model.at(patch), params)]
+    each = zip(family.patches, family.params, (family.cond, guide_cond or family.cond), strict=True)
+    return [np.asarray(part) for patch, *words in each for part in forward(family.model.at(patch), *words)]
 
 
 def deviation(ours: Arrays, theirs: Arrays) -> float:
@@ -109,13 +110,21 @@ def test_all_layouts_give_the_prediction_of_each_mode_by_itself(both: Family) ->
     reference = plain(both)
     assert deviation(reference[:2], reference[2:]) > 0.1  # the modes do differ
     for packing in LAYOUTS:
-        assert deviation(program(packing, both)(both.x, both.labels), reference) <= TOLERANCE, packing
+        assert deviation(program(packing, both)(both.x, both.cond), reference) <= TOLERANCE, packing
+
+
+@pytest.mark.parametrize("packing", LAYOUTS)
+def test_the_guide_has_a_condition_of_its_own(clips: Family, packing: str) -> None:
+    away = take(clips.cond, np.arange(IMAGES)[::-1])
+    reference = plain(clips, away)
+    assert deviation(reference[2:], plain(clips)[2:]) > 1e-2
+    assert deviation(program(packing, clips, away)(clips.x, clips.cond), reference) <= TOLERANCE
 
 
 @pytest.mark.parametrize("packing", SHARED)
 def test_a_single_image(images: Family, packing: str) -> None:
-    one = images._replace(x=images.x[:1], labels=images.labels[:1])
-    assert deviation(program(packing, one)(one.x, one.labels), plain(one)) <= TOLERANCE
+    one = images._replace(x=images.x[:1], cond=take(images.cond, [0]))
+    assert deviation(program(packing, one)(one.x, one.cond), plain(one)) <= TOLERANCE
 
 
 def test_norms_of_both_modes_take_part(images: Family) -> None:
@@ -124,8 +133,8 @@ def test_norms_of_both_modes_take_part(images: Family) -> None:
     norm1 = {**weak["blocks"]["norm1"], "gain": weak["blocks"]["norm1"]["gain"] + 0.5}
     other = {**weak, "blocks": {**weak["blocks"], "norm1": norm1}}
     run = program("packed", images)
-    before = run(images.x, images.labels)
-    after = program("packed", images._replace(params=(images.params[0], other)))(images.x, images.labels)
+    before = run(images.x, images.cond)
+    after = program("packed", images._replace(params=(images.params[0], other)))(images.x, images.cond)
     assert deviation(after[:2], before[:2]) <= TOLERANCE
     assert deviation(after[2:], before[2:]) > 1e-2
 
@@ -133,12 +142,12 @@ def test_norms_of_both_modes_take_part(images: Family) -> None:
 # ---------------------------------------------------------------- No leak
 
 
-def moved_by(run: Callable[[np.ndarray, np.ndarray], Arrays], family: Family, image: int) -> np.ndarray:
+def moved_by(run: Callable[..., Arrays], family: Family, image: int) -> np.ndarray:
     """Which images' predictions change, to the bit, when one image and its label do: bool [B]."""
-    x, labels = family.x.copy(), family.labels.copy()
+    x, labels = family.x.copy(), family.cond["label"].copy()
     x[image] = 30 * np.random.default_rng(image).normal(size=x[image].shape)
     labels[image] = (labels[image] + 1) % family.model.conditioner.classes
-    before, after = run(family.x, family.labels), run(x, labels)
+    before, after = run(family.x, family.cond), run(x, {**family.cond, "label": labels})
     return np.any([(a != b).reshape(len(x), -1).any(axis=1) for a, b in zip(before, after, strict=True)], axis=0)
 
 
@@ -157,7 +166,7 @@ def test_the_mask_is_what_holds_them_apart(
 ) -> None:
     monkeypatch.setattr(layout, "segments", lambda self: np.zeros(self.shape, np.int32))
     run = program(packing, images)
-    assert deviation(run(images.x, images.labels), plain(images)) > 1e-2
+    assert deviation(run(images.x, images.cond), plain(images)) > 1e-2
     if packing == "packed":  # in the others a row belongs to one image
         np.testing.assert_array_equal(moved_by(run, images, 1), [True] * 4 + [False])  # four share the first row
 
@@ -218,15 +227,15 @@ def test_flops_against_the_lowering(packing: str) -> None:
     model = build_dit((1, 32, 32, 4), {"name": "classes", "classes": 3}, **section)
     patches, images = ((1, 2, 2), (1, 4, 4)), 5
     x, t = model.example(images)
-    labels = np.zeros(images, np.int32)
+    cond = model.conditioner.parse([0] * images)
 
     def params(patch: Patch) -> Params:
-        plain = model.init(jax.random.key(0), x, t, labels)["params"]
+        plain = model.init(jax.random.key(0), x, t, cond)["params"]
         return at(flexify(plain, patches), patch)
 
     shapes = [jax.eval_shape(partial(params, patch)) for patch in patches]
     pair = partial(predict_pair, packing, *map(model.at, patches))
-    counted = jax.jit(pair).lower(*shapes, x, t, labels).cost_analysis()["flops"]
+    counted = jax.jit(pair).lower(*shapes, x, t, cond, cond).cost_analysis()["flops"]
     ratio = counted / layout_flops(packing, model, *patches, images)
     assert 1 <= ratio < 1.03, ratio
 

@@ -13,6 +13,7 @@ import optax
 
 from flexidit_jax.diffusion.gaussian import Process
 from flexidit_jax.models.build import build_dit, init
+from flexidit_jax.models.conditioning.condition import of_records
 from flexidit_jax.training.optimizer import Ema
 from flexidit_jax.training.sharding import made, make_mesh, placed, put_batch
 from flexidit_jax.training.stages import build_stages
@@ -53,10 +54,11 @@ def run(sizes: tuple[int, int, int] | None, accumulate: int) -> dict[str, object
     step = make_step(model, Process(), stage.loss, optimizer, Ema(), 0, None, mesh, accumulate)
     logged, programs, where = [], {}, [leaf.sharding for leaf in jax.tree.leaves(state)]
     for number, (x, label) in enumerate(records):
-        batch, patch = put({"x": x, "label": label}), stage.patches[number % 2]
+        batch, patch = put({"x": x} | of_records(model.conditioner, {"label": label})), stage.patches[number % 2]
+        x = batch.pop("x")
         if patch not in programs:
-            programs[patch] = step.lower(state, batch["x"], batch["label"], number, patch).compile()
-        state, metrics = programs[patch](state, batch["x"], batch["label"], number)
+            programs[patch] = step.lower(state, x, batch, number, patch).compile()
+        state, metrics = programs[patch](state, x, batch, number)
         logged.append({name: np.asarray(value).tolist() for name, value in metrics.items()})
     stayed = all(a.sharding.is_equivalent_to(b, a.ndim) for a, b in zip(jax.tree.leaves(state), where, strict=True))
     return {

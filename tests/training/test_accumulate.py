@@ -15,6 +15,7 @@ from flexidit_jax.common.trees import map_named
 from flexidit_jax.common.types import Array
 from flexidit_jax.diffusion import flow, gaussian
 from flexidit_jax.models.build import build_dit, init
+from flexidit_jax.models.conditioning.condition import shapes
 from flexidit_jax.training.accumulate import micro_batches, quartiles
 from flexidit_jax.training.losses import diffusion, distillation
 from flexidit_jax.training.losses import flow as velocity
@@ -26,7 +27,7 @@ from flexidit_jax.training.step import Metrics, make_step
 P2, P4 = (1, 2, 2), (1, 4, 4)
 LATENT, BATCH = (1, 8, 8, 2), 12
 X0 = np.random.default_rng(1).normal(size=(BATCH, *LATENT)).astype(np.float32)
-LABELS = np.arange(BATCH) % 10
+COND = {"label": np.arange(BATCH) % 10, "null": np.zeros(BATCH, bool)}
 KINDS = {
     "diffusion": (diffusion.Loss(), gaussian.Process(), None),
     "flow": (velocity.Loss("logit_normal"), flow.Process(shift=2.0), None),
@@ -49,7 +50,7 @@ def stepped(kind: str, accumulate: int, **model_words: Any) -> tuple[TrainState,
     )
     state = state.replace(params=shaken[0], frozen=shaken[1])
     step = make_step(model, process, loss, optimizer, Ema(0.5), 0, accumulate=accumulate)
-    return state, *step(jax.tree.map(jnp.copy, state), X0, LABELS, 3, P4)
+    return state, *step(jax.tree.map(jnp.copy, state), X0, COND, 3, P4)
 
 
 def assert_same_update(before: TrainState, ours: TrainState, theirs: TrainState, tolerance: float) -> None:
@@ -85,11 +86,11 @@ def test_memory_falls_with_the_parts() -> None:
     model = build_dit((1, 16, 16, 4), {"name": "classes", "classes": 10}, width=32, depth=2, num_heads=2)
     optimizer = optax.adamw(1e-3)
     state = jax.eval_shape(lambda: first_state(init(model, jax.random.key(0)), Stage((P2, P4), 5), optimizer))
-    x, labels = jax.ShapeDtypeStruct((64, 1, 16, 16, 4), jnp.float32), jax.ShapeDtypeStruct((64,), jnp.int32)
+    x, cond = jax.ShapeDtypeStruct((64, 1, 16, 16, 4), jnp.float32), shapes(model.conditioner, 64)
 
     def temporaries(accumulate: int) -> int:
         step = make_step(model, gaussian.Process(), diffusion.Loss(), optimizer, Ema(), 0, accumulate=accumulate)
-        return step.lower(state, x, labels, 0, P2).compile().memory_analysis().temp_size_in_bytes
+        return step.lower(state, x, cond, 0, P2).compile().memory_analysis().temp_size_in_bytes
 
     assert temporaries(8) < 0.3 * temporaries(1)
 

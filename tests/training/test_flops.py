@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import jax
-import numpy as np
 import pytest
 
 from flexidit_jax.common.trees import merge
@@ -38,7 +37,7 @@ def test_training_against_xla(rank: int | None, loss: diffusion.Loss | distillat
         return (out**2).sum()
 
     x, t = model.example(1)
-    lowered = jax.jit(jax.grad(squared)).lower(trained, frozen, x, t, np.zeros(1, np.int32))
+    lowered = jax.jit(jax.grad(squared)).lower(trained, frozen, x, t, model.conditioner.parse([0]))
     stage = Stage(patches=(P2, P4), steps=1, adapters=rank, loss=loss)
     ratio = lowered.cost_analysis()["flops"] / training_flops(model, stage, P4)
     assert 0.99 <= ratio < 1.03, ratio

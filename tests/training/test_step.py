@@ -11,12 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from flexidit_jax.codecs.latents import stacked
 from flexidit_jax.common.config import load_config
 from flexidit_jax.common.trees import map_named
 from flexidit_jax.common.types import Array, Patch, Prediction, patch_name
 from flexidit_jax.diffusion.gaussian import Process
 from flexidit_jax.experiment.experiment import Experiment, build_experiment
 from flexidit_jax.models.build import init
+from flexidit_jax.models.conditioning.condition import of_records
 from flexidit_jax.training.losses.diffusion import Loss, terms
 from flexidit_jax.training.losses.distillation import Loss as Distillation
 from flexidit_jax.training.stages import build_stages
@@ -41,10 +43,10 @@ def advance(smoke: Experiment) -> Advance:
     step = make_step(smoke.model, smoke.process, smoke.train.stages[1].loss, optimizer, smoke.train.ema, smoke.seed)
     records = smoke.dataset.source()[: smoke.train.batch]
     x0 = jnp.stack([record["x"] for record in records])
-    labels = jnp.stack([record["label"] for record in records])
+    cond = of_records(smoke.model.conditioner, stacked(records))
 
     def run(state: TrainState, number: int, patch: Patch) -> TrainState:
-        return step(jax.tree.map(jnp.copy, state), x0, labels, number, patch)[0]
+        return step(jax.tree.map(jnp.copy, state), x0, cond, number, patch)[0]
 
     return run
 
@@ -183,7 +185,7 @@ def test_a_step_of_adapters_moves_nothing_frozen(smoke: Experiment) -> None:
     state = state.replace(params=shaken.params, frozen=shaken.frozen)
     step = make_step(smoke.model, smoke.process, stage.loss, optimizer, smoke.train.ema, 0)
     x0 = jnp.asarray(rng.normal(size=(16, *smoke.model.latent)), jnp.float32)
-    after, metrics = step(jax.tree.map(jnp.copy, state), x0, jnp.zeros(16, jnp.int32), 0, P4)
+    after, metrics = step(jax.tree.map(jnp.copy, state), x0, smoke.model.conditioner.parse([0] * 16), 0, P4)
     assert float(metrics["gap"]) > 0
     assert not any(moved(state.frozen, after.frozen).values())
     assert all(moved(state.params, after.params).values())  # every leaf of the adapter learns

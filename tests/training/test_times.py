@@ -126,7 +126,7 @@ def test_a_step_hands_each_mode_its_own_times() -> None:
     step = make_step(smoke.model, smoke.process, Within(), optimizer, smoke.train.ema, 0, {P4: (0.25, 0.75)})
     state = jax.eval_shape(lambda: first_state(init(smoke.model, KEY), stage, optimizer))
     state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), state)
-    x0, labels = jnp.zeros((2, 1, 8, 8, 1)), jnp.zeros(2, int)
+    x0, cond = jnp.zeros((2, 1, 8, 8, 1)), smoke.model.conditioner.parse([0, 0])
     for patch, wanted in ((P4, (0.25, 0.75)), (P2, (0.0, 1.0))):
-        state, metrics = step(state, x0, labels, 0, patch)
+        state, metrics = step(state, x0, cond, 0, patch)
         assert (float(metrics["low"]), float(metrics["high"])) == wanted

@@ -22,6 +22,7 @@ from flexidit_jax.common.types import short_patch_name
 from flexidit_jax.diffusion.steps import Steps
 from flexidit_jax.evaluation.judge import Judge, Score
 from flexidit_jax.evaluation.requests import balanced_labels
+from flexidit_jax.models.conditioning.condition import negatives, of_records
 from flexidit_jax.sampling import mode_gap
 from flexidit_jax.sampling.schedule import constant, text_of
 from flexidit_jax.sampling.search import best_schedules
@@ -91,7 +92,7 @@ class Subject(NamedTuple):
     Attributes:
       flex: the model.
       spec: of `sample`: solver, steps and the rest; without schedule, budget and latency.
-      batch, first: samples per call of the network, and the number of the first.
+      batch, first, negative: of `FlexiDiT.sample`; one negative for all.
       dataset, codec: whose training records the gap is measured on.
       seed: which of them.
       judge: None where nothing is scored.
@@ -101,6 +102,7 @@ class Subject(NamedTuple):
     spec: SampleSpec
     batch: int | None
     first: int
+    negative: Any
     dataset: Any
     codec: Any
     seed: int
@@ -172,9 +174,8 @@ def _gaps(subject: Subject, section: Search, table: Steps) -> dict[float, Measur
     chosen = np.random.default_rng(subject.seed).permutation(len(source))[:n]
     batches = []
     for begin in range(0, len(chosen), size):
-        records = [source[int(i)] for i in chosen[begin : begin + size]]
-        latents = latents_of(subject.codec, stacked(records))
-        batches.append((latents, [record[flex.model.conditioner.field] for record in records]))
+        records = stacked([source[int(i)] for i in chosen[begin : begin + size]])
+        batches.append((latents_of(subject.codec, records), of_records(flex.model.conditioner, records)))
     measured = {}
     for scale in section.guidance:
         plan = flex.plan(spec=replace(subject.spec, guidance=scale))
@@ -189,6 +190,7 @@ def _gaps(subject: Subject, section: Search, table: Steps) -> dict[float, Measur
                 [run.scale for run in runs],
                 subject.spec.guidance_channels,
                 subject.seed,
+                negatives(flex.model.conditioner, subject.negative, 1),
                 bar.advance,
             )
         calls = np.array(plan.evaluations) * [sum(patch is not None for patch in run.pair) for run in runs]
@@ -225,7 +227,7 @@ def _scorer(subject: Subject) -> Callable[[str, float, int, int], Score]:
     def score(schedule: str, scale: float, seed: int, samples: int) -> Score:
         labels = balanced_labels(samples, subject.dataset.classes)
         spec = replace(subject.spec, schedule=schedule, guidance=scale, seed=seed)
-        where = {"batch": subject.batch, "first": subject.first, "progress": False}
+        where = {name: getattr(subject, name) for name in ("batch", "first", "negative")} | {"progress": False}
         return subject.judge.score(subject.flex.sample(labels, spec=spec, **where), labels)
 
     return score

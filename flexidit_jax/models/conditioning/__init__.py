@@ -1,5 +1,12 @@
-"""Conditioners, one a file: `Conditioner(width, ...)` turns a condition into a vector [B, width].
+"""Conditioners, one a file: `Conditioner(width, ...)` turns a condition into what the network reads.
 
-A conditioner also speaks for its data on the host: `parse` checks what a user typed, `null` is the
-unconditional one, `drop` replaces a share of a batch by it.
+Only a conditioner knows what its condition is made of; to everybody else that is a pytree of rows
+(`conditioning.condition`). Beside `__call__(cond) -> Context` a conditioner has
+
+    fields      the keys of a record that it reads, and of its condition
+    limits      {field: (lowest, highest)} of the fields that are numbers to choose from
+    drop_rate   share of training records whose condition is replaced by none
+    parse(asked) -> Condition      what a user typed, on the host; None in a list is no condition
+
+and where `cond["null"]` is set it speaks for itself, by parameters of its own: a row of a table, a learned caption.
 """

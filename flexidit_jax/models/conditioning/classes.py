@@ -8,22 +8,22 @@ from functools import cache
 from pathlib import Path
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from flexidit_jax.common.axes import laid
 from flexidit_jax.common.errors import UserError, nearest
 from flexidit_jax.common.types import Array
+from flexidit_jax.models.conditioning.condition import Condition, Context
 
 
 class Conditioner(nn.Module):
-    """Embeds labels 0..classes; `classes` is the null class.
+    """Embeds {"label": int32 [B], "null": bool [B]}, labels 0..classes; `classes` is no class, as is null.
 
     Attributes:
       width: d of the transformer.
       classes: number of real classes.
-      drop_rate: share of training labels replaced by the null class.
+      drop_rate: share of training labels replaced by no class.
       names: what classes may be called besides their number: a file of `names/`, such as "imagenet".
     """
 
@@ -44,16 +44,20 @@ class Conditioner(nn.Module):
             raise UserError(f"model.conditioner.names={self.names} names {named} classes, not {self.classes}")
         super().__post_init__()
 
-    #: the key under which a dataset yields what this conditioner reads
-    field = "label"
+    fields = ("label",)
+
+    @property
+    def limits(self) -> dict[str, tuple[int, int]]:
+        """See `models.conditioning`."""
+        return {"label": (0, self.classes)}
 
     @nn.compact
-    def __call__(self, label: Array) -> Array:
+    def __call__(self, cond: Condition) -> Context:
         table = self.param("table", nn.initializers.normal(0.02), (self.classes + 1, self.width), jnp.float32)
-        return laid(table)[label]  # [B, d]
+        return Context(vector=laid(table)[jnp.where(cond["null"], self.classes, cond["label"])])  # [B, d]
 
-    def parse(self, labels: Sequence[int | str | None] | Array) -> np.ndarray:
-        """Labels as typed by a user -> int32 [B]: numbers, names, or `None` for the null class.
+    def parse(self, labels: Sequence[int | str | None] | Array) -> Condition:
+        """Labels as typed by a user: numbers, names, or `None` for no class.
 
         Raises:
           UserError: outside 0..classes, or a name that no class or several classes have.
@@ -69,7 +73,8 @@ class Conditioner(nn.Module):
                 raise UserError(f"label {value!r} is not an integer in 0..{self.classes}")
             if not 0 <= value <= self.classes:
                 raise UserError(f"label {value} is out of range: 0..{self.classes}, {self.classes} meaning no class")
-        return np.array(values, np.int32)
+        label = np.array(values, np.int32)
+        return {"label": label, "null": label == self.classes}
 
     def _number(self, label: int | str | None) -> int:
         if label is None:
@@ -84,15 +89,6 @@ class Conditioner(nn.Module):
             choice = ", ".join(f"{number} ({_lines(self.names)[number]})" for number in numbers)
             raise UserError(f"label {label!r} names several classes, give a number: {choice}")
         raise UserError(f"no class is called {label!r}{nearest(_spelled(label), names, most=3)}")
-
-    def null(self, label: Array) -> Array:
-        """The unconditional labels for a batch: int32 [B]."""
-        return jnp.full_like(label, self.classes)
-
-    def drop(self, label: Array, key: Array) -> Array:
-        """Replaces each label by the null class with probability `drop_rate`."""
-        dropped = jax.random.bernoulli(key, self.drop_rate, label.shape)
-        return jnp.where(dropped, self.classes, label)
 
 
 @cache

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,12 +11,13 @@ import jax.numpy as jnp
 from flexidit_jax.common.types import Array, Prediction
 from flexidit_jax.diffusion.gaussian import Process
 from flexidit_jax.diffusion.likelihood import variational_bound
+from flexidit_jax.models.conditioning.condition import Condition
 from flexidit_jax.training.losses.draws import Draws
 
-Predict = Callable[[Array, Array, Any], Prediction]
+Predict = Callable[[Array, Array, Condition], Prediction]
 
 
-def terms(process: Process, predict: Predict, x0: Array, noise: Array, t: Array, cond: Any) -> dict[str, Array]:
+def terms(process: Process, predict: Predict, x0: Array, noise: Array, t: Array, cond: Condition) -> dict[str, Array]:
     """The two terms of every sample, [B] each: `mse` and, with a learned variance, `vlb` in bits.
 
     The bound trains the variance only: the mean is taken as a constant (improved DDPM, section 3.1).
@@ -41,7 +41,7 @@ class Loss(Draws):
     vlb_weight: float = 1.0
 
     def __call__(
-        self, process: Process, predict: Predict, teacher: Predict, x0: Array, cond: Any, t: Array, noise: Array
+        self, process: Process, predict: Predict, teacher: Predict, x0: Array, cond: Condition, t: Array, noise: Array
     ) -> tuple[Array, dict[str, Array]]:
         """Evaluates records, a batch or a part of one.
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from flexidit_jax.common.types import Array
 from flexidit_jax.diffusion.process import NoiseProcess
+from flexidit_jax.models.conditioning.condition import Condition
 from flexidit_jax.training.losses.diffusion import Predict
 from flexidit_jax.training.losses.draws import Draws
 
@@ -31,7 +32,14 @@ class Loss(Draws):
     variance_weight: float = 1.0
 
     def __call__(
-        self, process: NoiseProcess, predict: Predict, teacher: Predict, x0: Array, cond: Any, t: Array, noise: Array
+        self,
+        process: NoiseProcess,
+        predict: Predict,
+        teacher: Predict,
+        x0: Array,
+        cond: Condition,
+        t: Array,
+        noise: Array,
     ) -> tuple[Array, dict[str, Array]]:
         """Evaluates records; arguments and result as in `losses.diffusion`."""
         xt = process.add_noise(x0, noise, t)

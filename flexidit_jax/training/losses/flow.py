@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +12,7 @@ from flexidit_jax.common.build import positive
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.types import Array
 from flexidit_jax.diffusion.flow import Process
+from flexidit_jax.models.conditioning.condition import Condition
 from flexidit_jax.training.losses.diffusion import Predict
 from flexidit_jax.training.losses.draws import Draws
 
@@ -37,7 +37,7 @@ class Loss(Draws):
         positive("loss", std=self.std)
 
     def __call__(
-        self, process: Process, predict: Predict, teacher: Predict, x0: Array, cond: Any, t: Array, noise: Array
+        self, process: Process, predict: Predict, teacher: Predict, x0: Array, cond: Condition, t: Array, noise: Array
     ) -> tuple[Array, dict[str, Array]]:
         """Evaluates records; arguments as in `losses.diffusion`.
 

@@ -1,0 +1,147 @@
+"""A condition as everybody but its conditioner sees it: a pytree of rows, with one flag a sample for "none".
+
+    {"label": int32 [B], "null": bool [B]}
+    {"tokens": float32 [B, M, k], "mask": bool [B, M], "null": bool [B]}
+
+That a sample has no condition is data; what that means are parameters of the conditioner. So guidance and dropping flip
+flags, and a kind of condition is one file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flexidit_jax.common.errors import UserError, nearest
+from flexidit_jax.common.types import Array
+
+Condition: TypeAlias = dict[str, Array]
+NULL = "null"
+
+
+class Context(NamedTuple):
+    """What the network reads of a condition; None what a kind of condition does not have.
+
+    Attributes:
+      vector: [B, d], added to the embedded time.
+      tokens: [B, M, d].
+      mask: bool [B, M], True where a token is one.
+    """
+
+    vector: Array | None = None
+    tokens: Array | None = None
+    mask: Array | None = None
+
+
+def size(cond: Condition) -> int:
+    """B."""
+    return cond[NULL].shape[0]
+
+
+def take(cond: Condition, rows: Array) -> Condition:
+    """The samples `rows`, int [n]; one may be taken twice."""
+    return jax.tree.map(lambda leaf: leaf[rows], cond)
+
+
+def join(first: Condition, second: Condition) -> Condition:
+    """The samples of both."""
+    return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, second)
+
+
+def as_null(cond: Condition) -> Condition:
+    """No condition, for as many samples."""
+    return {**cond, NULL: cond[NULL] | True}
+
+
+def dropped(cond: Condition, key: Array, rate: float) -> Condition:
+    """Each sample's condition replaced by none with probability `rate`."""
+    return {**cond, NULL: cond[NULL] | jax.random.bernoulli(key, rate, cond[NULL].shape)}
+
+
+def chosen(which: Array, yes: Condition, no: Condition) -> Condition:
+    """Sample by sample: `yes` where `which`, bool [B], is set, else `no`."""
+    return jax.tree.map(lambda a, b: np.where(which.reshape(-1, *[1] * (a.ndim - 1)), a, b), yes, no)
+
+
+def shapes(conditioner: Any, batch: int) -> Condition:
+    """Shapes and dtypes of the condition of `batch` samples."""
+    one = conditioner.parse([None])
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((batch, *leaf.shape[1:]), leaf.dtype), one)
+
+
+def nothing(conditioner: Any, batch: int) -> Condition:
+    """The condition of `batch` samples that have none."""
+    return take(conditioner.parse([None]), np.zeros(batch, int))
+
+
+def of_records(conditioner: Any, records: Mapping[str, np.ndarray]) -> Condition:
+    """The condition of a batch of records, arrays [B, ...] by key."""
+    fields = {field: records[field] for field in conditioner.fields}
+    return fields | {NULL: np.zeros(len(fields[conditioner.fields[0]]), bool)}
+
+
+def parsed(conditioner: Any, asked: Any) -> Condition:
+    """What a user asks for as a condition: typed, as `conditioner.parse` reads it, or a condition already.
+
+    Raises:
+      UserError: what the conditioner does not read.
+    """
+    if not isinstance(asked, Mapping):
+        return conditioner.parse(asked)
+    wanted = shapes(conditioner, 1)
+    for key in asked:
+        if key not in wanted:
+            raise UserError(f"the condition of this model has no {key!r}{nearest(str(key), wanted)}")
+    count = len(np.atleast_1d(next(iter(asked.values())))) if asked else 0
+    given = {NULL: np.zeros(count, bool), **asked}
+    for key, like in wanted.items():
+        if key not in given:
+            raise UserError(f"the condition lacks {key!r}; it wants {', '.join(conditioner.fields)}")
+        given[key] = array = np.asarray(given[key])
+        if (
+            array.shape != (count, *like.shape[1:])
+            or not count
+            or not np.can_cast(array.dtype, like.dtype, "same_kind")
+        ):
+            text = f"{like.dtype} {[count or 'B', *like.shape[1:]]}".replace("'", "")
+            raise UserError(f"{key} of the condition must be {text}, got {array.dtype} {list(array.shape)}")
+        low, high = conditioner.limits.get(key, (None, None))
+        if low is not None and not (low <= array.min() and array.max() <= high):
+            raise UserError(f"{key} of the condition must lie in {low}..{high}, got {array.min()}..{array.max()}")
+    return {key: given[key].astype(like.dtype) for key, like in wanted.items()}
+
+
+def negatives(conditioner: Any, negative: Any, count: int) -> Condition | None:
+    """What guidance leads away from, instead of from no condition.
+
+    Args:
+      negative: None; one for all samples, as typed; or a list, one a sample, of which None is no condition.
+      count: samples.
+
+    Returns:
+      The condition of `count` samples; None for None.
+
+    Raises:
+      UserError: what the conditioner does not read, or another number of them.
+    """
+    if negative is None:
+        return None
+    several = isinstance(negative, (Mapping, Sequence, np.ndarray)) and not isinstance(negative, str)
+    cond = parsed(conditioner, negative if several else [negative])
+    if size(cond) not in (1, count):
+        raise UserError(f"negative must be one for all samples or one for each of {count}, got {size(cond)}")
+    return take(cond, np.zeros(count, int)) if size(cond) == 1 else cond
+
+
+def guides(cond: Condition, negative: Condition | None) -> tuple[Condition, Condition]:
+    """The guide's condition where a mode guides itself, and where a weaker mode guides it.
+
+    That is the negative one where there is one; else none, and the sample's own (FlexiDiT section 3.4).
+    """
+    if negative is None:
+        return as_null(cond), cond
+    return negative, chosen(negative[NULL], cond, negative)
