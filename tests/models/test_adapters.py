@@ -58,6 +58,19 @@ def test_an_adapter_starts_as_no_change(dit: fd.FlexiDiT) -> None:
         assert np.std(plain["blocks"][part][layer]["lora_a"]) > 0.01
 
 
+def test_every_block_of_every_layer_draws_from_its_own_unit_normal_over_its_inputs(dit: fd.FlexiDiT) -> None:
+    drawn, plain = fresh(at(dit.params, (1, 2, 2)), 8)["blocks"], at(dit.params, (1, 2, 2))["blocks"]
+    seen = set()
+    for part, layer in LAYERS:
+        a = np.asarray(drawn[part][layer]["lora_a"])
+        depth, d_in, _ = plain[part][layer]["kernel"].shape
+        assert a.shape == (depth, d_in, 8)
+        assert np.std(a) * d_in**0.5 == pytest.approx(1, abs=0.06), layer  # of 1536 numbers or more: three deviations
+        assert abs(a.mean()) * d_in**0.5 < 0.08, layer
+        seen |= {block.tobytes() for block in a}
+    assert len(seen) == len(LAYERS) * 3
+
+
 def test_parameters_and_average_get_the_same_adapters(dit: fd.FlexiDiT) -> None:
     plain = at(dit.params, (1, 2, 2))
     jax.tree.map(np.testing.assert_array_equal, fresh(plain, 4), fresh(plain, 4))

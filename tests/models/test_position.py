@@ -61,3 +61,12 @@ def test_timestep_features_are_cos_then_sin() -> None:
     np.testing.assert_allclose(ours, np.concatenate([np.cos(angle), np.sin(angle)], axis=1), atol=2e-4)
     np.testing.assert_array_equal(ours[0], np.repeat([1.0, 0.0], 128))
     assert timestep_features(t, 16).shape == (4, 16)
+
+
+def test_times_between_two_whole_ones_have_features_of_their_own() -> None:
+    """A flow tells the network real numbers."""
+    t = np.array([0.5, 333.0, 333.4, 998.75])
+    ours = np.asarray(timestep_features(t, 16))
+    angle = t[:, None] * 1e4 ** (-np.arange(8) / 8)
+    np.testing.assert_allclose(ours, np.concatenate([np.cos(angle), np.sin(angle)], axis=1), atol=2e-4)
+    assert np.abs(ours[2] - ours[1]).max() > 0.3

@@ -221,9 +221,10 @@ def test_flops_of_the_layouts() -> None:
 
 
 @pytest.mark.parametrize("packing", LAYOUTS)
-def test_flops_against_the_lowering(packing: str) -> None:
+@pytest.mark.parametrize("mlp_ratio", [4, 2])
+def test_flops_against_the_lowering(packing: str, mlp_ratio: int) -> None:
     """Every block unrolled, since XLA counts a scanned body once; what is left is element-wise work."""
-    section = {"width": 256, "depth": 2, "num_heads": 2, "unroll": 2}
+    section = {"width": 256, "depth": 2, "num_heads": 2, "unroll": 2, "mlp_ratio": mlp_ratio}
     model = build_dit((1, 32, 32, 4), {"name": "classes", "classes": 3}, **section)
     patches, images = ((1, 2, 2), (1, 4, 4)), 5
     x, t = model.example(images)
