@@ -1,4 +1,4 @@
-"""Run by `test_meshes.py` in a process of eight CPU devices: the same 20 steps on several meshes, as JSON."""
+"""Run by `test_meshes.py` in a process of eight CPU devices: the same steps on several meshes, as JSON."""
 
 from __future__ import annotations
 
@@ -8,25 +8,31 @@ import re
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
+from flexidit_jax.common.types import Array, Params
 from flexidit_jax.diffusion.gaussian import Process
 from flexidit_jax.models.build import build_dit, init
 from flexidit_jax.models.conditioning.condition import of_records
 from flexidit_jax.training.optimizer import Ema
 from flexidit_jax.training.sharding import made, make_mesh, placed, put_batch
-from flexidit_jax.training.stages import build_stages
-from flexidit_jax.training.state import first_state
+from flexidit_jax.training.stages import Stage, build_stages
+from flexidit_jax.training.state import TrainState, first_state
 from flexidit_jax.training.step import make_step
 
 #: mesh (None is one device) and accumulate
 CASES = ((None, 1), ((8, 1, 1), 1), ((2, 4, 1), 1), ((2, 2, 2), 1), ((2, 4, 1), 2), ((2, 2, 2), 2))
-STEPS, BATCH, LATENT = 20, 16, (1, 12, 12, 4)
+ADAPTED = ((None, 1), ((2, 2, 2), 1))
+STEPS, ADAPTED_STEPS, BATCH, LATENT = 20, 3, 16, (1, 12, 12, 4)
 MOVES = re.compile(r" = (.*?) (all-gather|all-to-all|collective-permute)(?:-start)?\(")
 
 model = build_dit(LATENT, {"name": "classes", "classes": 10}, width=32, depth=2, num_heads=4, unroll=2)
-(stage,) = build_stages([{"patches": (2, 4), "steps": STEPS}], model.base_patch, {"name": "diffusion"})
+SHARED, ADAPTERS = (
+    build_stages([{"patches": (2, 4), **words}], model.base_patch, {"name": "diffusion"})[0]
+    for words in ({"steps": STEPS}, {"steps": ADAPTED_STEPS, "adapters": 4})
+)
 rng = np.random.default_rng(0)
 plain = jax.tree.map(
     lambda leaf: leaf + 0.05 * rng.normal(size=leaf.shape).astype(np.float32), init(model, jax.random.key(0))
@@ -44,21 +50,31 @@ def moved(program: str) -> list[str]:
     return found
 
 
-def run(sizes: tuple[int, int, int] | None, accumulate: int) -> dict[str, object]:
+def begun(plain: Params, stage: Stage, optimizer: optax.GradientTransformation) -> TrainState:
+    """The first state, nothing trained in it zero and no two columns of a leaf alike."""
+
+    def shaken(leaf: Array) -> Array:
+        return leaf + 0.3 * jnp.sin(jnp.arange(leaf.size, dtype=leaf.dtype)).reshape(leaf.shape)
+
+    state = first_state(plain, stage, optimizer)
+    return state.replace(params=jax.tree.map(shaken, state.params))
+
+
+def run(stage: Stage, sizes: tuple[int, int, int] | None, accumulate: int) -> dict[str, object]:
     mesh = make_mesh(*sizes) if sizes else None
-    optimizer = optax.adamw(1e-3)
-    begin = partial(first_state, stage=stage, optimizer=optimizer)
+    optimizer, modes = optax.adamw(1e-3), stage.patches[1:] if stage.adapters else stage.patches
+    begin = partial(begun, stage=stage, optimizer=optimizer)
     state = made(begin, mesh, placed(plain, mesh)) if mesh else jax.jit(begin)(plain)
     held = sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in jax.tree.leaves(state))
     put = partial(put_batch, mesh=mesh) if mesh else lambda batch: batch
     step = make_step(model, Process(), stage.loss, optimizer, Ema(), 0, None, mesh, accumulate)
     logged, programs, where = [], {}, [leaf.sharding for leaf in jax.tree.leaves(state)]
-    for number, (x, label) in enumerate(records):
-        batch, patch = put({"x": x} | of_records(model.conditioner, {"label": label})), stage.patches[number % 2]
-        x = batch.pop("x")
+    for number, (x, label) in enumerate(records[: stage.steps]):
+        cond, patch = of_records(model.conditioner, {"label": label}), modes[number % len(modes)]
+        words = put({"x": x})["x"], put(cond), number
         if patch not in programs:
-            programs[patch] = step.lower(state, x, batch, number, patch).compile()
-        state, metrics = programs[patch](state, x, batch, number)
+            programs[patch] = step.lower(state, *words, patch).compile()
+        state, metrics = programs[patch](state, *words)
         logged.append({name: np.asarray(value).tolist() for name, value in metrics.items()})
     stayed = all(a.sharding.is_equivalent_to(b, a.ndim) for a, b in zip(jax.tree.leaves(state), where, strict=True))
     return {
@@ -70,4 +86,5 @@ def run(sizes: tuple[int, int, int] | None, accumulate: int) -> dict[str, object
 
 
 if __name__ == "__main__":
-    print(json.dumps({str(case): run(*case) for case in CASES}))
+    shared = {str(case): run(SHARED, *case) for case in CASES}
+    print(json.dumps({"shared": shared, "adapters": {str(case): run(ADAPTERS, *case) for case in ADAPTED}}))

@@ -11,18 +11,24 @@ import numpy as np
 import pytest
 
 ONE = "(None, 1)"
+Runs = dict[str, dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def runs(on_devices: Callable[..., str]) -> dict[str, dict[str, Any]]:
-    """What `meshes.py` printed, by case: mesh and accumulate."""
+def printed(on_devices: Callable[..., str]) -> dict[str, Runs]:
+    """What `meshes.py` printed, by stage, then by case: mesh and accumulate."""
     return json.loads(on_devices(8, Path(__file__).with_name("meshes.py")))
 
 
-def test_twenty_steps_agree(runs: dict[str, dict[str, Any]]) -> None:
-    assert len(runs) == 6
+@pytest.fixture(scope="module")
+def runs(printed: dict[str, Runs]) -> Runs:
+    """Of modes that share all weights."""
+    return printed["shared"]
+
+
+def assert_steps_agree(runs: Runs, steps: int) -> None:
     wanted = runs[ONE]["metrics"]
-    assert len({row["loss"] for row in wanted}) == len(wanted) == 20
+    assert len({row["loss"] for row in wanted}) == len(wanted) == steps
     for case, run in runs.items():
         for number, (ours, theirs) in enumerate(zip(run["metrics"], wanted, strict=True)):
             for name in ("loss", "mse", "vlb"):
@@ -32,7 +38,19 @@ def test_twenty_steps_agree(runs: dict[str, dict[str, Any]]) -> None:
             np.testing.assert_allclose(ours["quartile_sums"], theirs["quartile_sums"], rtol=1e-4, err_msg=case)
 
 
-def test_the_state_is_split_and_stays_where_it_is(runs: dict[str, dict[str, Any]]) -> None:
+def test_twenty_steps_agree(runs: Runs) -> None:
+    assert len(runs) == 6
+    assert_steps_agree(runs, 20)
+
+
+def test_an_adapter_is_stored_alike_wherever_heads_are_split(printed: dict[str, Runs]) -> None:
+    """The first step reads one that was made elsewhere, the others what was learnt here."""
+    adapted = printed["adapters"]
+    assert len(adapted) == 2 and all(run["stayed"] for run in adapted.values())
+    assert_steps_agree(adapted, 3)
+
+
+def test_the_state_is_split_and_stays_where_it_is(runs: Runs) -> None:
     assert all(run["stayed"] for run in runs.values())
     whole = runs[ONE]["held"]
     shares = {case: run["held"] / whole for case, run in runs.items()}
@@ -41,5 +59,6 @@ def test_the_state_is_split_and_stays_where_it_is(runs: dict[str, dict[str, Any]
     assert 0.25 < shares["((2, 2, 2), 1)"] < 0.40  # kernels of the blocks in four, others in two
 
 
-def test_no_activation_and_no_record_is_gathered(runs: dict[str, dict[str, Any]]) -> None:
-    assert {case: run["moved"] for case, run in runs.items() if run["moved"]} == {}
+def test_no_activation_and_no_record_is_gathered(printed: dict[str, Runs]) -> None:
+    every = {(name, case): run for name, runs in printed.items() for case, run in runs.items()}
+    assert {case: run["moved"] for case, run in every.items() if run["moved"]} == {}

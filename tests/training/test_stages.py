@@ -10,7 +10,7 @@ import pytest
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.trees import flatten, merge
 from flexidit_jax.common.types import Params
-from flexidit_jax.models.flexify import at
+from flexidit_jax.models.flexify import at, flexify
 from flexidit_jax.training.losses.diffusion import Loss as Diffusion
 from flexidit_jax.training.losses.distillation import Loss as Distillation
 from flexidit_jax.training.optimizer import AdamW, Ema
@@ -139,6 +139,14 @@ def test_clipping_bounds_the_global_norm() -> None:
     assert moment(free) == pytest.approx(float(optax.global_norm(tree)), rel=1e-5)
 
 
+def test_weight_decay_shrinks_what_gets_no_gradient_by_the_rate() -> None:
+    weights = {"a": np.linspace(-2, 2, 5, dtype=np.float32)}
+    for decay in (0.1, 0.0):
+        optimizer = AdamW(weight_decay=decay).build(optax.constant_schedule(1e-2))
+        updates, _ = optimizer.update(jax.tree.map(np.zeros_like, weights), optimizer.init(weights), weights)
+        np.testing.assert_allclose(updates["a"], -1e-2 * decay * weights["a"], rtol=1e-6)
+
+
 # ---------------------------------------------------------------- Across a boundary
 
 
@@ -183,6 +191,20 @@ def test_adapters_freeze_the_average_of_the_stage_before(plain: Params) -> None:
     pre_trained = flatten(at(merge(second.frozen, second.ema), P2))
     for path, leaf in flatten(plain).items():
         np.testing.assert_array_equal(pre_trained[path], 0.5 * np.asarray(leaf), err_msg=path)
+
+
+def test_new_modes_begin_from_the_average_that_is_frozen(plain: Params) -> None:
+    adam = AdamW().build(optax.constant_schedule(1e-3))
+    first = first_state(plain, Stage((P2,), 10), adam)
+    first = first.replace(ema=jax.tree.map(lambda leaf: 0.5 * leaf, first.params))
+    second = next_stage(first, Stage((P2, P4), 10, adapters=4), adam)
+    ours, theirs = (flatten(tree["modes"]["1x4x4"]) for tree in (second.params, flexify(plain, (P2, P4), 4)))
+    assert ours.keys() == theirs.keys()
+    for path, leaf in ours.items():
+        share = 0.5 if path.startswith(("embed", "deembed")) else 1.0
+        np.testing.assert_allclose(leaf, share * np.asarray(theirs[path]), atol=1e-6, err_msg=path)
+    assert min(np.abs(ours[f"{part}/{leaf}"]).max() for part in ("embed", "deembed") for leaf in ("kernel", "bias")) > 0
+    jax.tree.map(np.testing.assert_array_equal, second.params, second.ema)
 
 
 def test_the_first_average_is_a_copy(plain: Params) -> None:

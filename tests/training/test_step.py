@@ -116,6 +116,16 @@ def test_the_average_warms_up(start: TrainState, advance: Advance, smoke: Experi
             np.testing.assert_allclose(average, expected, rtol=1e-5, atol=1e-6, err_msg=f"{n} {path}")
 
 
+def test_the_average_takes_the_parameters_after_the_step(start: TrainState, advance: Advance) -> None:
+    state = advance(start, 0, P4)  # the rate warms up from zero: a first step moves nothing
+    before, after = leaves(state.ema), advance(state.replace(step=jnp.int32(0)), 1, P4)
+    for path, average in leaves(after.ema).items():
+        if not is_of(path, P2):
+            old, new = leaves(state.params)[path], leaves(after.params)[path]
+            np.testing.assert_allclose(average, 0.1 * before[path] + 0.9 * new, atol=1e-6, err_msg=path)
+            assert np.abs(new - old).max() > 1e-4, path
+
+
 def test_randomness_is_of_the_step_number(start: TrainState, advance: Advance) -> None:
     again = moved(advance(start, 3, P2), advance(start, 3, P2))
     assert not any(again.values())
