@@ -165,6 +165,17 @@ def test_which_rows_are_of_first_order() -> None:
         assert same.tolist() == [True] + [False] * (11 - last) + [True] * last
 
 
+def test_dpmpp_2m_takes_the_data_prediction_half_way_through_the_step() -> None:
+    """On the line through the last two; steps of unequal lengths, at which the line's two ends cannot be confused."""
+    chain = log_snr_chain(8)
+    table, at = dpmpp_2m.over(chain), chain.half_log_snr[::-1]  # a prediction that is lambda itself
+    for k in range(1, 8):
+        whole = table.c0[k] + table.c1[k]
+        reached = (table.c0[k] * at[k] + table.c1[k] * at[k - 1]) / whole
+        np.testing.assert_allclose(reached, (at[k] + at[k + 1]) / 2, rtol=1e-9)
+        np.testing.assert_allclose(whole, ddim.over(chain).c0[k], rtol=1e-12)
+
+
 # ---------------------------------------------------------------- Marginals of the stochastic ones
 
 

@@ -102,6 +102,16 @@ def test_entries_are_kept_apart_and_together(cache: Path) -> None:
     assert entries["here"] == {"4+none": 3.0} | {f"2+4 {name}": time for name, time in TIMES.items()}
 
 
+def test_what_is_compared_is_measured_together(cache: Path) -> None:
+    """Where the file lacks one of several layouts, the others are not taken from another day."""
+    Machine().ask(CASES[:1], cache)
+    slow = Machine({name: 2 * time for name, time in TIMES.items()})
+    wanted = {case: 2 * TIMES[case.packing] for case in CASES}
+    assert slow.ask(CASES, cache) == wanted
+    assert len(slow.ran) == len(CASES) * (2 + REPEATS)
+    assert Machine({}).ask(CASES, cache) == wanted  # nothing runs
+
+
 @pytest.mark.parametrize(
     "content", ["", "{", "[1]", '{"here": 3}', '{"here": {"2+4 packed": "fast"}}', '{"a": {"b": -1}}']
 )

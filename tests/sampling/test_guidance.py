@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import flexidit_jax as fd
 from flexidit_jax.common.types import Prediction
 from flexidit_jax.sampling.guidance import guided, weak_guide_scale
 
@@ -45,3 +46,24 @@ def test_only_the_first_channels_are_guided(channels: int) -> None:
 
 def test_no_variance_stays_none() -> None:
     assert guided(Prediction(COND.output, None), Prediction(GUIDE.output, None), 1.5, 3).variance is None
+
+
+@pytest.mark.parametrize(
+    ("guide", "packing"),
+    [("2:1", "separate"), ("4:1", "separate"), ("4:1", "packed"), ("4:1", "joined"), ("4:1", "padded")],
+)
+def test_channels_that_are_not_guided_keep_the_conditional_prediction(
+    flex: fd.FlexiDiT, guide: str, packing: str
+) -> None:
+    """One step, in which no channel reaches another; whether the null condition guides or a weaker mode."""
+    x = np.random.default_rng(1).normal(size=(2, 8, 8, 4)).astype(np.float32)
+    words = {"steps": 1, "schedule": "2:1", "solver": "ddim", "noise": x, "decode": False, "progress": False}
+    guiding = {"guide": guide, "guidance": 3.0, "packing": packing}
+    alone = flex.sample([1, 2], guidance=1.0, **words)
+    every = flex.sample([1, 2], **guiding, **words)
+    three = flex.sample([1, 2], guidance_channels=3, **guiding, **words)
+    tolerance = 1e-5 * np.abs(every).max()
+    np.testing.assert_allclose(three[..., :3], every[..., :3], rtol=0, atol=tolerance)
+    np.testing.assert_allclose(three[..., 3], alone[..., 3], rtol=0, atol=tolerance)
+    for channel in range(4):
+        assert np.abs(every - alone)[..., channel].max() > 1e3 * tolerance

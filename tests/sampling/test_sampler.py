@@ -6,6 +6,7 @@ import itertools
 from dataclasses import replace
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
@@ -228,3 +229,20 @@ def test_refusals(flex: fd.FlexiDiT) -> None:
         flex.plan(spec=[MIXED[0]])
     with pytest.raises(fd.UserError, match=r"^no packing 'pakced'"):
         flex.steps([0], packing="pakced")  # at once, not at the first step
+
+
+def test_noise_is_that_of_seed_number_and_draw(flex: fd.FlexiDiT) -> None:
+    """Draw 0 is x_T, k + 1 that of step k: another formula would make other images of every seed there is."""
+
+    @jax.jit
+    @jax.vmap
+    def drawn(number: jax.Array) -> jax.Array:
+        key = jax.random.fold_in(jax.random.key(7), number)
+        return jax.vmap(lambda draw: jax.random.normal(jax.random.fold_in(key, draw), (8, 8, 4)))(np.arange(4))
+
+    noise, *step_noise = np.asarray(drawn(np.arange(5, 7))).swapaxes(0, 1)
+    words = {**WORDS, "solver": "ddpm", "seed": 7, "first": 5}
+    ours = flex.sample([0, 1], **words)
+    close(flex.sample([0, 1], noise=noise, step_noise=np.stack(step_noise), **words), ours)
+    again = np.stack([noise, *step_noise[:-1]])  # a draw too early, x_T for step 0
+    assert np.abs(flex.sample([0, 1], noise=noise, step_noise=again, **words) - ours).max() > 1e-2 * np.abs(ours).max()

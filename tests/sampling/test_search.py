@@ -87,6 +87,13 @@ def test_a_cheap_last_step_is_found_and_only_where_it_may_be() -> None:
     assert search(errors, [1.0])[0].schedule == ((P2, 10),)  # of all, the one without error
 
 
+def test_of_equally_good_ones_the_fewest_stretches() -> None:
+    whole, less = search(np.array([[0.0, 0, 0], [0, 1, 1]]), [1.0, 0.8])  # a first weak step costs no quality
+    assert whole.schedule == ((P2, 3),)
+    assert less.schedule == ((P4, 1), (P2, 2))
+    assert whole.error == less.error == 0
+
+
 def test_real_sizes() -> None:
     """250 steps, three modes, costs of 12 digits; whole numbers, so that the last FLOP counts."""
     rng = np.random.default_rng(0)
