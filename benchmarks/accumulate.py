@@ -20,6 +20,7 @@ from flexidit_jax.training.optimizer import Ema
 from flexidit_jax.training.stages import Stage
 from flexidit_jax.training.state import abstract
 from flexidit_jax.training.step import make_step
+from flexidit_jax.training.updates import UpdateCounts
 
 
 def temporaries(size: str, batch: int, accumulate: int, remat: str) -> int:
@@ -29,7 +30,8 @@ def temporaries(size: str, batch: int, accumulate: int, remat: str) -> int:
     state = abstract(partial(init, model, jax.random.key(0)), Stage(((1, 2, 2), (1, 4, 4)), 1), optimizer)
     step = make_step(model, Process(), Loss(), optimizer, Ema(), 0, accumulate=accumulate)
     x, cond = jax.ShapeDtypeStruct((batch, *model.latent), jnp.float32), shapes(model.conditioner, batch)
-    return step.lower(state, x, cond, 0, model.patch).compile().memory_analysis().temp_size_in_bytes
+    counts = UpdateCounts((), 0).next(model.patch)
+    return step.lower(state, x, cond, 0, model.patch, counts).compile().memory_analysis().temp_size_in_bytes
 
 
 def main() -> None:

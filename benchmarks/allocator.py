@@ -29,6 +29,7 @@ def measure(keep: bool) -> dict[str, float]:
     from flexidit_jax.models.build import init
     from flexidit_jax.training.state import first_state
     from flexidit_jax.training.step import make_step
+    from flexidit_jax.training.updates import UpdateCounts
 
     experiment = build_experiment(load_config(str(Path(__file__).parents[1] / "configs" / "digits.py")))
     stage = experiment.train.stages[0]
@@ -37,12 +38,12 @@ def measure(keep: bool) -> dict[str, float]:
     step = make_step(experiment.model, experiment.process, stage.loss, optimizer, experiment.train.ema, 0)
     x = np.random.default_rng(0).normal(size=(experiment.train.batch, *experiment.model.latent)).astype(np.float32)
     cond = experiment.model.conditioner.parse([0] * experiment.train.batch)
-    times = []
+    times, counts = [], UpdateCounts(experiment.train.stages, 0)
     for i in range(STEPS + 3):
         if i == 3:
             before = resource.getrusage(resource.RUSAGE_SELF)
         clock = time.perf_counter()
-        state, metrics = step(state, x, cond, i, stage.patches[0])
+        state, metrics = step(state, x, cond, i, stage.patches[0], counts.next(stage.patches[0]))
         jax.block_until_ready(metrics)
         times.append(time.perf_counter() - clock)
     after = resource.getrusage(resource.RUSAGE_SELF)

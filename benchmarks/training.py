@@ -34,6 +34,7 @@ from flexidit_jax.training.optimizer import AdamW, Ema
 from flexidit_jax.training.stages import Stage
 from flexidit_jax.training.state import first_state, updated
 from flexidit_jax.training.step import make_step
+from flexidit_jax.training.updates import UpdateCounts
 
 
 def measure(size: str, batch: int, dtype: str, remat: str, unroll: int, repeats: int) -> dict[str, object]:
@@ -54,16 +55,19 @@ def measure(size: str, batch: int, dtype: str, remat: str, unroll: int, repeats:
     rng = np.random.default_rng(0)
     x0 = jnp.asarray(rng.standard_normal((batch, *model.latent)), jnp.float32)
     cond = jax.tree.map(jnp.asarray, model.conditioner.parse(rng.integers(0, 1000, batch)))
+    counts = UpdateCounts([stage], 0)
     held = {"state": state}  # a step gives its state away
 
     def trained(patch: tuple[int, int, int]) -> Callable[[], object]:
         def run() -> object:
-            held["state"], metrics = step(held["state"], x0, cond, 1, patch)
+            held["state"], metrics = step(held["state"], x0, cond, 1, patch, counts.next(patch))
             return held["state"], metrics
 
         return run
 
-    update = jax.jit(lambda state, gradients: updated(state, gradients, optimizer, ema, P2), donate_argnames="state")
+    update = jax.jit(
+        lambda state, gradients: updated(state, gradients, optimizer, ema, P2, counts.next(P2)), donate_argnames="state"
+    )
 
     def update_alone() -> object:
         held["state"] = update(held["state"], gradients)

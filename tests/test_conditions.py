@@ -33,6 +33,7 @@ from flexidit_jax.training.sharding import make_mesh
 from flexidit_jax.training.stages import Stage
 from flexidit_jax.training.state import first_state
 from flexidit_jax.training.step import make_step
+from flexidit_jax.training.updates import UpdateCounts
 
 P2, P4 = (1, 2, 2), (1, 4, 4)
 LENGTH, FEATURES, LATENT = 3, 5, (1, 8, 8, 4)
@@ -174,7 +175,9 @@ def test_dropping_trains_the_caption_of_none(flex: fd.FlexiDiT, rate: float, lea
         "x": rng.normal(size=(8, *LATENT)).astype(np.float32),
     }
     step = make_step(model, Process(), Loss(), optimizer, Ema(), 0, accumulate=2)
-    after, metrics = step(state, records["x"], of_records(model.conditioner, records), 0, P4)
+    after, metrics = step(
+        state, records["x"], of_records(model.conditioner, records), 0, P4, UpdateCounts((), 0).next(P4)
+    )
     before, found = (tree["trunk"]["conditioner"] for tree in (flex.params, after.params))
     assert np.isfinite(metrics["loss"])
     assert np.any(found["caption"] != before["caption"]) == learns

@@ -48,6 +48,7 @@ from flexidit_jax.training.sharding import (
 )
 from flexidit_jax.training.state import abstract, first_state, next_stage
 from flexidit_jax.training.step import make_step
+from flexidit_jax.training.updates import COUNTS, UpdateCounts
 
 SEVERAL_PROCESSES = True  # it may be started as one of them
 
@@ -116,6 +117,9 @@ def _train(
         state = checkpoints.restore(done, shaped(shapes, mesh))
         stream.set_state(meta["data"])
         print(f"{workdir}: resuming after step {done} of {train.steps}")
+        if meta.get("counts") != COUNTS:
+            line = "counted updates for all modes alike; from here on Adam and the average go by those of each mode"
+            print(f"step {done} {line}")
     else:
         stage = train.stages[0]
         optimizer = train.optimizer.build(stage.rate())
@@ -147,6 +151,7 @@ def _train(
     )  # fmt: skip
     posterior = jax.random.fold_in(jax.random.key(seed), 2**32 - 1)  # apart from the keys of steps, which count from 0
 
+    counts = UpdateCounts(train.stages, seed, done)
     votes = Votes(stop, mesh)
     closing.enter_context(cluster.together())  # innermost: closing a save waits for processes that may be gone
 
@@ -169,7 +174,7 @@ def _train(
             patch = stage.mode(seed, done)
             x0 = latents_of(experiment.codec, put_batch(records, mesh), jax.random.fold_in(posterior, done))
             with Compilations() as compiled:
-                state, metrics = step(state, x0, cond, done, patch)
+                state, metrics = step(state, x0, cond, done, patch, counts.next(patch))
             done += 1
             monitor.step(done, patch, metrics, compiled)
             stopping = votes.count()
@@ -178,7 +183,7 @@ def _train(
                 monitor.flush(done)  # refuses a loss that is not finite, so that it is never saved
             if saving:
                 meta = {"stage": i, "patches": stage.patches, "adapters": stage.adapters}
-                meta |= {"data": stream.get_state(), "images": images, "config": experiment.raw}
+                meta |= {"data": stream.get_state(), "images": images, "config": experiment.raw, "counts": COUNTS}
                 checkpoints.save(done, state, meta)
             monitor.preview(done, state, stage.patches)
             monitor.bar.advance()

@@ -32,6 +32,7 @@ from flexidit_jax.training.sharding import shaped
 from flexidit_jax.training.stages import Stage
 from flexidit_jax.training.state import TrainState, abstract
 from flexidit_jax.training.step import make_step
+from flexidit_jax.training.updates import UpdateCounts
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def training_programs(model: DiT, process: NoiseProcess, train: Training, seed: 
                 mesh.size,
                 share * training_flops(model, stage, patch),
                 share * recomputed_flops(model, patch),
-                partial(step.lower, state, x0, cond, 0, patch),
+                partial(step.lower, state, x0, cond, 0, patch, UpdateCounts([stage], seed).next(patch)),
             )
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import jax.numpy as jnp
 import numpy as np
 import optax
 
 from flexidit_jax.common.build import positive
 from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.types import Array
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Ema:
 
     Attributes:
       decay: 0.9999 for DiT.
-      warmup: start from min(decay, (1 + n) / (10 + n)) after n steps of a stage.
+      warmup: min(decay, (1 + n) / (10 + n)) for a leaf that was updated n times (`training.updates`).
     """
 
     decay: float = 0.9999
@@ -55,9 +57,13 @@ class Ema:
         if not 0 <= self.decay < 1:
             raise UserError(f"train.ema.decay must lie in [0, 1), got {self.decay!r}")
 
-    def left_of_start(self, steps: int) -> float:
-        """The share of what it began with that the average still holds after so many steps of a stage."""
+    def rate(self, updates: Array) -> Array:
+        """The share of the average that is kept by an update after so many."""
+        return jnp.minimum(self.decay, (1 + updates) / (10 + updates)) if self.warmup else jnp.float32(self.decay)
+
+    def left_of_start(self, updates: int) -> float:
+        """The share of what it began with that the average still holds after so many updates."""
         if not self.warmup:
-            return self.decay**steps
-        done = np.arange(steps)
+            return self.decay**updates
+        done = np.arange(updates)
         return float(np.prod(np.minimum(self.decay, (1 + done) / (10 + done))))

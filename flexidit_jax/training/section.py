@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from flexidit_jax.common import build
 from flexidit_jax.common.build import Section
 from flexidit_jax.common.cores import cores
@@ -54,10 +56,11 @@ class Training:
 
     def short_averages(self) -> list[str]:
         """A line for every stage that is too short for its moving average, from which everybody samples."""
-        lines = []
-        for i, stage in enumerate(self.stages, 1):
-            shares = [share for share in stage.probabilities or (1 / len(stage.patches),) if share > 0]
-            left = self.ema.left_of_start(round(stage.steps * min(shares)))
+        lines, updates = [], np.zeros(0)
+        for i, (before, stage) in enumerate(zip((None, *self.stages), self.stages), 1):
+            drawn = stage.steps * np.array(stage.probabilities or [1 / len(stage.patches)] * len(stage.patches))
+            updates = drawn + (updates if before is not None and stage.goes_on(before) else 0)
+            left = self.ema.left_of_start(round(min(updates[updates > 0])))
             if left > LEFT_OF_START:
                 lines.append(
                     f"at the end of stage {i} the moving average still holds {100 * left:.0f} % of what it began with,"

@@ -55,6 +55,10 @@ class Stage:
             end_value=self.learning_rate * self.final_rate,
         )
 
+    def goes_on(self, before: Stage) -> bool:
+        """Whether it trains the very leaves that the stage before it did."""
+        return (self.patches, self.adapters) == (before.patches, before.adapters)
+
     def mode(self, seed: int, step: int) -> Patch:
         """The patch size of a step, drawn from (seed, step): every host agrees and a resume replays it."""
         drawn = np.random.default_rng((seed, step)).choice(len(self.patches), p=self.probabilities)
@@ -91,7 +95,7 @@ def build_stages(sections: Sequence[Mapping[str, Any]], base: Patch, loss: Mappi
                 "train.stages: a stage of one mode that others follow must train the pre-trained patch"
                 f" {short_patch_name(base)}, got {short_patch_name(before.patches[0])}"
             )
-        if len(before.patches) > 1 and (before.patches, before.adapters) != (after.patches, after.adapters):
+        if len(before.patches) > 1 and not after.goes_on(before):
             raise UserError(
                 "train.stages may change their patches or adapters once, from one pre-trained mode; a stage of"
                 f" {len(before.patches)} modes is followed by one of others"

@@ -15,6 +15,7 @@ from flexidit_jax.common.types import Array, Params, Patch, patch_name
 from flexidit_jax.models.flexify import flexify, split_frozen
 from flexidit_jax.training.optimizer import Ema
 from flexidit_jax.training.stages import Stage
+from flexidit_jax.training.updates import Updates
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -69,31 +70,57 @@ def _state(params: Params, ema: Params, frozen: Params, optimizer: optax.Gradien
 
 
 def updated(
-    state: TrainState, gradients: Params, optimizer: optax.GradientTransformation, ema: Ema, patch: Patch
+    state: TrainState,
+    gradients: Params,
+    optimizer: optax.GradientTransformation,
+    ema: Ema,
+    patch: Patch,
+    counts: Updates,
 ) -> TrainState:
-    """The state after an optimizer step at one mode: parameters, moments, moving average."""
-    updates, moments = optimizer.update(gradients, state.optimizer, state.params)
+    """The state after an optimizer step at one mode: parameters, moments, moving average.
+
+    The mode's own leaves and those that all modes train were not updated equally often. The learning rate is that of
+    the stage's step for both.
+    """
+    shared = _stepped(state, gradients, optimizer, ema, adam=state.step, age=counts.shared)
+    own = _stepped(state, gradients, optimizer, ema, adam=counts.own, age=counts.age)
+    return _by_leaf(patch_name(patch), state, shared, own)
+
+
+def _stepped(
+    state: TrainState,
+    gradients: Params,
+    optimizer: optax.GradientTransformation,
+    ema: Ema,
+    adam: Array,
+    age: Array,
+) -> TrainState:
+    """The state after a step, as it is for leaves that were updated so often: `adam` in this stage, `age` in all."""
+
+    def counted(part: Any) -> Any:
+        return part._replace(count=jnp.int32(adam)) if isinstance(part, optax.ScaleByAdamState) else part
+
+    told = jax.tree.map(counted, state.optimizer, is_leaf=lambda part: isinstance(part, optax.ScaleByAdamState))
+    updates, moments = optimizer.update(gradients, told, state.params)
     params = optax.apply_updates(state.params, updates)
-    decay = jnp.float32(ema.decay)
-    if ema.warmup:
-        decay = jnp.minimum(decay, (1 + state.step) / (10 + state.step))
+    decay = ema.rate(age)
     average = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state.ema, params)
-    new = TrainState(state.step + 1, params, average, moments, state.frozen)
-    return keep_idle_modes(patch_name(patch), state, new)
+    return TrainState(state.step + 1, params, average, moments, state.frozen)
 
 
-def keep_idle_modes(patch_key: str, old: TrainState, new: TrainState) -> TrainState:
-    """Takes leaves of modes not trained in this step from `old`: parameters, moments and EMA alike.
+def _by_leaf(patch_key: str, before: TrainState, shared: TrainState, own: TrainState) -> TrainState:
+    """Leaves of the mode trained from `own`, of other modes from `before`, all else from `shared`.
 
-    Decision: AdamW would otherwise move them on zero gradients.
+    Decision: AdamW would otherwise move the leaves of idle modes on zero gradients.
     """
 
-    def pick(path: tuple[Any, ...], before: Array, after: Array) -> Array:
+    def pick(path: tuple[Any, ...], idle: Array, all_modes: Array, mode: Array) -> Array:
         keys = [getattr(key, "key", None) for key in path]
-        idle = "modes" in keys and keys[keys.index("modes") + 1] != patch_key
-        return before if idle else after
+        if "modes" not in keys:
+            return all_modes
+        return mode if keys[keys.index("modes") + 1] == patch_key else idle
 
-    return jax.tree_util.tree_map_with_path(pick, old, new)
+    return jax.tree_util.tree_map_with_path(pick, before, shared, own)
 
 
 def abstract(plain: Callable[[], Params], stage: Stage, optimizer: optax.GradientTransformation) -> TrainState:

@@ -21,9 +21,10 @@ from flexidit_jax.training.accumulate import accumulated, micro_batches, quartil
 from flexidit_jax.training.optimizer import Ema
 from flexidit_jax.training.sharding import constrained
 from flexidit_jax.training.state import TrainState, updated
+from flexidit_jax.training.updates import Updates
 
 Metrics = dict[str, Array]
-Step = Callable[[TrainState, Array, Condition, Array, Patch], tuple[TrainState, Metrics]]
+Step = Callable[[TrainState, Array, Condition, Array, Patch, Updates], tuple[TrainState, Metrics]]
 
 
 def make_step(
@@ -48,8 +49,9 @@ def make_step(
         what is drawn for a record does not depend on it.
 
     Returns:
-      step(state, x0, cond, number, patch) -> (state, metrics): x0 [B, F, H, W, C] latents, cond of B samples,
-      `number` the step of the whole run (all randomness comes from (seed, number)), `patch` static.
+      step(state, x0, cond, number, patch, counts) -> (state, metrics): x0 [B, F, H, W, C] latents, cond of B samples,
+      `number` the step of the whole run (all randomness comes from (seed, number)), `patch` static, `counts` from
+      `training.updates`.
       Metrics are scalars (loss, its terms and grad_norm) and, by quarter of the time axis, low noise first,
       `quartile_sums` and `quartile_counts` [4]: the sum of the losses of the records there, and their number.
       The state is donated.
@@ -57,7 +59,9 @@ def make_step(
     place = partial(constrained, mesh=mesh)
 
     @partial(jax.jit, static_argnames="patch", donate_argnames="state")
-    def step(state: TrainState, x0: Array, cond: Condition, number: Array, patch: Patch) -> tuple[TrainState, Metrics]:
+    def step(
+        state: TrainState, x0: Array, cond: Condition, number: Array, patch: Patch, counts: Updates
+    ) -> tuple[TrainState, Metrics]:
         # ------------------------------------------------------------ Draw, for the whole batch
         drop_key, loss_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), number))
         cond = dropped(cond, drop_key, model.conditioner.drop_rate)
@@ -79,7 +83,7 @@ def make_step(
             gradients, records = accumulated(objective, state.params, parts, place)
 
         # ------------------------------------------------------------ Update
-        new = updated(state, gradients, optimizer, ema, patch)
+        new = updated(state, gradients, optimizer, ema, patch, counts)
         by_time = quartiles(records["loss"], records.pop("t") / process.steps)
         metrics = {name: values.mean() for name, values in records.items()}
         metrics |= {"grad_norm": optax.global_norm(gradients), **by_time}

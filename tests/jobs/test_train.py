@@ -25,12 +25,14 @@ import flexidit_jax as fd
 from flexidit_jax.codecs.identity import Codec
 from flexidit_jax.common.config import load_config, plain
 from flexidit_jax.diffusion.gaussian import Process
+from flexidit_jax.experiment.experiment import build_experiment
 from flexidit_jax.main import main
 from flexidit_jax.models.build import init
 from flexidit_jax.models.flexify import adapter_rank, flexify
 from flexidit_jax.runs.checkpoints import Checkpoints, read_meta
 from flexidit_jax.runs.recovery import newest_step
 from flexidit_jax.training.monitor.metric_log import MetricLog
+from flexidit_jax.training.updates import COUNTS
 
 ROOT = Path(__file__).parents[2]
 DIGITS = ROOT / "configs" / "digits.py"
@@ -176,6 +178,48 @@ def test_resuming_within_the_second_stage(smoke_run: Path, tmp_path: Path, quiet
     events = TensorBoards(str(copy), purge_orphaned_data=True)
     events.Reload()
     assert [event.step for event in events.Tensors("loss/patch_2")] == [2, 4, 6, 8, 10, 12]
+
+
+RARE = """
+import runpy
+
+
+def get_config():
+    config = runpy.run_path({digits!r})["get_config"]("smoke")
+    rare = {{"patches": (2, 4), "learning_rate": 1e-3, "probabilities": (0.75, 0.25)}}
+    config.train.stages = ({{"patches": (2,), "steps": 2}}, {{**rare, "steps": 10}}, {{**rare, "steps": 6}})
+    config.train.update(checkpoint_every=3, keep=9)
+    config.report = None
+    return config
+"""
+
+
+def test_resuming_across_a_rare_mode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its updates are counted again at a start, also those of the stage before."""
+    (tmp_path / "rare.py").write_text(RARE.format(digits=str(DIGITS)))
+    config = f"--config={tmp_path / 'rare.py'}"
+    train = build_experiment(load_config(str(tmp_path / "rare.py"))).train
+    modes = [train.stages[train.place(number)[0]].mode(0, number) for number in range(train.steps)]
+    rare = [number for number, mode in enumerate(modes) if mode == (1, 4, 4)]
+    assert main([config, f"--workdir={tmp_path / 'whole'}"]) == 0
+    for kept in (9, 15):  # in the middle of either stage of both modes
+        assert any(number < kept for number in rare) and any(number >= kept for number in rare)
+        copy = shutil.copytree(tmp_path / "whole", tmp_path / f"from{kept}")
+        for step in (copy / "checkpoints").iterdir():
+            if int(step.name) > kept:
+                shutil.rmtree(step)
+        capsys.readouterr()
+        monkeypatch.setattr("flexidit_jax.jobs.train.COUNTS", COUNTS if kept == 9 else "of another version")
+        assert main([config, f"--workdir={copy}"]) == 0
+        says = f"step {kept} counted updates for all modes alike; from here on Adam and the average go by those of each"
+        assert (says in capsys.readouterr().out) == (kept == 15)
+        for part in ("params", "ema", "optimizer"):
+            ours, theirs = (saved(folder)[2][part] for folder in (copy, tmp_path / "whole"))
+            assert saved(copy)[0] == 18
+            for leaf, reference in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+                np.testing.assert_array_equal(leaf, reference)
 
 
 def test_a_damaged_newest_step_costs_what_came_after_the_one_before(

@@ -95,6 +95,23 @@ def test_noise_is_the_samples_own_to_the_bit(flex: fd.FlexiDiT) -> None:
     assert not np.any(sampler.step(state).carry.z_last[0])  # ddpm's last step is not noisy, nor is its group
 
 
+def test_noise_is_that_of_seed_number_and_draw(flex: fd.FlexiDiT) -> None:
+    """Draw 0 is x_T, k + 1 that of step k: another formula would make other images of every seed there is."""
+
+    @jax.jit
+    @jax.vmap
+    def drawn(number: jax.Array) -> jax.Array:
+        key = jax.random.fold_in(jax.random.key(7), number)
+        return jax.vmap(lambda draw: jax.random.normal(jax.random.fold_in(key, draw), (8, 8, 4)))(np.arange(4))
+
+    noise, *step_noise = np.asarray(drawn(np.arange(5, 7))).swapaxes(0, 1)
+    words = {**WORDS, "solver": "ddpm", "seed": 7, "first": 5}
+    ours = flex.sample([0, 1], **words)
+    close(flex.sample([0, 1], noise=noise, step_noise=np.stack(step_noise), **words), ours)
+    again = np.stack([noise, *step_noise[:-1]])  # a draw too early, x_T for step 0
+    assert np.abs(flex.sample([0, 1], noise=noise, step_noise=again, **words) - ours).max() > 1e-2 * np.abs(ours).max()
+
+
 def test_a_word_stands_in_place_of_that_of_every_spec(flex: fd.FlexiDiT) -> None:
     specs = [replace(spec, steps=4, schedule=None, guide=None, budget=0.7) for spec in MIXED]
     np.testing.assert_array_equal(
@@ -229,20 +246,3 @@ def test_refusals(flex: fd.FlexiDiT) -> None:
         flex.plan(spec=[MIXED[0]])
     with pytest.raises(fd.UserError, match=r"^no packing 'pakced'"):
         flex.steps([0], packing="pakced")  # at once, not at the first step
-
-
-def test_noise_is_that_of_seed_number_and_draw(flex: fd.FlexiDiT) -> None:
-    """Draw 0 is x_T, k + 1 that of step k: another formula would make other images of every seed there is."""
-
-    @jax.jit
-    @jax.vmap
-    def drawn(number: jax.Array) -> jax.Array:
-        key = jax.random.fold_in(jax.random.key(7), number)
-        return jax.vmap(lambda draw: jax.random.normal(jax.random.fold_in(key, draw), (8, 8, 4)))(np.arange(4))
-
-    noise, *step_noise = np.asarray(drawn(np.arange(5, 7))).swapaxes(0, 1)
-    words = {**WORDS, "solver": "ddpm", "seed": 7, "first": 5}
-    ours = flex.sample([0, 1], **words)
-    close(flex.sample([0, 1], noise=noise, step_noise=np.stack(step_noise), **words), ours)
-    again = np.stack([noise, *step_noise[:-1]])  # a draw too early, x_T for step 0
-    assert np.abs(flex.sample([0, 1], noise=noise, step_noise=again, **words) - ours).max() > 1e-2 * np.abs(ours).max()

@@ -21,6 +21,7 @@ from flexidit_jax.training.sharding import made, make_mesh, placed, put_batch
 from flexidit_jax.training.stages import Stage, build_stages
 from flexidit_jax.training.state import TrainState, first_state
 from flexidit_jax.training.step import make_step
+from flexidit_jax.training.updates import UpdateCounts
 
 #: mesh (None is one device) and accumulate
 CASES = ((None, 1), ((8, 1, 1), 1), ((2, 4, 1), 1), ((2, 2, 2), 1), ((2, 4, 1), 2), ((2, 2, 2), 2))
@@ -68,13 +69,14 @@ def run(stage: Stage, sizes: tuple[int, int, int] | None, accumulate: int) -> di
     held = sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in jax.tree.leaves(state))
     put = partial(put_batch, mesh=mesh) if mesh else lambda batch: batch
     step = make_step(model, Process(), stage.loss, optimizer, Ema(), 0, None, mesh, accumulate)
+    counts = UpdateCounts([stage], 0)
     logged, programs, where = [], {}, [leaf.sharding for leaf in jax.tree.leaves(state)]
     for number, (x, label) in enumerate(records[: stage.steps]):
         cond, patch = of_records(model.conditioner, {"label": label}), modes[number % len(modes)]
-        words = put({"x": x})["x"], put(cond), number
+        words, counted = (put({"x": x})["x"], put(cond), number), counts.next(patch)
         if patch not in programs:
-            programs[patch] = step.lower(state, *words, patch).compile()
-        state, metrics = programs[patch](state, *words)
+            programs[patch] = step.lower(state, *words, patch, counted).compile()
+        state, metrics = programs[patch](state, *words, counted)
         logged.append({name: np.asarray(value).tolist() for name, value in metrics.items()})
     stayed = all(a.sharding.is_equivalent_to(b, a.ndim) for a, b in zip(jax.tree.leaves(state), where, strict=True))
     return {

@@ -23,8 +23,10 @@ from flexidit_jax.training.optimizer import Ema
 from flexidit_jax.training.stages import Stage
 from flexidit_jax.training.state import TrainState, first_state
 from flexidit_jax.training.step import Metrics, make_step
+from flexidit_jax.training.updates import Updates
 
 P2, P4 = (1, 2, 2), (1, 4, 4)
+FIRST = Updates(*[np.int32(0)] * 3)
 LATENT, BATCH = (1, 8, 8, 2), 12
 X0 = np.random.default_rng(1).normal(size=(BATCH, *LATENT)).astype(np.float32)
 COND = {"label": np.arange(BATCH) % 10, "null": np.zeros(BATCH, bool)}
@@ -50,7 +52,7 @@ def stepped(kind: str, accumulate: int, **model_words: Any) -> tuple[TrainState,
     )
     state = state.replace(params=shaken[0], frozen=shaken[1])
     step = make_step(model, process, loss, optimizer, Ema(0.5), 0, accumulate=accumulate)
-    return state, *step(jax.tree.map(jnp.copy, state), X0, COND, 3, P4)
+    return state, *step(jax.tree.map(jnp.copy, state), X0, COND, 3, P4, FIRST)
 
 
 def assert_same_update(before: TrainState, ours: TrainState, theirs: TrainState, tolerance: float) -> None:
@@ -90,7 +92,7 @@ def test_memory_falls_with_the_parts() -> None:
 
     def temporaries(accumulate: int) -> int:
         step = make_step(model, gaussian.Process(), diffusion.Loss(), optimizer, Ema(), 0, accumulate=accumulate)
-        return step.lower(state, x, cond, 0, P2).compile().memory_analysis().temp_size_in_bytes
+        return step.lower(state, x, cond, 0, P2, FIRST).compile().memory_analysis().temp_size_in_bytes
 
     assert temporaries(8) < 0.3 * temporaries(1)
 

@@ -24,9 +24,11 @@ from flexidit_jax.training.losses.distillation import Loss as Distillation
 from flexidit_jax.training.stages import build_stages
 from flexidit_jax.training.state import TrainState, first_state
 from flexidit_jax.training.step import make_step
+from flexidit_jax.training.updates import Updates
 
 P2, P4 = (1, 2, 2), (1, 4, 4)
 CONFIG = Path(__file__).parents[2] / "configs" / "digits.py"
+FIRST = Updates(*[np.int32(0)] * 3)
 Advance = Callable[[TrainState, int, Patch], TrainState]
 Leaves = dict[str, np.ndarray]
 
@@ -46,7 +48,7 @@ def advance(smoke: Experiment) -> Advance:
     cond = of_records(smoke.model.conditioner, stacked(records))
 
     def run(state: TrainState, number: int, patch: Patch) -> TrainState:
-        return step(jax.tree.map(jnp.copy, state), x0, cond, number, patch)[0]
+        return step(jax.tree.map(jnp.copy, state), x0, cond, number, patch, Updates(*[np.int32(state.step)] * 3))[0]
 
     return run
 
@@ -195,7 +197,7 @@ def test_a_step_of_adapters_moves_nothing_frozen(smoke: Experiment) -> None:
     state = state.replace(params=shaken.params, frozen=shaken.frozen)
     step = make_step(smoke.model, smoke.process, stage.loss, optimizer, smoke.train.ema, 0)
     x0 = jnp.asarray(rng.normal(size=(16, *smoke.model.latent)), jnp.float32)
-    after, metrics = step(jax.tree.map(jnp.copy, state), x0, smoke.model.conditioner.parse([0] * 16), 0, P4)
+    after, metrics = step(jax.tree.map(jnp.copy, state), x0, smoke.model.conditioner.parse([0] * 16), 0, P4, FIRST)
     assert float(metrics["gap"]) > 0
     assert not any(moved(state.frozen, after.frozen).values())
     assert all(moved(state.params, after.params).values())  # every leaf of the adapter learns

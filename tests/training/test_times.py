@@ -21,6 +21,7 @@ from flexidit_jax.training.losses import flow as velocity
 from flexidit_jax.training.stages import Stage, build_stages
 from flexidit_jax.training.state import first_state
 from flexidit_jax.training.step import make_step
+from flexidit_jax.training.updates import Updates
 
 P2, P4 = (1, 2, 2), (1, 4, 4)
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -128,5 +129,5 @@ def test_a_step_hands_each_mode_its_own_times() -> None:
     state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), state)
     x0, cond = jnp.zeros((2, 1, 8, 8, 1)), smoke.model.conditioner.parse([0, 0])
     for patch, wanted in ((P4, (0.25, 0.75)), (P2, (0.0, 1.0))):
-        state, metrics = step(state, x0, cond, 0, patch)
+        state, metrics = step(state, x0, cond, 0, patch, Updates(*[np.int32(0)] * 3))
         assert (float(metrics["low"]), float(metrics["high"])) == wanted
