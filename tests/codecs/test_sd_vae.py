@@ -91,6 +91,15 @@ def test_a_key_draws_from_the_posterior(codec: Codec, x: np.ndarray, moments: tu
     np.testing.assert_array_equal(draws[3], codec.encode(x, jax.random.key(3)))
 
 
+def test_a_draw_lies_as_many_deviations_from_the_mean_as_one_of_unit_deviation() -> None:
+    codec, key = Codec("nowhere"), jax.random.key(0)
+    mean = np.random.default_rng(0).normal(size=(3, 1, 2, 3, 4)).astype(np.float32)
+    std = np.resize(np.float32([0.1, 1, 3]), mean.shape)
+    unit = np.asarray(codec.draw(np.zeros_like(mean), np.ones_like(std), key)) / codec.scale
+    assert abs(unit.std() - 1) < 0.3
+    np.testing.assert_allclose(codec.draw(mean, std, key), codec.scale * (mean + std * unit), rtol=1e-5, atol=1e-6)
+
+
 def test_bfloat16_files_and_products(codec: Codec, folder: Path, x: np.ndarray, moments: tuple, tmp_path: Path) -> None:
     state, _ = read_safetensors(folder / WEIGHTS)
     write_safetensors(tmp_path / WEIGHTS, {key: value.astype(ml_dtypes.bfloat16) for key, value in state.items()})
