@@ -46,6 +46,24 @@ def test_through_diffusers_and_back_to_the_bit(dit: fd.FlexiDiT, tmp_path: Path)
         np.testing.assert_array_equal(before[key], after[key], err_msg=key)
 
 
+def test_tensors_of_a_diffusers_folder_are_those_of_their_names(dit: fd.FlexiDiT, tmp_path: Path) -> None:
+    """Where shapes would not tell them apart."""
+    dit.export(tmp_path)
+    ours, published = load_file(tmp_path / "diffusion_pytorch_model.safetensors"), load_file(TINY)
+    d = dit.model.width
+    for i in range(dit.model.depth):
+        ins, out = f"blocks.{i}.", f"transformer_blocks.{i}."
+        for leaf in ("weight", "bias"):
+            for n, name in enumerate("qkv"):  # query, key, value, from above
+                rows = published[f"{ins}attn.qkv.{leaf}"][n * d : (n + 1) * d]
+                np.testing.assert_array_equal(ours[f"{out}attn1.to_{name}.{leaf}"], rows, err_msg=name)
+            np.testing.assert_array_equal(ours[f"{out}attn1.to_out.0.{leaf}"], published[f"{ins}attn.proj.{leaf}"])
+            time = f"{out}norm1.emb.timestep_embedder.linear"
+            for n in (0, 2):
+                layer = ours[f"{time}_{n // 2 + 1}.{leaf}"]
+                np.testing.assert_array_equal(layer, published[f"t_embedder.mlp.{n}.{leaf}"])
+
+
 def test_a_sharded_folder_is_read(dit: fd.FlexiDiT, tmp_path: Path) -> None:
     dit.export(tmp_path)
     weights = tmp_path / "diffusion_pytorch_model.safetensors"
