@@ -24,6 +24,17 @@ def test_a_file_appears_whole_or_stays_what_it_was(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [file]
 
 
+def test_whoever_reads_a_file_reads_to_the_end_what_it_opened(tmp_path: Path) -> None:
+    file = tmp_path / "file.txt"
+    file.write_text("one")
+    with file.open() as reader:
+        with written_aside(file) as unfinished:
+            unfinished.write_text("two")
+            written = unfinished.stat().st_ino
+        assert reader.read() == "one"
+    assert (file.read_text(), file.stat().st_ino) == ("two", written)  # renamed, not copied
+
+
 def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     for content in ("one", "two"):

@@ -98,6 +98,13 @@ def test_crop_is_the_middle_of_the_halved_image() -> None:
     assert centre_crop(Image.fromarray(image[:50, :, 0]), 33).shape == (33, 33, 3)  # grey, odd sizes
 
 
+def test_of_an_odd_remainder_the_crop_leaves_the_smaller_half_before() -> None:
+    tall = np.random.default_rng(0).integers(0, 256, (50, 33, 3), np.uint8)  # 17 rows too many
+    np.testing.assert_array_equal(centre_crop(Image.fromarray(tall), 33), tall[8:41])
+    wide = np.ascontiguousarray(tall.transpose(1, 0, 2))
+    np.testing.assert_array_equal(centre_crop(Image.fromarray(wide), 33), wide[:, 8:41])
+
+
 def test_records_hold_the_crop_and_the_flip_mirrors_half_of_them() -> None:
     image = np.zeros((16, 16, 3), np.uint8)
     image[:, :8] = 255

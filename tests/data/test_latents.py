@@ -15,6 +15,7 @@ from flexidit_jax.common.errors import UserError
 from flexidit_jax.data.latent_writer import LatentShards
 from flexidit_jax.data.latents import Dataset, Records, layout, record_dtype
 from flexidit_jax.data.loader import batches
+from flexidit_jax.data.synthetic import Dataset as Synthetic
 
 NUM, SHARD = 50, 16
 OF = {"name": "synthetic", "shape": (1, 16, 16, 3), "classes": 5}
@@ -142,6 +143,25 @@ def test_the_fingerprint_is_read_from_the_manifest_alone(path: Path) -> None:
     assert Dataset(str(path), OF).fingerprint() == "0123"
     with pytest.raises(UserError, match=rf"^no latents in {path}/held_out; "):
         Dataset(str(path), OF).fingerprint(held_out=True)
+
+
+@pytest.mark.parametrize("part", ["train", "held_out"])
+def test_latents_of_other_images_are_refused(path: Path, monkeypatch: pytest.MonkeyPatch, part: str) -> None:
+    (path / "train").rename(path / part)
+    manifest = path / part / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"images": "0123"}))
+    there = {"train": "0123", "held_out": "0123"}
+    monkeypatch.setattr(
+        Synthetic, "fingerprint", lambda self, held_out: there["held_out" if held_out else "train"], raising=False
+    )
+    dataset = Dataset(str(path), OF)
+    read = dataset.held_out if part == "held_out" else dataset.source
+    assert len(read()) == NUM
+    there[part] = None  # the images are gone
+    assert len(read()) == NUM
+    there[part] = "4567"
+    with pytest.raises(UserError, match=rf"^{path}/{part} holds latents of other images than those of dataset\.of, "):
+        read()
 
 
 def test_what_is_missing_or_damaged_is_named(path: Path) -> None:

@@ -60,6 +60,19 @@ def test_a_position_is_that_of_any_number_of_hosts_and_threads(before: int, afte
     np.testing.assert_array_equal(following["label"], expected["label"])
 
 
+def test_order_and_augmentation_follow_the_seed() -> None:
+    def epoch(seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """The order of the records, and a number that was added to each."""
+        batch = next(batches(SOURCE, BATCH, seed, noisy, threads=0))
+        labels, x = batch["label"][:RECORDS], batch["x"][:RECORDS, 0, 0, 0, 0]
+        return labels, (x - labels)[np.argsort(labels)]
+
+    first, again, other = (epoch(seed) for seed in (5, 5, 6))
+    np.testing.assert_array_equal(again, first)
+    assert (other[0] != first[0]).sum() > RECORDS / 2
+    assert np.abs(other[1] - first[1]).min() > 1e-4  # of no record the same
+
+
 def test_a_host_reads_its_own_rows_alone() -> None:
     read: list[int] = []
 
