@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import numpy as np
 import pytest
 
@@ -17,6 +18,20 @@ def test_classes_depend_on_seed_and_number_alone() -> None:
     counts = np.bincount(labels, minlength=10)
     assert len(counts) == 10
     assert 0 < np.abs(counts - 500).max() < 5 * np.sqrt(5000 * 0.1 * 0.9)
+
+
+def test_no_draw_of_noise_tells_the_class() -> None:
+    """Noise of an image comes from the key of (seed, number, draw): 0 is x_T, k + 1 that of step k."""
+
+    @jax.jit
+    @jax.vmap
+    def one(number: jax.Array) -> jax.Array:
+        key = jax.random.fold_in(jax.random.key(3), number)
+        return jax.vmap(lambda draw: jax.random.randint(jax.random.fold_in(key, draw), (), 0, 10))(np.arange(1001))
+
+    labels = labels_of("uniform", 3, np.arange(300), 10)
+    shares = (np.asarray(one(np.arange(300))) == labels[:, None]).mean(0)  # a tenth by chance
+    assert shares.shape == (1001,) and shares.max() < 0.2
 
 
 def test_balanced_classes_are_equally_many() -> None:
