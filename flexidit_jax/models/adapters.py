@@ -6,26 +6,29 @@ blocks like it. `b` starts at zero, so that an adapter starts as no change. Cros
 
 from __future__ import annotations
 
+from functools import reduce
+
 import jax
 import jax.numpy as jnp
 
-from flexidit_jax.common.types import Params
+from flexidit_jax.common.types import Params, Patch
 
 #: paths below `blocks`
 LAYERS = (("attention", "qkv"), ("attention", "proj"), ("mlp", "fc1"), ("mlp", "fc2"))
 
 
-def fresh(params: Params, rank: int) -> Params:
-    """New adapters for plain DiT parameters, as a tree to lay over them.
+def fresh(params: Params, rank: int, patch: Patch) -> Params:
+    """New adapters of the mode `patch` for plain DiT parameters, as a tree to lay over them.
 
-    `a` is drawn from N(0, 1/d_in) with a fixed key: an EMA passed through `flexify` beside its
-    parameters must get the same one.
+    `a` is drawn from N(0, 1/d_in) with a key of the layer and the mode: no two share one, and an EMA passed
+    through `flexify` beside its parameters gets the same one, whatever other modes there are.
     """
     tree: Params = {}
     for i, (part, layer) in enumerate(LAYERS):
         kernel = params["blocks"][part][layer]["kernel"]
         depth, d_in, d_out = kernel.shape
-        a = jax.random.normal(jax.random.key(i), (depth, d_in, rank)) / d_in**0.5
+        key = reduce(jax.random.fold_in, patch, jax.random.key(i))
+        a = jax.random.normal(key, (depth, d_in, rank)) / d_in**0.5
         tree.setdefault(part, {})[layer] = {"lora_a": a, "lora_b": jnp.zeros((depth, rank, d_out))}
     return {"blocks": tree}
 

@@ -100,7 +100,7 @@ def flexify(params: Params, patches: Iterable[Patch], adapters: int | None = Non
         def own(patch: Patch) -> Params:
             if patch == base:
                 return {}  # the pre-trained mode stays the pre-trained model, to the bit
-            return merge(_own_leaves(depth, width), _tokens(params, patch), lora.fresh(params, adapters))
+            return merge(_own_leaves(depth, width), _tokens(params, patch), lora.fresh(params, adapters, patch))
 
         return {
             "trunk": trunk,

@@ -11,10 +11,13 @@ import pytest
 
 import flexidit_jax as fd
 from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.trees import flatten
+from flexidit_jax.common.types import Params
 from flexidit_jax.models.adapters import LAYERS, fresh
 from flexidit_jax.models.flexify import adapter_rank, at, flexify, split_frozen
 
 Golden = dict[str, np.ndarray]
+P2, P4, P8 = (1, 2, 2), (1, 4, 4), (1, 8, 8)
 WORDS = {"steps": 4, "schedule": "4:2,2:2", "guidance": 1.0}
 
 
@@ -59,7 +62,7 @@ def test_an_adapter_starts_as_no_change(dit: fd.FlexiDiT) -> None:
 
 
 def test_every_block_of_every_layer_draws_from_its_own_unit_normal_over_its_inputs(dit: fd.FlexiDiT) -> None:
-    drawn, plain = fresh(at(dit.params, (1, 2, 2)), 8)["blocks"], at(dit.params, (1, 2, 2))["blocks"]
+    drawn, plain = fresh(at(dit.params, (1, 2, 2)), 8, (1, 4, 4))["blocks"], at(dit.params, (1, 2, 2))["blocks"]
     seen = set()
     for part, layer in LAYERS:
         a = np.asarray(drawn[part][layer]["lora_a"])
@@ -71,9 +74,33 @@ def test_every_block_of_every_layer_draws_from_its_own_unit_normal_over_its_inpu
     assert len(seen) == len(LAYERS) * 3
 
 
+def drawn(params: Params) -> dict[str, np.ndarray]:
+    """Every `lora_a` of a stored tree by its path."""
+    return {path: np.asarray(leaf) for path, leaf in flatten(params["modes"]).items() if path.endswith("/lora_a")}
+
+
 def test_parameters_and_average_get_the_same_adapters(dit: fd.FlexiDiT) -> None:
-    plain = at(dit.params, (1, 2, 2))
-    jax.tree.map(np.testing.assert_array_equal, fresh(plain, 4), fresh(plain, 4))
+    plain = at(dit.params, P2)
+    jax.tree.map(np.testing.assert_array_equal, fresh(plain, 4, P4), fresh(plain, 4, P4))
+    average = jax.tree.map(lambda leaf: 0.9 * leaf, plain)
+    compiled = jax.jit(lambda params: flexify(params, [P2, P4], 4))(average)  # as a run passes into its stage
+    jax.tree.map(np.testing.assert_array_equal, drawn(flexify(plain, [P2, P4], 4)), drawn(compiled))
+
+
+def test_no_two_modes_and_no_two_layers_share_a_draw(dit: fd.FlexiDiT) -> None:
+    tall, wide = (1, 4, 2), (1, 2, 4)  # the same sides in another order
+    found = drawn(flexify(at(dit.params, P2), [P2, P4, P8, tall, wide], 4))
+    assert len(found) == 4 * len(LAYERS)
+    numbers = np.stack([leaf[:, :64].ravel() for leaf in found.values()])  # fc2 reads more features than the others
+    assert np.abs(np.corrcoef(numbers) - np.eye(len(found))).max() < 0.2  # 768 numbers each
+
+
+def test_a_draw_is_the_modes_own_whatever_others_there_are(dit: fd.FlexiDiT) -> None:
+    plain = at(dit.params, P2)
+    alone, among = (drawn(flexify(plain, patches, 4)) for patches in ([P2, P8], [P2, P4, P8]))
+    assert alone
+    for path, leaf in alone.items():
+        np.testing.assert_array_equal(leaf, among[path])
 
 
 def test_the_base_is_frozen(adapted: fd.FlexiDiT) -> None:
