@@ -151,7 +151,7 @@ def trained(built: Experiment) -> Iterator[Lowering]:
 
 def test_modes_that_a_stage_does_not_draw_are_left_out() -> None:
     built = experiment("imagenet256_adapters.py:smoke")
-    assert [one.name for one in trained(built)] == ["train, patch 4"]
+    assert [one.name for one in trained(built)] == ["train, stage 1, patch 2", "train, stage 2, patch 4"]
 
 
 def test_recomputation_is_apart() -> None:

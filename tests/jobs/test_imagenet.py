@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -12,21 +13,23 @@ from PIL import Image
 
 import flexidit_jax as fd
 from flexidit_jax.common.config import load_config
+from flexidit_jax.common.trees import flatten
 from flexidit_jax.experiment.experiment import build_experiment
 from flexidit_jax.main import main
 from flexidit_jax.models.build import init
 from flexidit_jax.runs.checkpoints import Checkpoints
+from flexidit_jax.training.losses.distillation import Loss as Distillation
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 GOLDEN = Path(__file__).parents[1] / "golden" / "dit_tiny.safetensors"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["imagenet256", "imagenet512", "imagenet256_adapters"])
-def test_smoke(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("name", "steps"), [("imagenet256", 6), ("imagenet512", 6), ("imagenet256_adapters", 12)])
+def test_smoke(name: str, steps: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [f"--config={CONFIGS / name}.py:smoke", f"--workdir={tmp_path}"]
     assert main(words) == 0
-    assert Checkpoints(tmp_path).newest_whole() == 6
+    assert Checkpoints(tmp_path).newest_whole() == steps
     capsys.readouterr()
     labels = "golden retriever,360,None"
     assert main([*words, "--mode=sample", f"--config.sample.labels={labels}", "--config.sample.budget=0.7"]) == 0
@@ -34,6 +37,31 @@ def test_smoke(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     side = 32 if name == "imagenet512" else 16
     with Image.open(folder / "000002.png") as image:
         assert (image.mode, image.size) == ("RGB", (side, side))
+
+
+@pytest.mark.slow
+def test_smoke_adapters_learn_to_predict_what_was_pre_trained(tmp_path: Path) -> None:
+    """The adapters' own loss, of one batch at fixed times and noise, before their stage and after it."""
+    words = [f"--config={CONFIGS / 'imagenet256_adapters'}.py:smoke", f"--workdir={tmp_path}"]
+    assert main([*words, "--config.train.keep=9"]) == 0
+    trained = fd.load(tmp_path)
+    begun = fd.load(tmp_path / "checkpoints" / "6").flexify(trained.patches, adapters=4)
+    rng = np.random.default_rng(0)
+    x0 = rng.uniform(-1, 1, (32, *trained.model.latent)).astype(np.float32)
+    noise = rng.standard_normal(x0.shape, np.float32)
+    t, labels = rng.integers(0, 1000, 32), rng.integers(0, 1000, 32)
+
+    def gap(flex: fd.FlexiDiT) -> float:
+        teacher, student = (partial(flex.predict, patch=patch) for patch in (2, 4))
+        return float(np.mean(Distillation()(flex.process, student, teacher, x0, labels, t, noise)[0]))
+
+    def adapters(flex: fd.FlexiDiT) -> dict[str, np.ndarray]:
+        return {path: leaf for path, leaf in flatten(flex.params["modes"]).items() if path.endswith("/lora_b")}
+
+    assert 0 < gap(trained) < 0.85 * gap(begun)  # 0.7, where two zero models have no gap
+    assert not any(np.any(leaf) for leaf in adapters(begun).values())
+    assert len(adapters(trained)) == 4
+    assert all(np.any(leaf) for leaf in adapters(trained).values())
 
 
 @pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.py")), ids=lambda file: file.stem)
