@@ -160,6 +160,20 @@ def test_training_configs(refuse: Refuse, words: str, message: str) -> None:
     assert refuse(SMOKE, f"--config.{words}", "--workdir=run").startswith(message)
 
 
+def test_adapters_of_nothing(refuse: Refuse, tmp_path: Path) -> None:
+    (tmp_path / "only.py").write_text(
+        "import runpy\n\n\n"
+        "def get_config():\n"
+        f"    config = runpy.run_path({str(DIGITS.with_name('digits_adapters.py'))!r})['get_config']('smoke')\n"
+        "    config.train.stages = config.train.stages[1:]\n"
+        "    return config\n"
+    )
+    assert refuse("--config=only.py", "--workdir=run") == (
+        "train.stages[0].adapters=16 adapts a pre-trained model, but init_from is None, so it would learn from random"
+        " weights; set init_from to such a model, or put a stage that trains all weights before it"
+    )
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

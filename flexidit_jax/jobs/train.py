@@ -201,9 +201,17 @@ def _first_params(experiment: Experiment) -> Callable[[Mesh], Params]:
     """Makes the plain DiT parameters to begin with, once: those of `init_from`, or random ones.
 
     They are made split over the mesh, since the state they become may not fit one device.
+
+    Raises:
+      UserError: `init_from` holds another model, or is None where the first stage adapts one.
     """
-    source = experiment.init_from
+    source, rank = experiment.init_from, experiment.train.stages[0].adapters
     random = partial(init, experiment.model, jax.random.key(experiment.seed))
+    if source is None and rank is not None:
+        raise UserError(
+            f"train.stages[0].adapters={rank} adapts a pre-trained model, but init_from is None, so it would learn from"
+            " random weights; set init_from to such a model, or put a stage that trains all weights before it"
+        )
     if source is None:
         return lambda mesh: made(random, mesh)
     ours, loaded = experiment.model, load_source(experiment)

@@ -407,3 +407,45 @@ def test_the_adapter_config_trains_and_reports(tmp_path: Path) -> None:
     assert adapter_rank(flex.params) == 16
     trained = flex.params["modes"]["1x4x4"]["blocks"]["attention"]["qkv"]
     assert np.any(trained["lora_b"])
+
+
+@pytest.fixture
+def only_adapters(tmp_path: Path) -> str:
+    """The smoke config of adapters without its pre-training, its report or its search."""
+    file = tmp_path / "only.py"
+    file.write_text(
+        "import runpy\n\n\n"
+        "def get_config():\n"
+        f"    config = runpy.run_path({str(ROOT / 'configs' / 'digits_adapters.py')!r})['get_config']('smoke')\n"
+        "    config.train.stages = config.train.stages[1:]\n"
+        "    config.report = None\n"
+        "    return config\n"
+    )
+    return f"--config={file}"
+
+
+@pytest.mark.slow
+def test_adapters_want_a_model_at_their_beginning_only(
+    smoke_run: Path,
+    tmp_path: Path,
+    only_adapters: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = [only_adapters, f"--workdir={tmp_path / 'run'}"]
+    assert main([*words, "--mode=compile", "--config.compile.programs=('train',)"]) == 0
+    base = f"--config.init_from={smoke_run / 'checkpoints' / '8'}"
+    assert main([*words, "--mode=sample", base, "--config.sample.budget=None"]) == 0  # of the model it would adapt
+    add = MetricLog.add
+
+    def stop(self: MetricLog, number: int, *rest: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        add(self, number, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MetricLog, "add", stop)
+        assert main([*words, base]) == 0
+    capsys.readouterr()
+    assert main(words) == 0  # on without init_from: the folder holds all it needs
+    assert "resuming after step 1 of 6" in capsys.readouterr().out
+    assert main([*words, "--mode=sample"]) == 0
