@@ -36,7 +36,13 @@ def get_config(variant: str = "") -> ConfigDict:
     config.init_from = None
     config.profile_at = None
     config.dataset = {"name": "imagenet", "size": 256, "data_dir": None, "max_corrupt": 0.001}
-    config.codec = {"name": "sd_vae", "path": "weights/sd-vae-ft-ema", "dtype": "bfloat16", "slice": 16}
+    config.codec = {
+        "name": "sd_vae",
+        "path": "weights/sd-vae-ft-ema",
+        "dtype": "bfloat16",
+        "decode_dtype": None,
+        "slice": 16,
+    }
     config.process = {"name": "gaussian", "steps": 1000, "beta_start": 1e-4, "beta_end": 0.02}
     config.model = {
         "latent": (1, 32, 32, 4),

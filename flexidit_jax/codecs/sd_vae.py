@@ -26,6 +26,9 @@ SOURCE = "stabilityai/sd-vae-ft-ema"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 #: of the published model: pixels per latent along a side, channels of images and of latents
 FACTOR, CHANNELS, LATENT_CHANNELS = 8, 3, 4
+DTYPES = ("float32", "bfloat16")
+#: parts of the network that run, one half to encode and one to decode
+ENCODER, DECODER = {"encoder", "quant_conv"}, {"decoder", "post_quant_conv"}
 
 
 @dataclass(frozen=True)
@@ -41,17 +44,26 @@ class Codec:
       scale: latents are the posterior's times this.
       slice: images (frames) per device at once; bounds memory, changes results by rounding only.
       dtype: of convolutions and products, "float32" or "bfloat16".
+      decode_dtype: of the decoder's alone; None means `dtype`, as does the same word. Images depend on it, latents
+        do not.
     """
 
     path: str = f"weights/{SOURCE.split('/')[1]}"
     scale: float = 0.18215
     slice: int = 4
     dtype: str = "float32"
+    decode_dtype: str | None = None
 
     def __post_init__(self) -> None:
         build.positive("codec", scale=self.scale, slice=self.slice)
-        if self.dtype not in ("float32", "bfloat16"):
+        if self.dtype not in DTYPES:
             raise UserError(f"codec.dtype must be 'float32' or 'bfloat16', got {self.dtype!r}")
+        if self.decode_dtype not in (*DTYPES, None):
+            raise UserError(
+                f"codec.decode_dtype must be 'float32', 'bfloat16' or None (as codec.dtype), got {self.decode_dtype!r}"
+            )
+        if self.decode_dtype == self.dtype:
+            object.__setattr__(self, "decode_dtype", None)  # one way to say it: folders compare what is said
 
     def latent_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """(F, H / 8, W / 8, 4) of the latents for data of shape (F, H, W, 3).
@@ -156,7 +168,7 @@ class Codec:
         """
         if latents.ndim != 5 or latents.shape[-1] != LATENT_CHANNELS:
             raise UserError(f"sd_vae decodes latents [B, F, h, w, 4], got {list(latents.shape)}")
-        model, params = self._weights(latents)
+        model, params = self._weights(latents, decoding=True)
         z = latents.reshape(-1, *latents.shape[2:])  # [B F, h, w, 4]
         parts = [to_uint8(_decode(model, params, part, self.scale)) for part in _slices(z, self.slice)]
         images = _joined(np, parts, len(z))  # [B F, H, W, 3]
@@ -181,22 +193,30 @@ class Codec:
                 raise UserError(f"{self._file.parent}/config.json says {key} is {config[key]}, not {value}{where}")
         return config.get("norm_num_groups", VAE.groups)
 
-    def _weights(self, x: Array) -> tuple[VAE, Params]:
-        """The network and its weights on every device that holds a part of x, sent there once."""
+    def _weights(self, x: Array, decoding: bool = False) -> tuple[VAE, Params]:
+        """The network and the weights of one half, on every device that holds a part of x, sent there once.
+
+        The decoder's kernels are cast here, once, to what they are multiplied in: the same bits as in every call.
+        """
         model, params = self._loaded
+        if decoding and self.decode_dtype is not None:
+            model = model.clone(dtype=self.decode_dtype)
         sharding = getattr(x, "sharding", None)
         mesh = sharding.mesh if isinstance(sharding, NamedSharding) else None
-        if mesh not in self._copies:
+        if (mesh, decoding) not in self._copies:
+
+            def sent(path: tuple[jax.tree_util.DictKey, ...], leaf: np.ndarray) -> jax.Array:
+                if decoding and path[-1].key == "kernel":
+                    leaf = leaf.astype(model.dtype)
+                return jnp.asarray(leaf) if mesh is None else put(leaf, NamedSharding(mesh, PartitionSpec()))
+
+            half = {part: tree for part, tree in params.items() if part in (DECODER if decoding else ENCODER)}
             with jax.ensure_compile_time_eval():  # under a caller's jit, tracers would be kept for good
-                if mesh is None:
-                    self._copies[mesh] = jax.tree.map(jnp.asarray, params)
-                else:
-                    whole = NamedSharding(mesh, PartitionSpec())
-                    self._copies[mesh] = jax.tree.map(lambda leaf: put(leaf, whole), params)
-        return model, self._copies[mesh]
+                self._copies[mesh, decoding] = jax.tree_util.tree_map_with_path(sent, half)
+        return model, self._copies[mesh, decoding]
 
     @cached_property
-    def _copies(self) -> dict[Mesh | None, Params]:
+    def _copies(self) -> dict[tuple[Mesh | None, bool], Params]:
         return {}
 
     @cached_property

@@ -23,7 +23,7 @@ from flexidit_jax.experiment.experiment import build_experiment
 from flexidit_jax.experiment.start import trained_model
 from flexidit_jax.models.build import describe
 from flexidit_jax.models.conditioning.condition import negatives
-from flexidit_jax.runs.binding import FREE_WITHIN
+from flexidit_jax.runs.binding import BINDS_IMAGES, FREE_WITHIN
 from flexidit_jax.runs.image_shards import ImageShards
 from flexidit_jax.runs.stop import Stop
 from flexidit_jax.runs.workdir import out_folder
@@ -118,7 +118,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
 def _manifest(flex: FlexiDiT, labels: str, negative: Any, spec: SampleSpec, plan: Plan) -> dict[str, Any]:
     """What the bits of an image depend on, but for rounding; JSON-ready."""
     kept = {
-        part: {key: value for key, value in said.items() if key not in FREE_WITHIN[part]}
+        part: {key: value for key, value in said.items() if key not in FREE_WITHIN[part] - BINDS_IMAGES}
         for part, said in (("model", describe(flex.model)), ("codec", dataclasses.asdict(flex.codec)))
     }
     manifest = {

@@ -21,9 +21,11 @@ FREE = {"init_from", "profile_at", "sample", "evaluate", "report", "generate", "
 FREE_WITHIN = {
     "train": {"log_every", "checkpoint_every", "keep", "mesh", "workers", "accumulate", "preview_every", "spike"},
     "model": {"attention", "remat", "unroll"},
-    "codec": {"path", "slice"},
+    "codec": {"path", "slice", "decode_dtype"},
     "dataset": {"data_dir", "path", "validation", "max_corrupt"},
 }
+#: of these, what the bits of drawn images depend on all the same
+BINDS_IMAGES = {"decode_dtype"}
 
 
 def check_config(workdir: Path, config: dict[str, Any], defaults: Mapping[str, Any] = NO_DEFAULTS) -> None:

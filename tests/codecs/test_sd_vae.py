@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -20,9 +21,12 @@ from flexidit_jax.codecs.identity import Codec as Identity
 from flexidit_jax.codecs.sd_vae import Codec, _decode, _joined, _moments, _slices
 from flexidit_jax.common import build
 from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.pixels import to_uint8
 from flexidit_jax.common.tensor_files import read_safetensors, write_safetensors
+from flexidit_jax.common.trees import flatten
 from flexidit_jax.models.pretrained.autoencoder_kl import VAE
 from flexidit_jax.models.pretrained.autoencoder_kl_layout import write_vae
+from flexidit_jax.runs.binding import origin
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -110,6 +114,78 @@ def test_bfloat16_files_and_products(codec: Codec, folder: Path, x: np.ndarray, 
     assert 1e-5 < error < 0.1
 
 
+# ---------------------------------------------------------------- The decoder's dtype
+
+
+@pytest.fixture(scope="module")
+def latents() -> np.ndarray:
+    """Three clips of one frame, 2x3 latents."""
+    return np.random.default_rng(1).normal(size=(3, 1, 2, 3, 4)).astype(np.float32) * 0.18215
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_left_out_it_decodes_to_the_bits_of_the_codecs_dtype(folder: Path, latents: np.ndarray, dtype: str) -> None:
+    codec = Codec(str(folder), dtype=dtype)
+    model, params = codec._loaded  # float32 parameters, cast in every call
+    assert model.dtype == dtype
+    padded = np.concatenate([latents[:, 0], np.zeros((1, 2, 3, 4), np.float32)])  # a slice of four
+    expected = to_uint8(_decode(model, params, padded, codec.scale))[:3, None]
+    np.testing.assert_array_equal(codec.decode(latents), expected)
+    other = {"float32": "bfloat16", "bfloat16": "float32"}[dtype]
+    np.testing.assert_array_equal(Codec(str(folder), dtype=other, decode_dtype=dtype).decode(latents), expected)
+
+
+def test_bfloat16_images_differ_by_little(folder: Path, latents: np.ndarray) -> None:
+    exact, rounded = (Codec(str(folder), decode_dtype=dtype).decode(latents) for dtype in ("float32", "bfloat16"))
+    assert exact.dtype == rounded.dtype == np.uint8
+    grey_levels = np.abs(exact.astype(int) - rounded)
+    assert 0.05 < grey_levels.mean() < 0.5
+    assert grey_levels.max() <= 3
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_convolutions_and_products_run_in_it(folder: Path, latents: np.ndarray, dtype: str) -> None:
+    other = {"float32": "bfloat16", "bfloat16": "float32"}[dtype]
+    model, params = Codec(str(folder), dtype=other, decode_dtype=dtype)._weights(latents, decoding=True)
+    text = _decode.lower(model, params, latents[:, 0], 1.0).as_text()
+    factors = re.findall(
+        r"stablehlo\.(?:convolution|dot_general).*: \(tensor<[^>]*x(\w+)>, tensor<[^>]*x(\w+)>\)", text
+    )
+    assert len(factors) > 20
+    short = {"float32": "f32", "bfloat16": "bf16"}
+    assert set(sum(factors, ())) == {short[dtype]}
+    assert re.findall(r"-> \(?tensor<[^>]*x(\w+)>", text)[0] == "f32"  # what bytes are rounded from
+    softmax = re.findall(r"stablehlo\.exponential.*tensor<[^>]*x(\w+)>", text)
+    assert softmax and set(softmax) == {"f32"}
+
+
+def test_kernels_are_cast_once_and_norms_stay(folder: Path, latents: np.ndarray) -> None:
+    codec = Codec(str(folder), decode_dtype="bfloat16")
+    weights = codec._weights(latents, decoding=True)[1]
+    dtypes = {path: leaf.dtype for path, leaf in flatten(weights).items()}
+    assert {path.split("/")[0] for path in dtypes} == {"decoder", "post_quant_conv"}
+    for path, dtype in dtypes.items():
+        assert dtype == (jnp.bfloat16 if path.endswith("/kernel") else jnp.float32), path
+    codec.decode(latents)
+    assert codec._weights(latents, decoding=True)[1] is weights
+
+
+def test_latents_do_not_depend_on_it(codec: Codec, folder: Path, x: np.ndarray, moments: tuple) -> None:
+    other = Codec(str(folder), slice=2, decode_dtype="bfloat16")
+    for ours, theirs in zip(other.moments(x), moments, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert other.fingerprint() == codec.fingerprint()
+    assert origin({}, "sd_vae", other) == origin({}, "sd_vae", codec)
+
+
+def test_the_codecs_own_dtype_is_the_same_word(folder: Path) -> None:
+    assert Codec(str(folder), decode_dtype="float32") == Codec(str(folder))
+    assert Codec(str(folder), dtype="bfloat16", decode_dtype="float32") != Codec(str(folder), dtype="bfloat16")
+
+
+# ---------------------------------------------------------------- Configs and refusals
+
+
 def test_a_config_builds_it_and_shapes_need_no_file() -> None:
     codec = build.part("flexidit_jax.codecs", "Codec", {"name": "sd_vae", "path": "nowhere"}, "codec")
     assert codec.latent_shape((1, 256, 128, 3)) == (1, 32, 16, 4)
@@ -145,6 +221,10 @@ def test_a_missing_file_says_what_goes_where(dit: FlexiDiT, tmp_path: Path) -> N
         (lambda c: Codec(slice=0), "codec.slice must be positive, got 0"),
         (lambda c: Codec(scale=-1.0), "codec.scale must be positive, got -1.0"),
         (lambda c: Codec(dtype="float16"), "codec.dtype must be 'float32' or 'bfloat16', got 'float16'"),
+        (
+            lambda c: Codec(decode_dtype="float16"),
+            "codec.decode_dtype must be 'float32', 'bfloat16' or None (as codec.dtype), got 'float16'",
+        ),
     ],
 )
 def test_refusals(codec: Codec, call, message: str) -> None:
@@ -231,6 +311,12 @@ assert np.abs(one - four).max() < 1e-5
 weights = codec._weights(placed)[1]
 assert all(leaf.is_fully_replicated and len(leaf.devices()) == 4 for leaf in jax.tree.leaves(weights))
 assert codec._weights(placed + 1)[1] is weights  # sent once
+
+half = Codec(sys.argv[1], slice=2, decode_dtype="bfloat16")
+assert np.abs(half.decode(np.asarray(one)).astype(int) - half.decode(four)).max() <= 2
+weights = half._weights(four, decoding=True)[1]
+assert all(leaf.is_fully_replicated and len(leaf.devices()) == 4 for leaf in jax.tree.leaves(weights))
+assert weights["decoder"]["conv_in"]["kernel"].dtype == "bfloat16"
 """
 
 

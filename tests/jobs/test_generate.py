@@ -30,6 +30,7 @@ from flexidit_jax.runs.image_shards import ImageShards
 
 ROOT = Path(__file__).parents[2]
 SMOKE = f"--config={ROOT / 'configs' / 'digits.py'}:smoke"
+GOLDEN = ROOT / "tests" / "golden" / "dit_tiny.safetensors"  # latents of four channels
 #: both kinds of guided step: one length, whose batch is doubled, and two
 WORDS = {"steps": 4, "schedule": "4:2,2:2", "guide": "4:4", "guidance": 1.5, "seed": 3}
 BATCH, NUM = 8, 22  # shards of 8, 8 and 6
@@ -151,8 +152,8 @@ def test_a_latency_is_planned_once(
 
 
 def test_images_have_the_shape_of_the_models(tmp_path: Path) -> None:
-    out, golden = tmp_path / "out", ROOT / "tests" / "golden" / "dit_tiny.safetensors"  # latents of four channels
-    flags = [f"--config.init_from={golden}", "--num=2", "--config.sample.schedule=2:4", "--config.sample.guide=None"]
+    out = tmp_path / "out"
+    flags = [f"--config.init_from={GOLDEN}", "--num=2", "--config.sample.schedule=2:4", "--config.sample.guide=None"]
     assert main(command(tmp_path / "none", out, *flags, "--config.sample.guidance=1.0")) == 0
     assert np.load(out / "samples.npz")["arr_0"].shape == (2, 8, 8, 4)
 
@@ -175,6 +176,32 @@ def test_the_manifest_knows_the_codecs_weights_wherever_they_are(
     content[-1] ^= 1
     weights.write_bytes(content)
     assert manifest(moved) != first
+
+
+def test_images_are_bound_by_the_dtype_they_were_decoded_in(
+    vae_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*words: str) -> int:
+        flags = [f"codec.path={vae_folder}", "codec.dtype=float32", f"init_from={GOLDEN}", "sample.batch=1", *words]
+        flags += ["sample.steps=2", "sample.guidance=1.0"]
+        config = f"--config={ROOT / 'configs' / 'imagenet256.py'}"
+        place = [f"--workdir={tmp_path / 'run'}", "--mode=generate", "--num=2", f"--out={out}"]
+        return main([config, *place, *(f"--config.{word}" for word in flags)])
+
+    out = tmp_path / "out"
+    assert run() == 0
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["codec"].pop("decode_dtype", "absent") is None
+    (out / "manifest.json").write_text(json.dumps(manifest))  # as before there was the key
+    shard(out, 1).unlink()
+    capsys.readouterr()
+    assert run("codec.decode_dtype=bfloat16") == 2
+    refusal = f"{out} holds images made with other words: codec.decode_dtype is None there, 'bfloat16' here;"
+    assert said(capsys) == f"{refusal} name another --out, or go back to that value"
+    assert run("codec.decode_dtype=float32") == 0  # which is the codec's own
+    assert "resuming, 1 of 2 images are there" in capsys.readouterr().out
+    assert run("codec.decode_dtype=float16") == 2
+    assert said(capsys).startswith("codec.decode_dtype must be 'float32', 'bfloat16' or None (as codec.dtype), got")
 
 
 # ---------------------------------------------------------------- Whatever happens on the way

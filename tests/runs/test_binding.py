@@ -17,7 +17,8 @@ from flexidit_jax.experiment.experiment import build_experiment
 from flexidit_jax.main import main
 from flexidit_jax.runs.binding import check_config
 
-FILE = f"{Path(__file__).parents[2] / 'configs' / 'digits.py'}:smoke"
+CONFIGS = Path(__file__).parents[2] / "configs"
+FILE = f"{CONFIGS / 'digits.py'}:smoke"
 CONFIG = f"--config={FILE}"
 Edit = Callable[[dict[str, Any]], object]
 
@@ -100,6 +101,19 @@ def test_and_is_refused_where_the_default_is_not_what_is_asked_for(
         f"error: --workdir={run} was trained with another config: train.optimizer.b1 is 0.9 there, 0.5 here;"
         " name another --workdir, or go on with --config.train.optimizer.b1=0.9\n"
     )
+
+
+def test_the_dtype_of_decoding_binds_no_run(tmp_path: Path) -> None:
+    recorded = plain(load_config(str(CONFIGS / "imagenet256.py")))
+    recorded["codec"].pop("decode_dtype", None)  # as before there was the key
+    (tmp_path / "config.json").write_text(json.dumps(recorded))
+    for word in (None, "float32", "bfloat16"):
+        ours = copy.deepcopy(recorded)
+        ours["codec"]["decode_dtype"] = word
+        check_config(tmp_path, ours)
+    ours["codec"]["dtype"] = "float32"
+    with pytest.raises(UserError, match=r"codec\.dtype is 'bfloat16' there, 'float32' here"):
+        check_config(tmp_path, ours)
 
 
 @pytest.mark.parametrize("junk", ["[]", "3", "null", "[" * 100_000])
