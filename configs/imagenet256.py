@@ -40,7 +40,7 @@ def get_config(variant: str = "") -> ConfigDict:
         "name": "sd_vae",
         "path": "weights/sd-vae-ft-ema",
         "dtype": "bfloat16",
-        "decode_dtype": None,
+        "decode_dtype": "float32",
         "slice": 16,
     }
     config.process = {"name": "gaussian", "steps": 1000, "beta_start": 1e-4, "beta_end": 0.02}

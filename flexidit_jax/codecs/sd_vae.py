@@ -43,27 +43,21 @@ class Codec:
         the .safetensors file; without a config.json beside it, norms have the published 32 groups.
       scale: latents are the posterior's times this.
       slice: images (frames) per device at once; bounds memory, changes results by rounding only.
-      dtype: of convolutions and products, "float32" or "bfloat16".
-      decode_dtype: of the decoder's alone; None means `dtype`, as does the same word. Images depend on it, latents
-        do not.
+      dtype: of the encoder's convolutions and products, "float32" or "bfloat16".
+      decode_dtype: of the decoder's. Images depend on it, latents do not.
     """
 
     path: str = f"weights/{SOURCE.split('/')[1]}"
     scale: float = 0.18215
     slice: int = 4
     dtype: str = "float32"
-    decode_dtype: str | None = None
+    decode_dtype: str = "float32"
 
     def __post_init__(self) -> None:
         build.positive("codec", scale=self.scale, slice=self.slice)
-        if self.dtype not in DTYPES:
-            raise UserError(f"codec.dtype must be 'float32' or 'bfloat16', got {self.dtype!r}")
-        if self.decode_dtype not in (*DTYPES, None):
-            raise UserError(
-                f"codec.decode_dtype must be 'float32', 'bfloat16' or None (as codec.dtype), got {self.decode_dtype!r}"
-            )
-        if self.decode_dtype == self.dtype:
-            object.__setattr__(self, "decode_dtype", None)  # one way to say it: folders compare what is said
+        for key in ("dtype", "decode_dtype"):
+            if (value := getattr(self, key)) not in DTYPES:
+                raise UserError(f"codec.{key} must be 'float32' or 'bfloat16', got {value!r}")
 
     def latent_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """(F, H / 8, W / 8, 4) of the latents for data of shape (F, H, W, 3).
@@ -199,7 +193,7 @@ class Codec:
         The decoder's kernels are cast here, once, to what they are multiplied in: the same bits as in every call.
         """
         model, params = self._loaded
-        if decoding and self.decode_dtype is not None:
+        if decoding:
             model = model.clone(dtype=self.decode_dtype)
         sharding = getattr(x, "sharding", None)
         mesh = sharding.mesh if isinstance(sharding, NamedSharding) else None

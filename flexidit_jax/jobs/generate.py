@@ -64,7 +64,8 @@ def run(config: ConfigDict, workdir: Path) -> int:
     frames, *image = flex.codec.data_shape(flex.model.latent)
     image = image if flex.model.latent[0] == 1 else [frames, *image]
     counts = {"num": section.num, "shard": size, "image": image}
-    shards = ImageShards(folder, counts | _manifest(flex, section.labels, negative, spec, plan), experiment.defaults)
+    defaults = experiment.defaults | {"codec.decode_dtype": getattr(flex.codec, "dtype", None)}  # as there was no key
+    shards = ImageShards(folder, counts | _manifest(flex, section.labels, negative, spec, plan), defaults)
     missing = shards.missing()
     shards.check_room(missing)
     labels = labels_of(section.labels, spec.seed, np.arange(even(section.num, size)), classes)

@@ -191,17 +191,17 @@ def test_images_are_bound_by_the_dtype_they_were_decoded_in(
     out = tmp_path / "out"
     assert run() == 0
     manifest = json.loads((out / "manifest.json").read_text())
-    assert manifest["codec"].pop("decode_dtype", "absent") is None
+    assert manifest["codec"].pop("decode_dtype") == "float32"
     (out / "manifest.json").write_text(json.dumps(manifest))  # as before there was the key
     shard(out, 1).unlink()
     capsys.readouterr()
     assert run("codec.decode_dtype=bfloat16") == 2
-    refusal = f"{out} holds images made with other words: codec.decode_dtype is None there, 'bfloat16' here;"
+    refusal = f"{out} holds images made with other words: codec.decode_dtype is 'float32' there, 'bfloat16' here;"
     assert said(capsys) == f"{refusal} name another --out, or go back to that value"
-    assert run("codec.decode_dtype=float32") == 0  # which is the codec's own
+    assert run() == 0  # decoded in the codec's own dtype then
     assert "resuming, 1 of 2 images are there" in capsys.readouterr().out
     assert run("codec.decode_dtype=float16") == 2
-    assert said(capsys).startswith("codec.decode_dtype must be 'float32', 'bfloat16' or None (as codec.dtype), got")
+    assert said(capsys).startswith("codec.decode_dtype must be 'float32' or 'bfloat16', got 'float16'")
 
 
 # ---------------------------------------------------------------- Whatever happens on the way
