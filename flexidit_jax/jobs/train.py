@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from clu import parameter_overview
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -17,18 +16,15 @@ from ml_collections import ConfigDict
 from flexidit_jax.codecs.latents import latents_of
 from flexidit_jax.common.cluster import processes as cluster
 from flexidit_jax.common.compilations import Compilations
-from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.trees import merge
 from flexidit_jax.common.types import Params
 from flexidit_jax.data.loader import batches
 from flexidit_jax.evaluation.preview import preview
 from flexidit_jax.experiment.experiment import Experiment, build_experiment
-from flexidit_jax.experiment.start import load_source
+from flexidit_jax.experiment.start import first_params
 from flexidit_jax.jobs import report
 from flexidit_jax.models.build import init
 from flexidit_jax.models.conditioning.condition import of_records
-from flexidit_jax.models.flexify import at
-from flexidit_jax.models.fold import folded
 from flexidit_jax.runs import workdir as folder
 from flexidit_jax.runs.agreement import agree, alone, check_watching
 from flexidit_jax.runs.binding import check_images
@@ -41,7 +37,6 @@ from flexidit_jax.training.sharding import (
     check_batch,
     made,
     make_mesh,
-    placed,
     put_batch,
     shaped,
     share,
@@ -68,7 +63,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
     images = getattr(experiment.dataset, "fingerprint", lambda: None)()  # where they lie anywhere
     agree(config, workdir, images)
     check_watching(experiment.train.preview_every)
-    first = None if has_checkpoint(workdir) else _first_params(experiment)  # refused before anything is written
+    first = None if has_checkpoint(workdir) else first_params(experiment)  # refused before anything is written
     with folder.claimed(workdir, experiment.raw, experiment.defaults):
         with Stop("saving before stopping") as stop, ExitStack() as closing:
             status = _train(experiment, source, images, first, workdir, mesh, stop, closing)
@@ -195,30 +190,3 @@ def _train(
                 return votes.status
         start = 0
     return None
-
-
-def _first_params(experiment: Experiment) -> Callable[[Mesh], Params]:
-    """Makes the plain DiT parameters to begin with, once: those of `init_from`, or random ones.
-
-    They are made split over the mesh, since the state they become may not fit one device.
-
-    Raises:
-      UserError: `init_from` holds another model, or is None where the first stage adapts one.
-    """
-    source, rank = experiment.init_from, experiment.train.stages[0].adapters
-    random = partial(init, experiment.model, jax.random.key(experiment.seed))
-    if source is None and rank is not None:
-        raise UserError(
-            f"train.stages[0].adapters={rank} adapts a pre-trained model, but init_from is None, so it would learn from"
-            " random weights; set init_from to such a model, or put a stage that trains all weights before it"
-        )
-    if source is None:
-        return lambda mesh: made(random, mesh)
-    ours, loaded = experiment.model, load_source(experiment)
-    plain = folded(at(loaded.params, loaded.patches[0]))
-    same_shapes = jax.tree.map(jnp.shape, plain) == jax.tree.map(jnp.shape, jax.eval_shape(random))
-    theirs = (loaded.model.num_heads, loaded.model.base_patch, loaded.process)
-    if not same_shapes or theirs != (ours.num_heads, ours.base_patch, experiment.process):
-        raise UserError(f"init_from={source} holds {loaded!r}, which is not the model of this config")
-    held = [jax.device_get(plain)]
-    return lambda mesh: placed(held.pop(), mesh)  # the only reference: none of it outlives the first state

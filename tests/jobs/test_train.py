@@ -356,13 +356,13 @@ import sys
 import jax
 from flexidit_jax.common.config import load_config
 from flexidit_jax.experiment.experiment import build_experiment
-from flexidit_jax.jobs.train import _first_params
+from flexidit_jax.experiment.start import first_params
 from flexidit_jax.training.sharding import make_mesh
 
 config = load_config(sys.argv[1])
 for source in (None, *sys.argv[2:]):
     config.init_from = source
-    params = _first_params(build_experiment(config))(make_mesh(fsdp=8))
+    params = first_params(build_experiment(config))(make_mesh(fsdp=8))
     kernel = params["blocks"]["mlp"]["fc1"]["kernel"]
     assert kernel.sharding.shard_shape(kernel.shape)[1] == kernel.shape[1] // 8, (source, kernel.sharding)
     assert all(leaf.committed for leaf in jax.tree.leaves(params))
