@@ -87,6 +87,7 @@ def get_config(variant: str = "") -> ConfigDict:
     }
     config.report = {
         "steps": 50,
+        "seeds": (0,),
         "batch": 500,
         "weak_first": (0, 20, 30, 40, 50),
         "weak_last": (20, 30, 40),
@@ -131,7 +132,7 @@ def get_config(variant: str = "") -> ConfigDict:
         config.train.log_every, config.train.checkpoint_every = 2, 4
         config.sample.labels, config.sample.steps = (0, 1, 2, 3), 4
         config.evaluate.samples = 100
-        config.report.update(steps=4, batch=50, weak_first=(0, 2, 4), weak_last=(2,), fewer_steps=(2,))
+        config.report.update(steps=4, batch=50, weak_first=(0, 2, 4), weak_last=(2,), fewer_steps=(2,), seeds=(0, 1))
         config.report.solvers = ({"solver": "dpmpp_2m", "steps": 4, "weak": 2},)
         config.report.guidance = ({"guide": "4:4", "guidance": 1.5},)
         config.search.update(budgets=(0.7, 0.5), samples=50, scale_samples=50, records=50)

@@ -201,7 +201,7 @@ class Codec:
 
             def sent(path: tuple[jax.tree_util.DictKey, ...], leaf: np.ndarray) -> jax.Array:
                 if decoding and path[-1].key == "kernel":
-                    leaf = leaf.astype(model.dtype)
+                    leaf = leaf.astype(model.dtype, copy=False)
                 return jnp.asarray(leaf) if mesh is None else put(leaf, NamedSharding(mesh, PartitionSpec()))
 
             half = {part: tree for part, tree in params.items() if part in (DECODER if decoding else ENCODER)}

@@ -55,6 +55,10 @@ def test_points_of_three_modes_mix_the_ends() -> None:
         ({"solvers": [{"solver": "ddim", "steps": 5, "weak": 6}]}, r"weak, at most steps, got"),
         ({"guidance": [{"guide": "4:10"}]}, r"a row of report\.guidance holds guide, guidance and packing, got guide"),
         ({"weak_last": (11,)}, r"must lie in 0\.\.report\.steps=10"),
+        ({"seeds": ()}, r"report\.seeds must be a list of different numbers, got \(\)"),
+        ({"seeds": 3}, r"report\.seeds must be a list of different numbers, got 3"),
+        ({"seeds": (1, 1)}, r"report\.seeds must be a list of different numbers"),
+        ({"seeds": (1, -1)}, r"report\.seeds must lie in 0\.\.2\^31-1"),
     ],
 )
 def test_sections_that_cannot_be_drawn(words: dict[str, Any], message: str) -> None:
@@ -130,6 +134,35 @@ def test_findings_without_the_alternatives(report: dict[str, Any]) -> None:
     for line in findings(report):
         assert "better" not in line
         assert "weak-last" not in line
+
+
+def with_seeds(report: dict[str, Any], off: float) -> dict[str, Any]:
+    """Three seeds around each score."""
+    points = [{**row, "fd_by_seed": [row["fd"] - off, row["fd"], row["fd"] + off]} for row in report["points"]]
+    return {**report, "points": points}
+
+
+def test_findings_claim_nothing_that_seeds_make_too(report: dict[str, Any]) -> None:
+    """0.84 against 0.80 of the full run and 1.05 of fewer steps, where seeds range over 0.06 and over 0.3."""
+    close, _ = findings(with_seeds(report, 0.03))
+    assert close.startswith(
+        "- At 56 % of the FLOPs weak-first scores FD 0.84 (0.81 to 0.87), 1.05x of the full run, which is no more than"
+        " seeds make; the same steps weak-last 2.49 (2.46 to 2.52); fewer powerful steps 1.05"
+    )
+    assert close.endswith("(interpolated): weak-first is better.")
+    far, still = findings(with_seeds(report, 0.15))
+    assert far.endswith("(interpolated): no more than seeds make.")
+    assert "3.00x of the full run;" in still and still.endswith("simply taking fewer steps is better.")
+    tight, _ = findings(with_seeds(report, 0.015))
+    assert "1.05x of the full run; the same" in tight
+    text = markdown(with_seeds(report, 0.03))
+    assert "| 0.84 (0.81 to 0.87) | 0.950 |" in text and "- Means of 3 seeds, each the same noise for all rows" in text
+    assert "`--config.report.seeds=0,1,2` measures it" in markdown(report)
+    figure = quality_vs_compute(with_seeds(report, 0.03))
+    assert figure.get_suptitle().endswith("1,500 samples a point, mean and range of 3 seeds")
+    bars = [collection.get_segments() for collection in figure.axes[0].collections]
+    assert [len(segments) for segments in bars] == [3, 2, 3]
+    np.testing.assert_allclose(bars[0][1], [[56.2, 0.81], [56.2, 0.87]])
 
 
 def test_markdown_shows_every_row_and_both_pictures(report: dict[str, Any]) -> None:

@@ -138,6 +138,10 @@ def test_report_json(smoke_run: Path) -> None:
     ]
     assert [(row["schedule"], row["guide"], row["guidance"]) for row in points[6:]] == [("2:4", "4:4", 1.5)]
     assert points[0]["flops_percent"] == points[0]["seconds_percent"] == 100
+    assert report["seeds"] == [0, 1]
+    for row in points:  # rows that differ in their schedule alone are drawn with both seeds
+        assert len(set(row["fd_by_seed"])) == (2 if row in unguided else 1)
+        assert row["fd"] == pytest.approx(np.mean(row["fd_by_seed"]))
 
 
 def test_report_flops_are_those_of_the_model(smoke_run: Path) -> None:

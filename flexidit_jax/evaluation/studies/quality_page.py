@@ -37,6 +37,8 @@ def quality_vs_compute(report: Mapping[str, Any]) -> Figure:
         flops = [row["flops_percent"] for row in rows]
         for panel, key in zip(panels, ("fd", "accuracy"), strict=True):
             panel.plot(flops, [row[key] for row in rows], marker=marker, color=colour, label=label)
+        ends = [(min(by_seed(row)), max(by_seed(row))) for row in rows]
+        panels[0].vlines(flops, *zip(*ends), color=colour, alpha=0.6)
     panels[0].axhline(report["floor_fd"], color="black", linestyle=":", label="floor (sampling error alone)")
     panels[0].set(ylabel="Fréchet distance to the training set (lower is better)", ylim=(0, None))
     panels[1].set(
@@ -46,7 +48,8 @@ def quality_vs_compute(report: Mapping[str, Any]) -> Figure:
         panel.set(xlabel="FLOPs, % of every step powerful", xlim=(0, 104))
         panel.grid(alpha=0.3)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
-    figure.suptitle(f"Quality against compute, {report['samples']:,} samples a point")
+    seeds = "" if _seeds(report) == 1 else f", mean and range of {_seeds(report)} seeds"
+    figure.suptitle(f"Quality against compute, {report['samples']:,} samples a point{seeds}")
     return figure
 
 
@@ -90,6 +93,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         f" classifier fitted on the training images ({100 * report['classifier_accuracy']:.1f} % right on held-out"
         f" images). Floor {report['floor_fd']:.2f}: training images drawn with replacement."
         f" The {heldout['samples']} held-out images score {heldout['fd']:.2f}, mostly sampling error.",
+        _about_seeds(report),
         "- accuracy: how often the classifier finds the label asked for.",
         f"- seconds: {report['seconds_are']}; batches interleaved over the rows.",
         f"- nearest: mean distance to the nearest training image; held-out images: {report['heldout_nearest']:.2f}.",
@@ -100,30 +104,69 @@ def markdown(report: Mapping[str, Any]) -> str:
 
 
 def findings(report: Mapping[str, Any]) -> list[str]:
-    """What the numbers say, for and against."""
+    """What the numbers say, for and against; with several seeds, nothing of differences that seeds make too."""
     plain = comparable(report["points"])
     full = plain[0]
     first = [row for row in plain if row["order"] == "weak_first"][1:]
     last = {round(row["flops_percent"]): row for row in plain if row["order"] == "weak_last"}
-    fewer = sorted((row for row in [*plain] if row["order"] == "fewer_steps"), key=lambda row: row["flops_percent"])
+    fewer = sorted((row for row in plain if row["order"] == "fewer_steps"), key=lambda row: row["flops_percent"])
     lines = []
     for row in first:
         share = row["flops_percent"]
-        text = f"- At {share:.0f} % of the FLOPs weak-first scores FD {row['fd']:.2f},"
+        text = f"- At {share:.0f} % of the FLOPs weak-first scores FD {_score(row)},"
         text += f" {row['fd'] / full['fd']:.2f}x of the full run"
+        if not apart(by_seed(row), by_seed(full)):
+            text += ", which is no more than seeds make"
         reverse = last.get(round(share))
         if reverse is not None:
-            text += f"; the same steps weak-last {reverse['fd']:.2f}"
+            text += f"; the same steps weak-last {_score(reverse)}"
         if fewer and share >= fewer[0]["flops_percent"]:
             alternative = _at(share, [*fewer, full])
-            verdict = "weak-first is better" if row["fd"] < alternative else "simply taking fewer steps is better"
-            text += f"; fewer powerful steps {alternative:.2f} (interpolated): {verdict}"
+            verdict = "no more than seeds make"
+            if apart(by_seed(row), alternative):
+                better = row["fd"] < np.mean(alternative)
+                verdict = "weak-first is better" if better else "simply taking fewer steps is better"
+            text += f"; fewer powerful steps {np.mean(alternative):.2f} (interpolated): {verdict}"
         lines.append(text + ".")
     return lines
 
 
-def _at(share: float, rows: Sequence[Row]) -> float:
-    return float(np.interp(share, [row["flops_percent"] for row in rows], [row["fd"] for row in rows]))
+def by_seed(row: Row) -> list[float]:
+    """The Frechet distances of a row, one a seed."""
+    return row.get("fd_by_seed", [row["fd"]])
+
+
+def apart(ours: Sequence[float], theirs: Sequence[float]) -> bool:
+    """Whether the means of two rows differ by more than the seeds of either do; one seed tells nothing else."""
+    return abs(np.mean(ours) - np.mean(theirs)) > max(np.ptp(ours), np.ptp(theirs))
+
+
+def _seeds(report: Mapping[str, Any]) -> int:
+    return len(by_seed(report["points"][0]))
+
+
+def _about_seeds(report: Mapping[str, Any]) -> str:
+    if _seeds(report) == 1:
+        return (
+            "- One seed of sampling: another one scores differently, and no difference as small as that says anything."
+            " `--config.report.seeds=0,1,2` measures it."
+        )
+    return (
+        f"- Means of {_seeds(report)} seeds, each the same noise for all rows, and their range, where rows differ from"
+        " the first in their schedule alone; the other rows are one seed."
+    )
+
+
+def _score(row: Row) -> str:
+    """`0.81`, or with several seeds `0.81 (0.79 to 0.84)`."""
+    scores = by_seed(row)
+    return f"{row['fd']:.2f}" + (f" ({min(scores):.2f} to {max(scores):.2f})" if len(scores) > 1 else "")
+
+
+def _at(share: float, rows: Sequence[Row]) -> list[float]:
+    """By seed, between the rows of the nearest shares."""
+    shares = [row["flops_percent"] for row in rows]
+    return [float(np.interp(share, shares, scores)) for scores in zip(*map(by_seed, rows), strict=True)]
 
 
 def _table_row(row: Row) -> str:
@@ -132,6 +175,6 @@ def _table_row(row: Row) -> str:
     solver = row["solver"] if isinstance(row["solver"], str) else row["solver"]["name"]
     return (
         f"| {order} | {solver} | {row['schedule']} | {row['guide'] or ''} | {row['guidance']:g}"
-        f" | {row['flops_percent']:.1f} | {row['seconds_percent']:.1f} | {row['seconds']:.1f} | {row['fd']:.2f}"
+        f" | {row['flops_percent']:.1f} | {row['seconds_percent']:.1f} | {row['seconds']:.1f} | {_score(row)}"
         f" | {row['accuracy']:.3f} | {row['nearest']:.2f} |"
     )

@@ -1,15 +1,15 @@
 """Quality against compute: which samples the report draws, one point a row of its table, and what they score.
 
-Every point draws the same noise and labels. Batches are interleaved over the points, so that a
-machine that changes speed changes all of them; the first batch of each point warms its programs up
-and its time is not counted.
+Every point draws the same noise and labels; with several seeds, points that are compared draw those of every seed.
+Batches are interleaved over the points, so that a machine that changes speed changes all of them; the first batch of
+each point warms its programs up and its time is not counted.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,6 +46,8 @@ class Report:
       solvers: dicts of `solver`, `steps` and `weak`, the number of weak steps, which come first.
       guidance: dicts of `guide`, `guidance` and, where two lengths meet, `packing`; the conditional
         prediction is powerful.
+      seeds: of the samples of points that differ in their schedule alone; two or more tell how far a score can be
+        trusted. All other points draw the first.
     """
 
     samples: int
@@ -57,6 +59,7 @@ class Report:
     guidance: Sequence[Mapping[str, Any]] = ()
     solver: str | Mapping[str, Any] = "ddpm"
     solvers: Sequence[Mapping[str, Any]] = ()
+    seeds: Sequence[int] = (0,)
 
     def __post_init__(self) -> None:
         if self.batch < 1 or self.samples % self.batch or self.samples // self.batch < 2:
@@ -66,6 +69,11 @@ class Report:
         counts = [*self.weak_first, *self.weak_last, *self.fewer_steps]
         if min(counts) < 0 or max(counts) > self.steps or 0 in self.fewer_steps:
             raise UserError(f"report: numbers of steps must lie in 0..report.steps={self.steps}, got {counts}")
+        seeds = self.seeds
+        if not isinstance(seeds, Sequence) or not seeds or len(set(seeds)) < len(seeds):
+            raise UserError(f"report.seeds must be a list of different numbers, got {seeds!r}")
+        if not all(isinstance(seed, int) and 0 <= seed < 2**31 for seed in seeds):
+            raise UserError(f"report.seeds must lie in 0..2^31-1, got {seeds!r}")
         for key in ("guidance", "solvers"):
             rows = getattr(self, key)
             if not isinstance(rows, Sequence) or not all(isinstance(row, Mapping) for row in rows):
@@ -84,6 +92,7 @@ class Report:
         def row(order: str, schedule: Schedule, **more: Any) -> Point:
             steps = sum(count for _, count in schedule)
             said = {"steps": steps, "schedule": text_of(schedule), "guidance": 1.0, "solver": self.solver}
+            said["seed"] = self.seeds[0]
             try:
                 return Point(order, SampleSpec(**said | more), more.get("packing"))
             except UserError as error:
@@ -108,6 +117,7 @@ def measure(flex: FlexiDiT, section: Report, judge: Judge) -> tuple[dict[str, An
         "classifier_accuracy": judge.classifier_accuracy(),
         "heldout_nearest": judge.nearest(judge.held_out),
         "samples": section.samples,
+        "seeds": list(section.seeds),
         "seconds_are": f"median of {batches - 1} warm batches of {section.batch}, times {batches}",
         "points": rows,
     }
@@ -120,7 +130,8 @@ def _points(flex: FlexiDiT, section: Report, judge: Judge) -> tuple[list[dict[st
     labels = balanced_labels(section.samples, flex.model.conditioner.classes)
     parts: list[list[np.ndarray]] = [[] for _ in points]
     seconds: list[list[float]] = [[] for _ in points]
-    with Progress(batches * len(points), "report") as bar:
+    seeds = [section.seeds if _compared(point, points[0]) else section.seeds[:1] for point in points]
+    with Progress(batches * sum(map(len, seeds)), "report") as bar:
         for begin in range(0, section.samples, section.batch):
             here = labels[begin : begin + section.batch]
             for i, point in enumerate(points):
@@ -128,12 +139,18 @@ def _points(flex: FlexiDiT, section: Report, judge: Judge) -> tuple[list[dict[st
                 parts[i].append(flex.sample(here, spec=point.spec, first=begin, progress=False))
                 seconds[i].append(time.perf_counter() - clock)
                 bar.advance()
+        others: list[list[np.ndarray]] = [[] for _ in points]  # of the other seeds
+        for i, point in enumerate(points):
+            for seed in seeds[i][1:]:
+                spec = replace(point.spec, seed=seed)
+                others[i].append(flex.sample(labels, spec=spec, batch=section.batch, progress=False))
+                bar.advance(batches)
     images = [np.concatenate(part) for part in parts]
     warm = [float(np.median(times[1:])) * batches for times in seconds]
     full = flex.flops(spec=points[0].spec).total
     rows = []
-    for (order, spec, packing), drawn, taken in zip(points, images, warm, strict=True):
-        score = judge.score(drawn, labels)
+    for (order, spec, packing), first, more, taken in zip(points, images, others, warm, strict=True):
+        scores = [judge.score(drawn, labels) for drawn in (first, *more)]
         rows.append(
             {
                 "schedule": spec.schedule,
@@ -144,10 +161,16 @@ def _points(flex: FlexiDiT, section: Report, judge: Judge) -> tuple[list[dict[st
                 "flops_percent": 100 * flex.flops(spec=spec).total / full,
                 "seconds": taken,
                 "seconds_percent": 100 * taken / warm[0],
-                "fd": score.fd,
-                "accuracy": score.accuracy,
+                "fd": float(np.mean([score.fd for score in scores])),
+                "fd_by_seed": [score.fd for score in scores],
+                "accuracy": float(np.mean([score.accuracy for score in scores])),
                 "guidance": spec.guidance,
-                "nearest": score.nearest,
+                "nearest": float(np.mean([score.nearest for score in scores])),
             }
         )
     return rows, images
+
+
+def _compared(point: Point, full: Point) -> bool:
+    """Whether a point differs from the full run in its schedule alone."""
+    return (point.spec.guidance, point.spec.solver) == (1, full.spec.solver)
