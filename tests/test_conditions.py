@@ -259,7 +259,7 @@ def test_a_condition_is_looked_at(dit: fd.FlexiDiT, flex: fd.FlexiDiT, captions:
 def test_negatives_are_none_one_or_one_a_sample(dit: fd.FlexiDiT) -> None:
     classes = dit.model.conditioner
     assert negatives(classes, None, 3) is None
-    for one in (7, [7], np.array([7]), {"label": [7]}):
+    for one in (7, [7], np.array([7]), jnp.array([7]), {"label": [7]}):
         np.testing.assert_array_equal(negatives(classes, one, 3)["label"], [7, 7, 7])
     each = negatives(classes, [1, None, 2], 3)
     np.testing.assert_array_equal(each["null"], [False, True, False])

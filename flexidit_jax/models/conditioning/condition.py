@@ -130,7 +130,8 @@ def negatives(conditioner: Any, negative: Any, count: int) -> Condition | None:
     """
     if negative is None:
         return None
-    several = isinstance(negative, (Mapping, Sequence, np.ndarray)) and not isinstance(negative, str)
+    several = isinstance(negative, (Mapping, Sequence)) or np.ndim(negative) > 0
+    several = several and not isinstance(negative, str)
     cond = parsed(conditioner, negative if several else [negative])
     if size(cond) not in (1, count):
         raise UserError(f"negative must be one for all samples or one for each of {count}, got {size(cond)}")
