@@ -71,6 +71,9 @@ moved = [word for word in ("all-", "collective-", "reduce-scatter") if any(word 
 print("exchanged by", len(texts), "programs:", moved)
 rest = eight.sample(labels[:13], batch=9, decode=False, **words)  # 16 a call
 print("rounding", rest.shape, np.abs(rest - shared.sample(labels[:13], decode=False, **words)).max() < 1e-3)
+specs = [fd.SampleSpec(steps=3, schedule=text, guidance=2.0, seed=len(text)) for text in ("4:1,2:2", "2:3", "4:3")] * 4
+mixed = eight.sample(labels[:12], spec=specs, decode=False, progress=False)  # groups of four and eight, of 16
+print("groups", np.abs(mixed - shared.sample(labels[:12], spec=specs, decode=False, progress=False)).max() < 1e-3)
 """
 
 
@@ -84,4 +87,5 @@ def test_eight_devices_give_the_bits_of_one(on_devices: Callable[..., str], vae_
         "the VAE True True 0",
         "exchanged by 2 programs: []",
         "rounding (13, 8, 8, 4) True",
+        "groups True",
     ]

@@ -89,6 +89,29 @@ def test_a_score_belongs_to_its_schedule_scale_and_seed(searched: Path) -> None:
     assert score.accuracy == row["accuracy"][1]
 
 
+def test_a_negative_is_measured_and_scored_with(
+    smoke_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn, sample = set(), fd.FlexiDiT.sample
+    monkeypatch.setattr(
+        fd.FlexiDiT, "sample", lambda *args, **words: drawn.add(words["negative"]) or sample(*args, **words)
+    )
+    gaps = {}
+    for negative in ("None", "3"):
+        run = shutil.copytree(smoke_run, tmp_path / negative)
+        words = [
+            "search.guidance=(1.0,1.5)",
+            "search.budgets=(0.7,)",
+            "search.seeds=(0,)",
+            f"sample.negative={negative}",
+        ]
+        assert main([SMOKE, f"--workdir={run}", "--mode=search", *(f"--config.{word}" for word in words)]) == 0
+        gaps[negative] = list(json.loads((run / "search" / "search.json").read_text())["gaps"].values())
+    assert drawn == {None, 3}
+    np.testing.assert_array_equal(gaps["None"][0], gaps["3"][0])  # at scale 1 nothing guides
+    assert np.abs(np.subtract(gaps["None"][1], gaps["3"][1])[1:]).min() > 0
+
+
 def test_three_modes_and_nothing_to_score_by(smoke_run: Path, tmp_path: Path) -> None:
     """`init_from` brings a model of three modes; without an evaluate section schedules are found all the same."""
     fd.load(smoke_run).export(tmp_path / "one.safetensors", 2)

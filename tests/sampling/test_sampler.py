@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 import flexidit_jax as fd
+from flexidit_jax.common.types import Params
+from flexidit_jax.diffusion import flow
 from flexidit_jax.diffusion.solvers import make_table
 from flexidit_jax.sampling.engine import compiled_programs
 from flexidit_jax.sampling.noise import starting_noise, step_noise
@@ -120,6 +122,30 @@ def test_a_word_stands_in_place_of_that_of_every_spec(flex: fd.FlexiDiT) -> None
     )
 
 
+def test_a_step_may_take_two_evaluations_beside_one_that_takes_one(flex: fd.FlexiDiT) -> None:
+    flowing = replace(flex, process=flow.Process(), model=flex.model.clone(learn_variance=False), params=halved(flex))
+    specs = [fd.SampleSpec(steps=3, solver=solver, schedule="4:1,2:2", guidance=2.0) for solver in ("heun", "euler")]
+    together = flowing.sample([1, 2], spec=specs, **QUIET)
+    for i, spec in enumerate(specs):
+        close(together[i], flowing.sample([i + 1], spec=spec, first=i, **QUIET)[0])
+    done = [snapshot.done.tolist() for snapshot in flowing.steps([1, 2], spec=specs)]
+    assert done == [[1, 1], [2, 2], [3, 3]]
+
+
+def halved(flex: fd.FlexiDiT) -> Params:
+    """The parameters of a network without a learned variance."""
+    deembed = {key: leaf[..., : SHAPE[-1]] for key, leaf in flex.params["tokens"]["deembed"].items()}
+    return {**flex.params, "tokens": {**flex.params["tokens"], "deembed": deembed}}
+
+
+def test_modes_with_adapters_are_grouped_too(dit: fd.FlexiDiT) -> None:
+    adapted = dit.flexify((2, 4), adapters=2)
+    specs = [fd.SampleSpec(steps=2, schedule=words, guidance=1.0) for words in ("4:1,2:1", "2:2", "4:2")]
+    together = adapted.sample([1, 2, 3], spec=specs, **QUIET)
+    for i, spec in enumerate(specs):
+        close(together[i], adapted.sample([i + 1], spec=spec, first=i, **QUIET)[0])
+
+
 def test_twenty_specs_compile_nothing(flex: fd.FlexiDiT) -> None:
     solvers = ("ddpm", "ddim", "dpmpp_2m", SA)
     cycle = itertools.cycle((4, 5, 6, 7, 8))
@@ -214,8 +240,6 @@ def test_stopping_is_not_to_go_on(flex: fd.FlexiDiT, monkeypatch: pytest.MonkeyP
 
 def test_trajectory_of_two_evaluations_a_step() -> None:
     """Heun: each step but the last evaluates twice, with the modes and scale of its step."""
-    from flexidit_jax.diffusion import flow
-
     table = make_table("heun", flow.Process(), 3)
     runs = [Segment(0, 1, P4, None, 1.0), Segment(1, 2, P2, P4, 1.5, "packed"), Segment(2, 3, P2, P2, 2.0, "packed")]
     chain = Trajectory.of(runs, table, channels=3, seed=5)

@@ -51,6 +51,16 @@ def test_a_stage_too_short_for_its_average_is_told_with_the_number() -> None:
     assert "holds 2 %" in lines(ADAPTERS, train__ema__warmup="False", train__ema__decay="0.9992")[0]
 
 
+def test_a_stage_that_goes_on_with_the_same_leaves_goes_on_with_their_average() -> None:
+    config = load_config(str(CONFIGS / "digits.py"))
+    config.train.ema.warmup = False
+    rare = {"patches": (2, 4), "steps": 1500, "probabilities": (0.8, 0.2)}
+    config.train.stages = ({"patches": (2,), "steps": 2500}, rare, {**rare, "probabilities": (0.2, 0.8)})
+    found = build_experiment(config).train.short_averages()
+    # 0.998 to the power of 300 draws of patch 4; then of 1500, as many as those of patch 2
+    assert [line.split(" %")[0].rsplit(" ")[-1] for line in found] == ["55", "5"]
+
+
 def test_of_several_modes_the_rarest_counts() -> None:
     digits = str(CONFIGS / "digits.py")
     (line,) = lines(digits, train__ema__warmup="False")

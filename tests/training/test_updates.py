@@ -72,6 +72,18 @@ def test_a_leaf_ages_when_it_is_drawn(rare: tuple) -> None:
     assert int(states[-1].optimizer[0].count) == int(states[-1].step) == len(modes)  # the tree is that of optax
 
 
+def test_shared_leaves_age_with_the_run() -> None:
+    """Their average goes through a change of modes, and its warm-up does not begin anew."""
+    optimizer = AdamW().build(RARE.rate())
+    state = started(optimizer)
+    ones = jax.tree.map(jnp.ones_like, state.params)
+    after = updated(state, ones, optimizer, Ema(0.999, warmup=True), P4, Updates(*map(np.int32, (0, 8, 90))))
+    for patch, age in ((None, 90), (P4, 8)):
+        share = 1 - (1 + age) / (10 + age)
+        assert leaf_of(after.ema, patch) == pytest.approx(share * leaf_of(after.params, patch), rel=1e-5)
+    assert leaf_of(after.params, P4) == pytest.approx(-RATE, rel=1e-3)
+
+
 def test_the_learning_rate_is_that_of_the_stages_step() -> None:
     stage = Stage((P2, P4), 100, learning_rate=RATE, warmup=10)
     optimizer = AdamW().build(stage.rate())

@@ -119,10 +119,12 @@ def test_a_run_with_everything_on(
     words = ["--config.train.preview_every=6", "--config.profile_at=3", "--config.train.keep=1"]
     drawn, preview = [], train.preview
     monkeypatch.setattr(
-        train, "preview", lambda *args, **words: drawn.append(words["first"]) or preview(*args, **words)
+        train,
+        "preview",
+        lambda *args, **words: drawn.append((words["first"], words["negative"])) or preview(*args, **words),
     )
-    assert main([quiet, f"--workdir={run}", *words, "--config.sample.first=7"]) == 0
-    assert drawn == [7, 7]
+    assert main([quiet, f"--workdir={run}", *words, "--config.sample.first=7", "--config.sample.negative=3"]) == 0
+    assert drawn == [(7, 3)] * 2
     out = capsys.readouterr().out
 
     told = re.search(r"the loss jumps to [\d.]+ from 0.25 at step 9 \(patch (\d), (.*)\); (.*) stays", out)
