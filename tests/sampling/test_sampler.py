@@ -178,10 +178,12 @@ def test_groups_are_filled_up_to_a_power_of_two(flex: fd.FlexiDiT, monkeypatch: 
     monkeypatch.setattr(engine, "run", look)
     words = {"steps": 1, "guidance": 1.0}
     specs = [fd.SampleSpec(schedule="2:1", **words)] * 3 + [fd.SampleSpec(schedule="4:1", **words)] * 3
-    flex.sample([1] * 6, spec=specs, **QUIET)
+    together = flex.sample([1] * 6, spec=specs, **QUIET)
     flex.sample([1] * 6, spec=specs[0], **QUIET)
     flex.sample([1] * 6, spec=[*specs[:5], specs[0]], **QUIET)
     assert seen == [("2", 4), ("4", 4), ("2", 6), ("2", 4), ("4", 2)]
+    for i in (0, 2, 3, 5):  # what fills a group up is nobody's sample
+        close(together[i], flex.sample([1], spec=specs[i], first=i, **QUIET)[0])
 
 
 # ---------------------------------------------------------------- A step at a time
