@@ -23,13 +23,12 @@ from flexidit_jax.convert.saved import write_saved
 from flexidit_jax.diffusion.process import NoiseProcess
 from flexidit_jax.models import adapters as lora
 from flexidit_jax.models.build import build_dit, describe
-from flexidit_jax.models.conditioning.condition import Condition, negatives, parsed, size
+from flexidit_jax.models.conditioning.condition import Condition, parsed, size
 from flexidit_jax.models.dit import DiT
 from flexidit_jax.models.flexify import adapter_rank, at, flexify, patches_of
 from flexidit_jax.models.flops import FlopCount, forward_flops
 from flexidit_jax.models.patch import as_video, grid
 from flexidit_jax.sampling.engine import Engine
-from flexidit_jax.sampling.noise import given_noise
 from flexidit_jax.sampling.plan import Plan
 from flexidit_jax.sampling.sampler import Sampler, Snapshot
 from flexidit_jax.sampling.spec import SampleSpec
@@ -198,12 +197,7 @@ class FlexiDiT:
           A `Snapshot` of a batch after each of its steps, then those of the next batch; `decode` makes pictures of its
           `x0`, the estimate so far, and of `x` once it is finished.
         """
-        conditioner = self.model.conditioner
-        cond = parsed(conditioner, labels)
-        n, most = size(cond), max((one.steps for one in ([spec] if isinstance(spec, SampleSpec) else spec)), default=0)
-        start, captured = given_noise(noise, step_noise, self.model.latent, n, most)
-        away = negatives(conditioner, negative, n)
-        return self.sampler.batches(cond, spec, batch, away, first, start, captured, progress)
+        return self.sampler.batches(labels, spec, batch, negative, first, noise, step_noise, progress)
 
     def decode(self, latents: Array) -> np.ndarray:
         """Latents [B, F, H, W, C] as data, uint8 [B, H, W, channels] ([B, F, H, W, channels] for video).

@@ -20,11 +20,11 @@ from flexidit_jax.common.progress import Progress
 from flexidit_jax.common.types import Array
 from flexidit_jax.diffusion.process import NoiseProcess
 from flexidit_jax.diffusion.steps import Carry, begin
-from flexidit_jax.models.conditioning.condition import Condition, guides, size, take
+from flexidit_jax.models.conditioning.condition import Condition, guides, negatives, parsed, size, take
 from flexidit_jax.sampling.calibration import fastest, times_of
 from flexidit_jax.sampling.engine import Engine
 from flexidit_jax.sampling.latency import chooser
-from flexidit_jax.sampling.noise import starting_noise, step_noise
+from flexidit_jax.sampling.noise import given_noise, starting_noise, step_noise
 from flexidit_jax.sampling.packing import choices
 from flexidit_jax.sampling.plan import Cost, Plan
 from flexidit_jax.sampling.spec import SampleSpec
@@ -54,7 +54,7 @@ class Snapshot(NamedTuple):
         return bool((self.done == self.steps).all())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class State:
     """Samples under way. A value: `Sampler.step` makes another one, and the old one stays good.
 
@@ -123,9 +123,9 @@ class Sampler:
 
     def start(
         self,
-        cond: Condition,
+        asked: Any,
         specs: Specs,
-        negative: Condition | None = None,
+        negative: Any = None,
         numbers: Array | None = None,
         noise: Array | None = None,
         captured: Array | None = None,
@@ -133,9 +133,9 @@ class Sampler:
         """Samples about to make their first step.
 
         Args:
-          cond: of B samples, a multiple of the engine's devices.
+          asked: the condition of B samples, a multiple of the engine's devices, as typed or ready.
           specs: one for all, or one a sample.
-          negative: of B samples, what guidance leads away from instead of no condition.
+          negative: what guidance leads away from instead of no condition: one for all, or one a sample.
           numbers: int [B], which sample of its seed each is; 0, 1, ... by default.
           noise: x_T instead of drawn noise, [B, F, H, W, C].
           captured: noise of each executed step instead of drawn noise, [steps, B, F, H, W, C].
@@ -143,13 +143,15 @@ class Sampler:
         Raises:
           UserError: what this model cannot do, or another number of specs.
         """
+        conditioner, latent, placed = self.engine.model.conditioner, self.engine.model.latent, self.engine.placed
+        cond = parsed(conditioner, asked)
         batch = size(cond)
         chains = self._chains(specs, batch, batch)
         numbers = np.asarray(np.arange(batch) if numbers is None else numbers).astype(np.uint32)
+        noise, captured = given_noise(noise, captured, latent, batch, max(chain.steps for chain in chains))
         if noise is None:
-            noise = starting_noise([chain.seed for chain in chains], numbers, self.engine.model.latent)
-        placed = self.engine.placed
-        guiding = guides(cond, negative)
+            noise = starting_noise([chain.seed for chain in chains], numbers, latent)
+        guiding = guides(cond, negatives(conditioner, negative, batch))
         cond = placed(cond)
         return State(
             carry=placed(begin(jnp.asarray(noise))),
@@ -158,7 +160,7 @@ class Sampler:
             trajectories=chains,
             at=np.zeros(batch, int),
             numbers=numbers,
-            captured=None if captured is None else np.asarray(captured),
+            captured=captured,
         )
 
     def step(self, state: State) -> State:
@@ -183,10 +185,10 @@ class Sampler:
 
     def batches(
         self,
-        cond: Condition,
+        asked: Any,
         specs: Specs,
         batch: int | None = None,
-        negative: Condition | None = None,
+        negative: Any = None,
         first: int = 0,
         noise: Array | None = None,
         captured: Array | None = None,
@@ -198,15 +200,20 @@ class Sampler:
           batch: samples per call of the network; all at once by default.
           first: number of the first sample.
           progress: show a bar over steps, or what to call after each step of each batch.
-          cond, specs, negative, noise, captured: of all n samples, see `start`.
+          asked, specs, negative, noise, captured: of all n samples, see `start`.
 
         Raises:
           UserError: what this model cannot do, before anything is evaluated.
         """
+        conditioner = self.engine.model.conditioner
+        cond = parsed(conditioner, asked)
         n = size(cond)
+        away = negatives(conditioner, negative, n)
         check_numbers(first, n, batch)
         batch = self.engine.even(min(batch or n, n))
         chains = self._chains(specs, n, batch)
+        most = max(chain.steps for chain in chains)
+        noise, captured = given_noise(noise, captured, self.engine.model.latent, n, most)
         parts = [np.minimum(np.arange(begin, begin + batch), n - 1) for begin in range(0, n, batch)]
 
         def all_steps() -> Iterator[Snapshot]:
@@ -216,13 +223,14 @@ class Sampler:
                 for number, part in enumerate(parts):
                     if len(parts) > 1:
                         bar.note(f"batch {number + 1} of {len(parts)}")
+                    here = [chains[i] for i in part]
                     state = self.start(
                         take(cond, part),
-                        [chains[i] for i in part],
-                        None if negative is None else take(negative, part),
+                        here,
+                        None if away is None else take(away, part),
                         first + part,
                         None if noise is None else noise[part],
-                        None if captured is None else captured[:, part],
+                        None if captured is None else captured[: max(chain.steps for chain in here), part],
                     )
                     count = min(batch, n - number * batch)
                     for snapshot in self.run(state):
@@ -237,6 +245,9 @@ class Sampler:
             specs = [specs] * count
         if len(specs) != count:
             raise UserError(f"spec must be one for all samples or one for each of {count}, got {len(specs)}")
+        for spec in specs:
+            if not isinstance(spec, (SampleSpec, Trajectory)):
+                raise UserError(f"spec must be a SampleSpec, got {type(spec).__name__}")
         looked = partial(self.trajectory, batch=batch)
         made = {spec: spec if isinstance(spec, Trajectory) else looked(spec) for spec in dict.fromkeys(specs)}
         return tuple(made[spec] for spec in specs)

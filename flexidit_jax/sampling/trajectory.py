@@ -45,7 +45,7 @@ class StepRows(NamedTuple):
     scale: Array
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Trajectory:
     """The chain of one sample, or of several that differ in condition and noise alone; R evaluations.
 

@@ -270,5 +270,16 @@ def test_refusals(flex: fd.FlexiDiT) -> None:
             flex.sample([0, 1, 2], **words, **QUIET)
     with pytest.raises(fd.UserError, match=r"^spec must be a SampleSpec, got list$"):
         flex.plan(spec=[MIXED[0]])
+    start, noise = flex.sampler.start, np.zeros((2, *SHAPE), np.float32)
+    for words, message in (
+        (([1, 99], MIXED[0]), r"^label 99 is out of range: 0\.\.10"),
+        (([1, 2], "ddim"), r"^spec must be one for all samples or one for each of 2, got 4$"),
+        (([1, 2], ["ddim", "ddpm"]), r"^spec must be a SampleSpec, got str$"),
+        (([1, 2], MIXED[0], [1, 2, 3]), r"^negative must be one for all samples or one for each of 2, got 3$"),
+        (([1, 2], MIXED[0], None, None, noise[:1]), r"^noise is for 1 samples, but 2 are asked for$"),
+        (([1, 2], MIXED[0], None, None, noise, np.stack([noise] * 4)), r"^step_noise must have shape \[steps=5"),
+    ):
+        with pytest.raises(fd.UserError, match=message):
+            start(*words)
     with pytest.raises(fd.UserError, match=r"^no packing 'pakced'"):
         flex.steps([0], packing="pakced")  # at once, not at the first step
