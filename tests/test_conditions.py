@@ -199,8 +199,10 @@ def test_its_programs_compile_from_shapes(flex: fd.FlexiDiT) -> None:
         "sample, 4+4", "sample, 2+4, packed", "sample, 2+2", "train, patch 2", "train, patch 4"
     ]  # fmt: skip
     for lowering in lowerings:
-        text = lowering.lower().as_text()
+        lowered = lowering.lower()
+        text = lowered.as_text()
         assert f"tensor<4x{LENGTH}x{FEATURES}xf32>" in text and f"tensor<4x{LENGTH}xi1>" in text, lowering.name
+        assert lowered.compile().cost_analysis()["flops"] > 0
 
 
 def test_an_export_samples_by_tokens(flex: fd.FlexiDiT, captions: list, tmp_path: Path) -> None:
