@@ -227,6 +227,27 @@ def test_a_state_is_a_value(flex: fd.FlexiDiT) -> None:
     np.testing.assert_array_equal(list(sampler.run(once))[-1].x[:, 0], whole)  # goes on from where it is
 
 
+@pytest.mark.parametrize("given", [False, True], ids=["drawn", "captured"])
+def test_samples_at_other_steps_of_their_chains_share_a_call(flex: fd.FlexiDiT, given: bool) -> None:
+    """As in a server: the first begins while the second has made two steps."""
+    rng, spec, more = np.random.default_rng(0), fd.SampleSpec(steps=4, guidance=1.0, seed=3), {}
+    noise = rng.normal(size=(2, *SHAPE)).astype(np.float32)
+    if given:
+        more["captured"] = rng.normal(size=(4, 2, *SHAPE)).astype(np.float32)
+
+    def stepped(rows: list[int]) -> np.ndarray:
+        mine = {key: value[:, rows] for key, value in more.items()}
+        cond = flex.model.conditioner.parse([LABELS[i] for i in rows])
+        state = flex.sampler.start(cond, spec, numbers=np.array(rows), noise=noise[rows], **mine)
+        state = flex.sampler.step(replace(state, at=np.array([0, 2])[rows]))
+        assert state.at.tolist() == [[1, 3][i] for i in rows]
+        return np.asarray(state.carry.x)
+
+    together = stepped([0, 1])
+    for i in range(2):
+        close(together[i], stepped([i])[0])
+
+
 def test_stopping_is_not_to_go_on(flex: fd.FlexiDiT, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Program] = []
     engine = flex.sampler.engine
