@@ -152,7 +152,7 @@ class FlexiDiT:
         """Samples one image (or clip) per label.
 
         Args:
-          labels: B of them: numbers, None for no class, or names where the model knows them.
+          labels: B of them: numbers, None for no class, or names where the model knows them; or a ready condition.
           spec: how (see `SampleSpec`), for all or one a sample; its keys are keywords of this method too, in place of
             the spec's own.
           negative: what guidance leads away from, instead of from no condition: one for all, or one a sample.
@@ -171,10 +171,9 @@ class FlexiDiT:
         """
         if decode:
             self._check_codec()
-        chain = self.steps(labels, negative=negative, batch=batch, first=first, noise=noise, step_noise=step_noise,
-                           progress=progress, spec=spec)  # fmt: skip
-        finished = (snapshot.x for snapshot in chain if snapshot.finished)
-        out = np.concatenate([self.decode(x) if decode else np.asarray(x) for x in finished])
+        chain = self.sampler.batches(labels, spec, batch, negative, first, noise, step_noise, progress)
+        made = self.decode if decode else np.asarray
+        out = np.concatenate([made(snapshot.x)[: snapshot.count] for snapshot in chain if snapshot.finished])
         if noise is not None and not decode:
             return out.reshape(np.shape(noise))
         return out[:, 0] if self.model.latent[0] == 1 and not decode else out
@@ -193,20 +192,27 @@ class FlexiDiT:
     ) -> Iterator[Snapshot]:
         """What `sample` does, step by step: for previews and streams; to cancel, stop iterating.
 
+        Args:
+          labels, spec, negative, batch, first, noise, step_noise, progress: see `sample`.
+
         Yields:
           A `Snapshot` of a batch after each of its steps, then those of the next batch; `decode` makes pictures of its
           `x0`, the estimate so far, and of `x` once it is finished.
-        """
-        return self.sampler.batches(labels, spec, batch, negative, first, noise, step_noise, progress)
-
-    def decode(self, latents: Array) -> np.ndarray:
-        """Latents [B, F, H, W, C] as data, uint8 [B, H, W, channels] ([B, F, H, W, channels] for video).
 
         Raises:
-          UserError: no codec, or one whose weights are missing.
+          UserError: see `sample`; at once, not at the first step.
+        """
+        chain = self.sampler.batches(labels, spec, batch, negative, first, noise, step_noise, progress)
+        return map(Snapshot.cut, chain)
+
+    def decode(self, latents: Array) -> np.ndarray:
+        """Latents [B, F, H, W, C], of images also [B, H, W, C], as data: uint8 [B, H, W, channels], with F for video.
+
+        Raises:
+          UserError: no codec, one whose weights are missing, or latents of another shape.
         """
         self._check_codec()
-        data = self.codec.decode(latents)
+        data = self.codec.decode(as_video(latents, self.model.latent))
         return data[:, 0] if self.model.latent[0] == 1 else data
 
     def _check_codec(self) -> None:

@@ -236,7 +236,7 @@ def test_a_condition_is_looked_at(dit: fd.FlexiDiT, flex: fd.FlexiDiT, captions:
     again = parsed(conditioner, {**cond, "tokens": cond["tokens"].astype(np.float64)})
     assert {key: value.dtype for key, value in again.items()} == {key: value.dtype for key, value in cond.items()}
     assert all(np.array_equal(again[key], cond[key]) for key in cond)
-    np.testing.assert_array_equal(parsed(classes, {"label": [1, 10]})["null"], [False, False])
+    np.testing.assert_array_equal(parsed(classes, {"label": [1, 9]})["null"], [False, False])
     for asked, of, message in (
         ({**cond, "token": 1}, conditioner, r"^the condition of this model has no 'token'; did you mean 'tokens'\?$"),
         ({"tokens": cond["tokens"]}, conditioner, r"^the condition lacks 'mask'; it wants tokens, mask$"),
@@ -250,7 +250,8 @@ def test_a_condition_is_looked_at(dit: fd.FlexiDiT, flex: fd.FlexiDiT, captions:
             conditioner,
             r"^mask of .* must be bool \[4, 3\], got float64 \[4, 3\]$",
         ),
-        ({"label": [1, 11]}, classes, r"^label of the condition must lie in 0\.\.10, got 1\.\.11$"),
+        ({"label": [1, 10]}, classes, r"^label of the condition must lie in 0\.\.9, got 1\.\.10$"),
+        ({"label": [[1, 2], [3]]}, classes, r"^label of the condition must be int32 \[2\], got rows of other lengths$"),
         ({"label": []}, classes, r"^label of the condition must be int32 \[B\], got"),
         ({}, classes, r"^the condition lacks 'label'; it wants label$"),
     ):
@@ -274,8 +275,12 @@ def test_negatives_are_none_one_or_one_a_sample(dit: fd.FlexiDiT) -> None:
     assert weaker is cond and itself["null"].all() and size(itself) == 3
     for wrong, message in (
         ([1, 2], r"^negative must be one for all samples or one for each of 3, got 2$"),
-        (99, r"^label 99 is out of range"),
-        ("cat", r"^label 'cat' is not an integer"),
+        (99, r"^negative: label 99 is out of range"),
+        ("cat", r"^negative: label 'cat' is not an integer"),
+        ([], r"^negative: labels are empty"),
+        ({"label": [1.5]}, r"^negative: label of the condition must be int32 \[1\], got float64 \[1\]$"),
     ):
         with pytest.raises(UserError, match=message):
             negatives(classes, wrong, 3)
+    with pytest.raises(UserError, match=r"^negative must be one for all samples, got 2$"):
+        negatives(classes, [1, 2], 1)

@@ -26,15 +26,15 @@ def normal(seeds: Array, indices: Array, draws: Array, shape: tuple[int, ...]) -
     return jax.vmap(one)(seeds, indices, draws)
 
 
-def starting_noise(seeds: int | Array, indices: Array, shape: tuple[int, ...]) -> Array:
-    """x_T of the samples numbered `indices`, [B, *shape]; one seed for all or one a sample."""
-    return step_noise(seeds, indices, -1, shape)
+def draws(seeds: int | Array, indices: Array, steps: int | Array) -> tuple[np.ndarray, ...]:
+    """What `normal` is told to draw the noise of steps, or of x_T at step -1: uint32 [B] each.
 
-
-def step_noise(seeds: int | Array, indices: Array, k: int | Array, shape: tuple[int, ...]) -> Array:
-    """The noise of step k of the samples numbered `indices`, [B, *shape]; one k for all or one a sample."""
-    numbers = np.broadcast_arrays(seeds, indices, np.add(k, 1))
-    return normal(*(np.asarray(number).astype(np.uint32) for number in numbers), shape)
+    Args:
+      seeds, steps: one for all samples or one for each.
+      indices: [B], the samples' numbers.
+    """
+    numbers = np.broadcast_arrays(seeds, indices, np.add(steps, 1))
+    return tuple(np.asarray(number).astype(np.uint32) for number in numbers)
 
 
 def given_noise(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -24,7 +23,7 @@ from flexidit_jax.models.conditioning.condition import Condition, guides, negati
 from flexidit_jax.sampling.calibration import fastest, times_of
 from flexidit_jax.sampling.engine import Engine
 from flexidit_jax.sampling.latency import chooser
-from flexidit_jax.sampling.noise import given_noise, starting_noise, step_noise
+from flexidit_jax.sampling.noise import draws, given_noise, normal
 from flexidit_jax.sampling.packing import choices
 from flexidit_jax.sampling.plan import Cost, Plan
 from flexidit_jax.sampling.spec import SampleSpec
@@ -41,17 +40,25 @@ class Snapshot(NamedTuple):
       done, steps: int [B], the steps each sample has made, and how many it makes.
       x: [B, F, H, W, C], where the network is evaluated next; x_0 of samples that are finished.
       x0: [B, F, H, W, C], the network's latest estimate of x_0: previews decode it.
+      count: the first so many are samples; the others fill the batch up.
     """
 
     done: np.ndarray
     steps: np.ndarray
     x: Array
     x0: Array
+    count: int
 
     @property
     def finished(self) -> bool:
         """Whether all of them are."""
         return bool((self.done == self.steps).all())
+
+    def cut(self) -> Snapshot:
+        """Without what fills the batch up."""
+        if self.count == len(self.done):
+            return self
+        return Snapshot(*(leaf[: self.count] for leaf in self[:-1]), self.count)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -61,7 +68,8 @@ class State:
     Attributes:
       carry, cond: [B, ...] on the device.
       guides: conditions of the guide where a mode guides itself and where a weaker one guides it.
-      trajectories: of every sample.
+      chains: the trajectories there are.
+      which: int [B], that of every sample.
       at: int [B], the evaluations each sample has made.
       numbers: uint32 [B], which sample of its seed each is.
       captured: [steps, B, F, H, W, C] instead of drawn noise.
@@ -70,17 +78,36 @@ class State:
     carry: Carry
     cond: Condition
     guides: tuple[Condition, Condition]
-    trajectories: tuple[Trajectory, ...]
+    chains: tuple[Trajectory, ...]
+    which: np.ndarray
     at: np.ndarray
     numbers: np.ndarray
     captured: np.ndarray | None
 
+    def told(self, name: str, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """What the chains of the samples `rows` say at the evaluations they have come to, [rows, ...]."""
+        arrays, which, at = [getattr(chain, name) for chain in self.chains], self.which[rows], self.at[rows]
+        if len(arrays) == 1:
+            return arrays[0][at]
+        found = np.empty((len(at), *arrays[0].shape[1:]), arrays[0].dtype)
+        for i, array in enumerate(arrays):
+            found[which == i] = array[at[which == i]]
+        return found
+
+    def waiting(self, rows: np.ndarray) -> dict[Program, np.ndarray]:
+        """The samples `rows` by the program of their next evaluation."""
+        groups: dict[Program, list[np.ndarray]] = {}
+        for i, chain in enumerate(self.chains):
+            mine = rows[self.which[rows] == i]
+            for at in np.unique(self.at[mine]):
+                groups.setdefault(chain.programs[at], []).append(mine[self.at[mine] == at])
+        return {program: np.sort(np.concatenate(parts)) for program, parts in groups.items()}
+
     @property
     def snapshot(self) -> Snapshot:
         """What there is to see."""
-        done = np.array([chain.done[at] for chain, at in zip(self.trajectories, self.at)])
-        steps = np.array([chain.steps for chain in self.trajectories])
-        return Snapshot(done, steps, self.carry.x, self.carry.x0_prev)
+        steps = np.array([chain.steps for chain in self.chains])[self.which]
+        return Snapshot(self.told("done"), steps, self.carry.x, self.carry.x0_prev, len(self.at))
 
 
 class Sampler:
@@ -95,7 +122,7 @@ class Sampler:
 
     def __init__(self, engine: Engine, process: NoiseProcess, cost: Cost, adapters: bool) -> None:
         self.engine, self._process, self._cost, self._adapters = engine, process, cost, adapters
-        self._zeros: dict[int, Array] = {}
+        self._zeros: Array | None = None
 
     def plan(self, spec: SampleSpec, batch: int | None = None) -> Plan:
         """What every step of a spec runs; `batch` matters with `latency_ms` alone.
@@ -146,18 +173,24 @@ class Sampler:
         conditioner, latent, placed = self.engine.model.conditioner, self.engine.model.latent, self.engine.placed
         cond = parsed(conditioner, asked)
         batch = size(cond)
-        chains = self._chains(specs, batch, batch)
-        numbers = np.asarray(np.arange(batch) if numbers is None else numbers).astype(np.uint32)
+        if self.engine.even(batch) != batch:
+            raise UserError(f"{batch} samples do not split over the devices evenly; {self.engine.even(batch)} would")
+        chains, which = self._chains(specs, batch, batch)
+        numbers = np.arange(batch) if numbers is None else np.asarray(numbers)
+        if numbers.shape != (batch,) or numbers.dtype.kind not in "iu" or not 0 <= min(numbers) <= max(numbers) < 2**32:
+            raise UserError(f"numbers must be {batch} whole numbers in 0..2^32-1, got {numbers.tolist()!s:.60}")
         noise, captured = given_noise(noise, captured, latent, batch, max(chain.steps for chain in chains))
         if noise is None:
-            noise = starting_noise([chain.seed for chain in chains], numbers, latent)
+            seeds = np.array([chain.seed for chain in chains])[which]
+            noise = normal(*placed(draws(seeds, numbers, -1)), latent)
         guiding = guides(cond, negatives(conditioner, negative, batch))
         cond = placed(cond)
         return State(
             carry=placed(begin(jnp.asarray(noise))),
             cond=cond,
             guides=(placed(guiding[0]), cond if guiding[1] is cond else placed(guiding[1])),
-            trajectories=chains,
+            chains=chains,
+            which=which,
             at=np.zeros(batch, int),
             numbers=numbers,
             captured=captured,
@@ -165,13 +198,10 @@ class Sampler:
 
     def step(self, state: State) -> State:
         """Every sample that is not finished makes a step of its own, which may take several evaluations."""
-        ends = np.array([chain.ends[at] for chain, at in zip(state.trajectories, state.at)])
-        while (waiting := np.flatnonzero(state.at < ends)).size:
-            groups: dict[Program, list[int]] = {}
-            for i in waiting:
-                groups.setdefault(state.trajectories[i].programs[state.at[i]], []).append(int(i))
-            for program, rows in groups.items():
-                state = self._evaluated(state, program, np.array(rows))
+        ends = state.told("ends")
+        while (rows := np.flatnonzero(state.at < ends)).size:
+            for program, group in state.waiting(rows).items():
+                state = self._evaluated(state, program, group)
         return state
 
     def run(self, state: State) -> Iterator[Snapshot]:
@@ -194,7 +224,7 @@ class Sampler:
         captured: Array | None = None,
         progress: bool | Callable[[], object] = True,
     ) -> Iterator[Snapshot]:
-        """`start` and `run` for one batch of samples after the other; the last is filled up, which does not show.
+        """`start` and `run` for one batch of samples after the other; the last is filled up to the same shape.
 
         Args:
           batch: samples per call of the network; all at once by default.
@@ -211,36 +241,33 @@ class Sampler:
         away = negatives(conditioner, negative, n)
         check_numbers(first, n, batch)
         batch = self.engine.even(min(batch or n, n))
-        chains = self._chains(specs, n, batch)
-        most = max(chain.steps for chain in chains)
-        noise, captured = given_noise(noise, captured, self.engine.model.latent, n, most)
+        chains, which = self._chains(specs, n, batch)
+        most = np.array([chain.steps for chain in chains])[which]
+        noise, captured = given_noise(noise, captured, self.engine.model.latent, n, max(most))
         parts = [np.minimum(np.arange(begin, begin + batch), n - 1) for begin in range(0, n, batch)]
 
         def all_steps() -> Iterator[Snapshot]:
-            total = sum(max(chains[i].steps for i in part) for part in parts)
-            with Progress(total, "sampling", enabled=progress is True) as bar:
+            with Progress(sum(max(most[part]) for part in parts), "sampling", enabled=progress is True) as bar:
                 tick = progress if callable(progress) else bar.advance
                 for number, part in enumerate(parts):
                     if len(parts) > 1:
                         bar.note(f"batch {number + 1} of {len(parts)}")
-                    here = [chains[i] for i in part]
-                    state = self.start(
+                    words = (
                         take(cond, part),
-                        here,
+                        [chains[i] for i in which[part]],
                         None if away is None else take(away, part),
                         first + part,
                         None if noise is None else noise[part],
-                        None if captured is None else captured[: max(chain.steps for chain in here), part],
+                        None if captured is None else captured[: max(most[part]), part],
                     )
-                    count = min(batch, n - number * batch)
-                    for snapshot in self.run(state):
+                    for snapshot in self.run(self.start(*words)):
                         tick()
-                        yield snapshot if count == batch else Snapshot(*(leaf[:count] for leaf in snapshot))
+                        yield snapshot._replace(count=min(batch, n - number * batch))
 
         return all_steps()
 
-    def _chains(self, specs: Specs, count: int, batch: int) -> tuple[Trajectory, ...]:
-        """The trajectory of each of `count` samples in batches of `batch`; one of a spec."""
+    def _chains(self, specs: Specs, count: int, batch: int) -> tuple[tuple[Trajectory, ...], np.ndarray]:
+        """The trajectories of `count` samples in batches of `batch`, one of a spec; which each has, int [count]."""
         if not isinstance(specs, Sequence):
             specs = [specs] * count
         if len(specs) != count:
@@ -248,9 +275,9 @@ class Sampler:
         for spec in specs:
             if not isinstance(spec, (SampleSpec, Trajectory)):
                 raise UserError(f"spec must be a SampleSpec, got {type(spec).__name__}")
-        looked = partial(self.trajectory, batch=batch)
-        made = {spec: spec if isinstance(spec, Trajectory) else looked(spec) for spec in dict.fromkeys(specs)}
-        return tuple(made[spec] for spec in specs)
+        place = {spec: i for i, spec in enumerate(dict.fromkeys(specs))}
+        chains = (spec if isinstance(spec, Trajectory) else self.trajectory(spec, batch) for spec in place)
+        return tuple(chains), np.array([place[spec] for spec in specs])
 
     def _evaluated(self, state: State, program: Program, rows: np.ndarray) -> State:
         """One evaluation of the samples `rows`, which wait for one program.
@@ -260,18 +287,14 @@ class Sampler:
         batch, latent, placed = len(state.at), self.engine.model.latent, self.engine.placed
         fill = min(self.engine.even(1 << (len(rows) - 1).bit_length()), batch) - len(rows)
         read = np.append(rows, np.repeat(rows[-1:], fill))
-        chains, at = [state.trajectories[i] for i in read], state.at[read]
-        told = StepRows(
-            np.stack([chain.numbers[k] for chain, k in zip(chains, at)]),
-            np.array([chain.scale[k] for chain, k in zip(chains, at)]),
-        )
-        noise = self._quiet(len(read))
-        if any(chain.noisy[k] for chain, k in zip(chains, at)):
-            step = np.array([chain.step[k] for chain, k in zip(chains, at)])
-            if state.captured is not None:
-                noise = placed(state.captured[step, read])
-            else:
-                noise = placed(step_noise([chain.seed for chain in chains], state.numbers[read], step, latent))
+        told = StepRows(state.told("numbers", read), state.told("scale", read))
+        if not state.told("noisy", read).any():
+            noise = self._quiet(len(read))
+        elif state.captured is not None:
+            noise = placed(state.captured[state.told("step", read), read])
+        else:
+            seeds = np.array([chain.seed for chain in state.chains])[state.which[read]]
+            noise = normal(*placed(draws(seeds, state.numbers[read], state.told("step", read))), latent)
         held = state.carry, state.cond, state.guides[program.guide_patch != program.cond_patch]
         if len(rows) == batch:
             carry = self.engine.run(program, told, *held, noise)
@@ -284,9 +307,9 @@ class Sampler:
 
     def _quiet(self, batch: int) -> Array:
         """No noise, for steps that add none."""
-        if batch not in self._zeros:
-            self._zeros[batch] = self.engine.placed(jnp.zeros((batch, *self.engine.model.latent)))
-        return self._zeros[batch]
+        if self._zeros is None or len(self._zeros) != batch:
+            self._zeros = self.engine.placed(jnp.zeros((batch, *self.engine.model.latent)))
+        return self._zeros
 
 
 @jax.jit

@@ -509,7 +509,7 @@ def test_numbers_and_folders_that_cannot_be(
     assert generate(tmp_path / "out", "--config.generate.labels=balance") == 2
     assert said(capsys) == "no generate.labels 'balance'; did you mean 'balanced'?"
     assert generate(tmp_path / "out", "--config.sample.negative=1,2") == 2
-    assert said(capsys) == "negative must be one for all samples or one for each of 1, got 2"
+    assert said(capsys) == "negative must be one for all samples, got 2"
     assert main([SMOKE, f"--workdir={smoke_run}", "--mode=sample", "--num=3"]) == 2
     assert said(capsys) == "--num is for --mode=generate, not for --mode=sample"
     (tmp_path / "file").touch()

@@ -264,7 +264,8 @@ def test_a_negative_is_a_key_of_the_section(run: Path, capsys: pytest.CaptureFix
     [
         (["preview_every=0"], "sample.preview_every must be positive, got 0"),
         (["preview_evry=3"], "unknown config key 'sample.preview_evry'; did you mean 'preview_every'?"),
-        (["negative=11"], "label 11 is out of range: 0..10, 10 meaning no class"),
+        (["negative=11"], "negative: label 11 is out of range: 0..10, 10 meaning no class"),
+        (["negative=1.5"], "negative: label 1.5 is not an integer in 0..10"),
         (["negative=1,2"], "negative must be one for all samples or one for each of 50, got 2"),
         (
             ["decode=False", "files.grid=False", "files.npz=True", "preview_every=2"],

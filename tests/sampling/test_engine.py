@@ -17,7 +17,7 @@ from flexidit_jax.api import FlexiDiT
 from flexidit_jax.codecs.identity import Codec
 from flexidit_jax.common.types import Patch
 from flexidit_jax.sampling.engine import compiled_programs
-from flexidit_jax.sampling.noise import starting_noise
+from flexidit_jax.sampling.noise import draws, normal
 
 P2, P4 = (1, 2, 2), (1, 4, 4)
 LABELS = [1, 2, 3]
@@ -25,6 +25,11 @@ SHAPE = (1, 8, 8, 4)
 SOLVERS = ("ddpm", "ddim", "dpmpp_2m", "sa_solver")
 #: the same sample in another batch, of the largest latent (XLA may sum in another order)
 TOLERANCE = 1e-5
+
+
+def starting_noise(seed: int, numbers: np.ndarray, shape: tuple[int, ...]) -> jax.Array:
+    """x_T of the samples of these numbers, [B, *shape]."""
+    return normal(*draws(seed, numbers, -1), shape)
 
 
 def latents(model: FlexiDiT, labels: list[int | None] = LABELS, **words: object) -> np.ndarray:

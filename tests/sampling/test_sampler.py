@@ -15,7 +15,7 @@ from flexidit_jax.common.types import Params
 from flexidit_jax.diffusion import flow
 from flexidit_jax.diffusion.solvers import make_table
 from flexidit_jax.sampling.engine import compiled_programs
-from flexidit_jax.sampling.noise import starting_noise, step_noise
+from flexidit_jax.sampling.noise import draws, normal
 from flexidit_jax.sampling.sampler import Snapshot, State
 from flexidit_jax.sampling.schedule import Segment
 from flexidit_jax.sampling.trajectory import Program, Trajectory
@@ -88,11 +88,11 @@ def test_noise_is_the_samples_own_to_the_bit(flex: fd.FlexiDiT) -> None:
     sampler, cond = flex.sampler, flex.model.conditioner.parse(LABELS)
     state = sampler.start(cond, MIXED, numbers=np.arange(5) + 10)
     for i, spec in enumerate(MIXED):
-        np.testing.assert_array_equal(state.carry.x[i], starting_noise(spec.seed, np.array([10 + i]), SHAPE)[0])
+        np.testing.assert_array_equal(state.carry.x[i], normal(*draws(spec.seed, np.array([10 + i]), -1), SHAPE)[0])
     for k in range(4):
         state = sampler.step(state)
         for i in (0, 4):  # ddpm
-            mine = step_noise(MIXED[i].seed, np.array([10 + i]), k, SHAPE)
+            mine = normal(*draws(MIXED[i].seed, np.array([10 + i]), k), SHAPE)
             np.testing.assert_array_equal(state.carry.z_last[i], mine[0])
     assert not np.any(sampler.step(state).carry.z_last[0])  # ddpm's last step is not noisy, nor is its group
 
@@ -204,7 +204,7 @@ def test_snapshots_tell_steps_and_estimates(flex: fd.FlexiDiT) -> None:
     assert last.x.shape == last.x0.shape == (2, *SHAPE)
     np.testing.assert_array_equal(last.x, last.x0)  # DDIM lands on its estimate
     t = flex.process.chain(4).t[-1]
-    noise = np.asarray(starting_noise(0, np.array([1]), SHAPE))
+    noise = np.asarray(normal(*draws(0, np.array([1]), -1), SHAPE))
     eps, bar = flex.predict(noise, np.array([t]), [2]).output, flex.process.chain(4).alpha_bar[-1]
     close(first.x0[1:], (noise - np.sqrt(1 - bar) * np.asarray(eps)) / np.sqrt(bar))
     np.testing.assert_array_equal(last.x[:, 0], flex.sample([1, 2], spec=specs, **QUIET))
@@ -297,6 +297,10 @@ def test_refusals(flex: fd.FlexiDiT) -> None:
         (([1, 2], "ddim"), r"^spec must be one for all samples or one for each of 2, got 4$"),
         (([1, 2], ["ddim", "ddpm"]), r"^spec must be a SampleSpec, got str$"),
         (([1, 2], MIXED[0], [1, 2, 3]), r"^negative must be one for all samples or one for each of 2, got 3$"),
+        (([1, 2], MIXED[0], None, [0]), r"^numbers must be 2 whole numbers in 0\.\.2\^32-1, got \[0\]$"),
+        (([1, 2], MIXED[0], None, [0.5, 1]), r"^numbers must be 2 whole numbers"),
+        (([1, 2], MIXED[0], None, [0, 2**32]), r"^numbers must be 2 whole numbers"),
+        (([1, 2], MIXED[0], None, [-1, 0]), r"^numbers must be 2 whole numbers"),
         (([1, 2], MIXED[0], None, None, noise[:1]), r"^noise is for 1 samples, but 2 are asked for$"),
         (([1, 2], MIXED[0], None, None, noise, np.stack([noise] * 4)), r"^step_noise must have shape \[steps=5"),
     ):

@@ -18,7 +18,7 @@ from flexidit_jax.models.conditioning.condition import Condition, Context
 
 
 class Conditioner(nn.Module):
-    """Embeds {"label": int32 [B], "null": bool [B]}, labels 0..classes; `classes` is no class, as is null.
+    """Embeds {"label": int32 [B], "null": bool [B]}: a row of a table, its last where null is set.
 
     Attributes:
       width: d of the transformer.
@@ -49,7 +49,7 @@ class Conditioner(nn.Module):
     @property
     def limits(self) -> dict[str, tuple[int, int]]:
         """See `models.conditioning`."""
-        return {"label": (0, self.classes)}
+        return {"label": (0, self.classes - 1)}
 
     @nn.compact
     def __call__(self, cond: Condition) -> Context:
@@ -57,7 +57,7 @@ class Conditioner(nn.Module):
         return Context(vector=laid(table)[jnp.where(cond["null"], self.classes, cond["label"])])  # [B, d]
 
     def parse(self, labels: Sequence[int | str | None] | Array) -> Condition:
-        """Labels as typed by a user: numbers, names, or `None` for no class.
+        """Labels as typed by a user: numbers 0..classes-1, names, or for no class `None` or the number of classes.
 
         Raises:
           UserError: outside 0..classes, or a name that no class or several classes have.
@@ -74,7 +74,8 @@ class Conditioner(nn.Module):
             if not 0 <= value <= self.classes:
                 raise UserError(f"label {value} is out of range: 0..{self.classes}, {self.classes} meaning no class")
         label = np.array(values, np.int32)
-        return {"label": label, "null": label == self.classes}
+        null = label == self.classes
+        return {"label": np.where(null, 0, label), "null": null}
 
     def _number(self, label: int | str | None) -> int:
         if label is None:

@@ -96,23 +96,30 @@ def parsed(conditioner: Any, asked: Any) -> Condition:
     for key in asked:
         if key not in wanted:
             raise UserError(f"the condition of this model has no {key!r}{nearest(str(key), wanted)}")
-    count = len(np.atleast_1d(next(iter(asked.values())))) if asked else 0
+    first = _array(next(iter(asked.values()), ()))
+    count = len(next(iter(asked.values()))) if first is None else len(np.atleast_1d(first))
     given = {NULL: np.zeros(count, bool), **asked}
     for key, like in wanted.items():
         if key not in given:
             raise UserError(f"the condition lacks {key!r}; it wants {', '.join(conditioner.fields)}")
-        given[key] = array = np.asarray(given[key])
-        if (
-            array.shape != (count, *like.shape[1:])
-            or not count
-            or not np.can_cast(array.dtype, like.dtype, "same_kind")
-        ):
+        given[key] = array = _array(given[key])
+        shape = (count, *like.shape[1:])
+        if array is None or not count or array.shape != shape or not np.can_cast(array.dtype, like.dtype, "same_kind"):
             text = f"{like.dtype} {[count or 'B', *like.shape[1:]]}".replace("'", "")
-            raise UserError(f"{key} of the condition must be {text}, got {array.dtype} {list(array.shape)}")
+            found = "rows of other lengths" if array is None else f"{array.dtype} {list(array.shape)}"
+            raise UserError(f"{key} of the condition must be {text}, got {found}")
         low, high = conditioner.limits.get(key, (None, None))
         if low is not None and not (low <= array.min() and array.max() <= high):
             raise UserError(f"{key} of the condition must lie in {low}..{high}, got {array.min()}..{array.max()}")
     return {key: given[key].astype(like.dtype) for key, like in wanted.items()}
+
+
+def _array(value: Any) -> np.ndarray | None:
+    """None where it is none, its rows being of several lengths."""
+    try:
+        return np.asarray(value)
+    except ValueError:
+        return None
 
 
 def negatives(conditioner: Any, negative: Any, count: int) -> Condition | None:
@@ -132,9 +139,13 @@ def negatives(conditioner: Any, negative: Any, count: int) -> Condition | None:
         return None
     several = isinstance(negative, (Mapping, Sequence)) or np.ndim(negative) > 0
     several = several and not isinstance(negative, str)
-    cond = parsed(conditioner, negative if several else [negative])
+    try:
+        cond = parsed(conditioner, negative if several else [negative])
+    except UserError as error:
+        raise UserError(f"negative: {error}") from None
     if size(cond) not in (1, count):
-        raise UserError(f"negative must be one for all samples or one for each of {count}, got {size(cond)}")
+        each = f" or one for each of {count}" if count > 1 else ""
+        raise UserError(f"negative must be one for all samples{each}, got {size(cond)}")
     return take(cond, np.zeros(count, int)) if size(cond) == 1 else cond
 
 
