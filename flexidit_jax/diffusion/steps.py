@@ -5,8 +5,8 @@
     x' = cx xc + c0 x0 + c1 x0_prev + std z                               where it is evaluated next
 
 with log std^2 between log_low and log_high by the learned v. `x_last`, `x0_prev` and `z_last` are xc, x0
-and z of the row before. A solver is a table made on the host, a row is one small argument, and so one
-compiled program runs them all, for any number of steps. History lives in latent space and survives a
+and z of the row before. A solver is a table made on the host, a row for every sample is one small argument, and
+so one compiled program runs them all, for any number of steps. History lives in latent space and survives a
 change of patch size.
 """
 
@@ -22,7 +22,8 @@ from flexidit_jax.diffusion.likelihood import log_variance
 
 
 class Steps(NamedTuple):
-    """Rows in the order executed (noise first); every array is [rows], every number of a row a scalar.
+    """Rows in the order executed (noise first); every array is [rows], every number of a row a scalar, or of
+    a row for every sample an array [B].
 
     Attributes:
       step: which of the user's steps a row belongs to, ascending from 0; a step may take several.
@@ -99,10 +100,10 @@ def begin(x: Array) -> Carry:
 
 
 def advance(row: Steps, carry: Carry, prediction: Prediction, noise: Array) -> Carry:
-    """One row of any solver.
+    """One row of any solver, or a row for every sample.
 
     Args:
-      row: scalars.
+      row: numbers that broadcast against x: scalars, or [B, 1, ...].
       carry: from the row before.
       prediction: the (guided) prediction at `carry.x`.
       noise: shaped like x.

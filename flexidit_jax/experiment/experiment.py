@@ -157,9 +157,9 @@ def build_experiment(config: ConfigDict) -> Experiment:
             raise UserError(f"seed must lie in 0..2^31-1, got {seed!r}")
         if profile_at is not None and not 0 <= profile_at < built.train.steps:
             raise UserError(f"profile_at={profile_at} is no step of this run; 0..{built.train.steps - 1} would do")
-        classes = getattr(network.conditioner, "classes", None)
-        if classes != getattr(built.dataset, "classes", None):
-            raise UserError(f"model.conditioner.classes is {classes}, but the dataset has {built.dataset.classes}")
+        classes, there = (getattr(part, "classes", None) for part in (network.conditioner, built.dataset))
+        if classes != there:
+            raise UserError(f"model.conditioner.classes is {classes}, but the dataset has {there}")
         latent = tuple(built.codec.latent_shape(built.dataset.shape))
         if latent != network.latent:
             raise UserError(f"model.latent is {network.latent}, but dataset and codec make latents of {latent}")

@@ -52,8 +52,10 @@ class Sampling:
 
 
 def _listed(value: Any) -> Any:
-    """A sequence as JSON has it."""
-    return value if isinstance(value, (str, int, type(None))) else list(value)
+    """Tuples and ranges as JSON has them, also within mappings."""
+    if isinstance(value, Mapping):
+        return {key: _listed(item) for key, item in value.items()}
+    return [_listed(item) for item in value] if isinstance(value, (tuple, list, range)) else value
 
 
 def build_sampling(section: Section) -> Sampling:

@@ -21,7 +21,8 @@ def run(config: ConfigDict, workdir: Path) -> int:
     flex = trained_model(experiment, workdir)
     tables = section.solver_tables(flex.process, experiment.sample.spec)
     pairs = write_exported(flex, section, tables, folder)
-    command = shlex.join(["python", str(folder / "serve_exported.py"), "--cond=0,1,2"])
+    cond = "0,1,2" if len(flex.model.conditioner.limits) == 1 else "cond.npz"
+    command = shlex.join(["python", str(folder / "serve_exported.py"), f"--cond={cond}"])
     megabytes = sum(file.stat().st_size for file in folder.iterdir()) / 1e6
     print(f"programs: {', '.join(pairs)}; any batch, for {', '.join(section.platforms)}")
     print(f"tables: {', '.join(tables)}")

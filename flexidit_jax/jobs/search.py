@@ -20,6 +20,7 @@ from flexidit_jax.evaluation.studies.search_page import gap_per_step, markdown, 
 from flexidit_jax.evaluation.study import write_study
 from flexidit_jax.experiment.experiment import build_experiment
 from flexidit_jax.experiment.start import trained_model
+from flexidit_jax.models.conditioning.condition import negatives
 from flexidit_jax.runs.workdir import check_writable
 
 
@@ -33,6 +34,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
         raise UserError(f"search wants sample.guide=None, each mode guiding itself, got {asked.spec.guide!r}")
     experiment.check()
     flex = trained_model(experiment, workdir)
+    negatives(flex.model.conditioner, asked.others["negative"], 1)  # one for all
     check_writable(workdir / "search")
     spec = replace(asked.spec, schedule=None, budget=None, latency_ms=None)
     check_budgets(flex, spec, section)

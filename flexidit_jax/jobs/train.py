@@ -24,7 +24,7 @@ from flexidit_jax.experiment.experiment import Experiment, build_experiment
 from flexidit_jax.experiment.start import first_params
 from flexidit_jax.jobs import report
 from flexidit_jax.models.build import init
-from flexidit_jax.models.conditioning.condition import of_records
+from flexidit_jax.models.conditioning.condition import negatives, of_records, parsed, size
 from flexidit_jax.runs import workdir as folder
 from flexidit_jax.runs.agreement import agree, alone, check_watching
 from flexidit_jax.runs.binding import check_images
@@ -63,6 +63,9 @@ def run(config: ConfigDict, workdir: Path) -> int:
     images = getattr(experiment.dataset, "fingerprint", lambda: None)()  # where they lie anywhere
     agree(config, workdir, images)
     check_watching(experiment.train.preview_every)
+    if experiment.train.preview_every:  # what is drawn on the way is looked at before
+        cond = parsed(experiment.model.conditioner, experiment.sample.labels)
+        negatives(experiment.model.conditioner, experiment.sample.others["negative"], size(cond))
     first = None if has_checkpoint(workdir) else first_params(experiment)  # refused before anything is written
     with folder.claimed(workdir, experiment.raw, experiment.defaults):
         with Stop("saving before stopping") as stop, ExitStack() as closing:

@@ -6,6 +6,7 @@ Every export holds the copy of this script that reads it: `python exported/serve
 import argparse
 import hashlib
 import json
+import re
 import sys
 import zipfile
 from functools import cache
@@ -49,8 +50,10 @@ def condition(fields, given, what):
             raise ValueError(f"{what} of this model is no list of numbers; give an .npz of {', '.join(fields)}")
         low = fields[numbers[0]]["limits"][0]
         given = {numbers[0]: [low if n is None else n for n in given], "null": [n is None for n in given]}
+    if unknown := sorted(set(given) - set(fields)):
+        raise ValueError(f"{what} of this model has no {unknown[0]!r}; it has {', '.join(fields)}")
     arrays = {name: np.asarray(given[name]) for name in fields if name in given}
-    count = len(next(iter(arrays.values()), ()))
+    count = next((len(array) for array in arrays.values() if array.ndim), 0)
     arrays.setdefault("null", np.zeros(count, bool))
     for name, field in fields.items():
         array, shape = arrays.get(name), (count, *field["shape"])
@@ -135,6 +138,8 @@ def typed(text):
     if text.endswith(".npz"):
         with np.load(text) as arrays:
             return dict(arrays)
+    if not re.fullmatch(r"(\d+|none)(,(\d+|none))*", text):
+        raise ValueError(f"{text!r} is neither numbers such as 1,2,none nor an .npz")
     return [None if number == "none" else int(number) for number in text.split(",")]
 
 
@@ -161,7 +166,7 @@ def main(argv=None):
     try:
         words |= {name: typed(words[name]) for name in ("cond", "negative") if name in words}
         np.save(out, sample(**words))
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 

@@ -6,7 +6,8 @@ Both are one formula, `guide + scale (cond - guide)`:
     weaker guide   guide = e(c; weak), scale = s2
 
 and the two scales are tied by `(1 - s1) / (1 - s2) = 2.5`, so that one number, s1, speaks for a
-whole schedule: 1.5 means 1.2 where a weaker mode guides.
+whole schedule: 1.5 means 1.2 where a weaker mode guides. A negative condition takes the place of the guide's own, of
+null or of c.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ def weak_guide_scale(s1: Array | float) -> Array | float:
     return 1 + (s1 - 1) / SCALE_RATIO
 
 
-def guided(cond: Prediction, guide: Prediction, scale: float, channels: int | None) -> Prediction:
+def guided(cond: Prediction, guide: Prediction, scale: Array | float, channels: int | None) -> Prediction:
     """Combines two predictions.
 
     Args:
       cond, guide: outputs [..., C]; the variance is the conditional one's.
-      scale: s1 or s2.
+      scale: s1 or s2; a number, or [B, 1, ...] for each sample its own.
       channels: guide only the first few channels (the released DiT guides 3 of 4, and its published
         FID uses that); None guides all.
     """

@@ -49,7 +49,7 @@ def takes_spec(positional: str, several: bool = False) -> Callable[[Callable[...
         @functools.wraps(method)
         def told(*args: Any, **words: Any) -> Any:
             leading, rest = args[:place], args[place:]
-            if rest and isinstance(rest[0], SampleSpec):
+            if rest and (isinstance(rest[0], SampleSpec) or (several and _is_list_of_specs(rest[0]))):
                 words, rest = {"spec": rest[0], **words}, rest[1:]
             if len(rest) > len(order):
                 raise UserError(f"{method.__name__} takes {len(order)} words without their names, got {len(rest)}")
@@ -67,6 +67,10 @@ def takes_spec(positional: str, several: bool = False) -> Callable[[Callable[...
         return told
 
     return decorate
+
+
+def _is_list_of_specs(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and bool(value) and all(isinstance(one, SampleSpec) for one in value)
 
 
 def _signature(method: inspect.Signature, place: int, order: Sequence[str], several: bool) -> inspect.Signature:

@@ -49,7 +49,7 @@ class UpdateCounts:
         for before, stage in zip((None, *stages), stages):
             self._keeps[begin] = before is not None and stage.goes_on(before)
             for number in range(begin, min(begin + stage.steps, done)):
-                self.next(stage.mode(seed, number))
+                self.next(stage.patches[0] if len(stage.patches) == 1 else stage.mode(seed, number))
             begin += stage.steps
 
     def next(self, patch: Patch) -> Updates:

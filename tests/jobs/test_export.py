@@ -82,7 +82,7 @@ def serve() -> ModuleType:
 def test_serves_what_sample_draws(
     flex: fd.FlexiDiT, exported: Path, serve: ModuleType, table: str, words: dict[str, Any]
 ) -> None:
-    labels = [5, None, 0, 3, 10]  # as many as no module that counts programs samples
+    labels = [5, None, 0, 3, None]  # as many as no module that counts programs samples
     solver, steps = table.rsplit("_", 1)
     served = serve.sample(exported, labels, table=table, **words)
     words = {"guidance": 1.0, "guidance_channels": 3, **words}
@@ -190,8 +190,9 @@ def flip(file: Path) -> None:
         (None, [f"--seed={2**32}"], r"seed must lie in 0..2\^32-1, got 4294967296"),
         (None, ["--first=-1"], r"first must lie in 0..2\^32-3 for 3 samples, got -1"),
         (None, [f"--first={2**32 - 2}"], r"first must lie in 0..2\^32-3 for 3 samples, got 4294967294"),
-        (None, ["--cond=11"], r"label of cond must lie in 0\.\.10, got \[11\]"),
-        (None, ["--cond=one"], "invalid literal for int"),
+        (None, ["--cond=10"], r"label of cond must lie in 0\.\.9, got \[10\]"),
+        (None, ["--cond=one"], r"'one' is neither numbers such as 1,2,none nor an \.npz"),
+        (None, ["--negative=1.5"], r"'1\.5' is neither numbers such as 1,2,none nor an \.npz"),
         (None, ["--negative=1,2"], "negative must be one for all samples or one for each of 3"),
         (None, ["--cond=nowhere.npz"], "No such file or directory: 'nowhere.npz'"),
     ],
@@ -215,6 +216,27 @@ def test_one_line_says_what_is_wrong(
     assert message.startswith("error: ") and message.count("\n") == 1
     assert re.search(said, message), message
     assert not (tmp_path / "x.npy").exists()
+
+
+@pytest.mark.parametrize(
+    ("arrays", "said"),
+    [
+        ({"label": 3}, r"label of cond must be int32 \[0\], got int64 \[\]"),
+        ({"label": [1, 2], "nul": [True, False]}, "cond of this model has no 'nul'; it has label, null"),
+        ({"label": [1, 2], "null": [1, 0]}, r"null of cond must be bool \[2\], got int64 \[2\]"),
+        ({"null": [True]}, r"label of cond must be int32 \[1\], got nothing"),
+        ({}, "label of cond must be int32 .*, got nothing"),
+    ],
+)
+def test_arrays_that_are_no_condition(
+    exported: Path, tmp_path: Path, serve: ModuleType, capsys: pytest.CaptureFixture[str], arrays: dict, said: str
+) -> None:
+    np.savez(tmp_path / "cond.npz", **arrays)
+    with pytest.raises(SystemExit) as stopped:
+        serve.main([str(exported), f"--cond={tmp_path / 'cond.npz'}", f"--out={tmp_path / 'x.npy'}"])
+    assert stopped.value.code == 2
+    message = capsys.readouterr().err
+    assert re.fullmatch(f"error: {said}\n", message), message
 
 
 @pytest.mark.parametrize("found", [1, None, "2"])

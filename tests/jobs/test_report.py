@@ -151,7 +151,7 @@ def test_findings_claim_nothing_that_seeds_make_too(report: dict[str, Any]) -> N
     )
     assert close.endswith("(interpolated): weak-first is better.")
     far, still = findings(with_seeds(report, 0.15))
-    assert far.endswith("(interpolated): no more than seeds make.")
+    assert far.endswith("(interpolated): the difference is no more than seeds make.")
     assert "3.00x of the full run;" in still and still.endswith("simply taking fewer steps is better.")
     tight, _ = findings(with_seeds(report, 0.015))
     assert "1.05x of the full run; the same" in tight

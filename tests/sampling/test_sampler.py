@@ -146,6 +146,13 @@ def test_modes_with_adapters_are_grouped_too(dit: fd.FlexiDiT) -> None:
         close(together[i], adapted.sample([i + 1], spec=spec, first=i, **QUIET)[0])
 
 
+def test_a_list_of_specs_needs_no_name(flex: fd.FlexiDiT) -> None:
+    named = flex.sample(LABELS, spec=MIXED, **QUIET)
+    np.testing.assert_array_equal(flex.sample(LABELS, list(MIXED), **QUIET), named)
+    *_, last = flex.steps(LABELS, MIXED)
+    np.testing.assert_array_equal(last.x[:, 0], named)
+
+
 def test_twenty_specs_compile_nothing(flex: fd.FlexiDiT) -> None:
     solvers = ("ddpm", "ddim", "dpmpp_2m", SA)
     cycle = itertools.cycle((4, 5, 6, 7, 8))

@@ -115,14 +115,14 @@ def findings(report: Mapping[str, Any]) -> list[str]:
         share = row["flops_percent"]
         text = f"- At {share:.0f} % of the FLOPs weak-first scores FD {_score(row)},"
         text += f" {row['fd'] / full['fd']:.2f}x of the full run"
-        if not apart(by_seed(row), by_seed(full)):
+        if _seeds(report) > 1 and not apart(by_seed(row), by_seed(full)):
             text += ", which is no more than seeds make"
         reverse = last.get(round(share))
         if reverse is not None:
             text += f"; the same steps weak-last {_score(reverse)}"
         if fewer and share >= fewer[0]["flops_percent"]:
             alternative = _at(share, [*fewer, full])
-            verdict = "no more than seeds make"
+            verdict = "the difference is no more than seeds make"
             if apart(by_seed(row), alternative):
                 better = row["fd"] < np.mean(alternative)
                 verdict = "weak-first is better" if better else "simply taking fewer steps is better"
