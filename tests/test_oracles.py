@@ -96,7 +96,7 @@ def test_dit_at_other_sizes(width: int, heads: int, patch: int, side: int) -> No
     reference = torch_dit(state, x, t, y, heads).numpy().transpose(0, 2, 3, 1)
     model, params = read_dit({key: value.numpy() for key, value in state.items()}, heads)
     latents = jnp.asarray(x.numpy().transpose(0, 2, 3, 1)[:, None])
-    ours = model.apply({"params": params}, latents, t.numpy(), y.numpy())
+    ours = model.apply({"params": params}, latents, t.numpy(), model.conditioner.parse(y.numpy()))
     both = np.concatenate([ours.output, ours.variance], axis=-1)[:, 0]
     assert np.abs(both - reference).max() <= 5e-6 * np.abs(reference).max()
 
