@@ -114,7 +114,7 @@ class Engine:
       devices: how many of this process's a batch is split over (see `common.data_parallel`).
 
     Attributes:
-      model, patches: as given.
+      model, patches, devices: as given.
       kind: what else than the model decides how long a step takes: "shared" weights or how adapters run.
     """
 
@@ -124,7 +124,7 @@ class Engine:
         rank = adapter_rank(params)
         self.model, self.patches = model, tuple(patches)
         self.kind = "shared" if rank is None else "merged" if merge else f"rank {rank}"
-        self._params, self._merge, self._devices, self._mesh = params, merge, devices, local_mesh(devices)
+        self._params, self._merge, self.devices, self._mesh = params, merge, devices, local_mesh(devices)
         if self._mesh is not None:
             self.kind += f", over {devices} devices"
 
@@ -141,7 +141,7 @@ class Engine:
 
     def even(self, batch: int) -> int:
         """The least batch, of `batch` samples or more, that the devices share evenly."""
-        return even(batch, self._devices)
+        return even(batch, self.devices)
 
     def weight_bytes(self) -> int:
         """Bytes of the distinct arrays of all modes."""

@@ -182,7 +182,7 @@ class Sampler:
         noise, captured = given_noise(noise, captured, latent, batch, max(chain.steps for chain in chains))
         if noise is None:
             seeds = np.array([chain.seed for chain in chains])[which]
-            noise = normal(*placed(draws(seeds, numbers, -1)), latent)
+            noise = self._drawn(seeds, numbers, -1)
         guiding = guides(cond, negatives(conditioner, negative, batch))
         cond = placed(cond)
         return State(
@@ -284,7 +284,7 @@ class Sampler:
 
         Fewer than all are filled up to a power of two, so that there are few shapes to compile.
         """
-        batch, latent, placed = len(state.at), self.engine.model.latent, self.engine.placed
+        batch, placed = len(state.at), self.engine.placed
         fill = min(self.engine.even(1 << (len(rows) - 1).bit_length()), batch) - len(rows)
         read = np.append(rows, np.repeat(rows[-1:], fill))
         told = StepRows(state.told("numbers", read), state.told("scale", read))
@@ -294,7 +294,7 @@ class Sampler:
             noise = placed(state.captured[state.told("step", read), read])
         else:
             seeds = np.array([chain.seed for chain in state.chains])[state.which[read]]
-            noise = normal(*placed(draws(seeds, state.numbers[read], state.told("step", read))), latent)
+            noise = self._drawn(seeds, state.numbers[read], state.told("step", read))
         held = state.carry, state.cond, state.guides[program.guide_patch != program.cond_patch]
         if len(rows) == batch:
             carry = self.engine.run(program, told, *held, noise)
@@ -304,6 +304,12 @@ class Sampler:
         at = state.at.copy()
         at[rows] += 1
         return replace(state, carry=carry, at=at)
+
+    def _drawn(self, seeds: np.ndarray, numbers: np.ndarray, steps: int | np.ndarray) -> Array:
+        """Noise [B, F, H, W, C], of several devices drawn by each for its samples."""
+        told = draws(seeds, numbers, steps)
+        told = self.engine.placed(told) if self.engine.devices > 1 else told
+        return self.engine.placed(normal(*told, self.engine.model.latent))
 
     def _quiet(self, batch: int) -> Array:
         """No noise, for steps that add none."""
