@@ -36,8 +36,7 @@ class Files:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if self.grid:
-                with written_aside(folder / "grid.png") as aside:
-                    contact_sheet(images).save(aside, format="PNG")
+                _write_sheet(folder / "grid.png", images)
                 written.append("grid.png")
             if self.images:
                 for i, image in enumerate(images):
@@ -62,10 +61,14 @@ def write_preview(folder: Path, number: int, images: np.ndarray) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with written_aside(folder / f"preview_{number:05d}.png") as aside:
-            contact_sheet(images).save(aside, format="PNG")
+        _write_sheet(folder / f"preview_{number:05d}.png", images)
     except OSError as error:
         raise UserError(f"cannot write to {folder} ({error.strerror})") from None
+
+
+def _write_sheet(file: Path, images: np.ndarray) -> None:
+    with written_aside(file) as aside:
+        contact_sheet(images).save(aside, format="PNG")
 
 
 def contact_sheet(images: np.ndarray, gap: int = 1, smallest: int = 48) -> Image.Image:
