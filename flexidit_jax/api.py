@@ -262,7 +262,12 @@ class FlexiDiT:
         return forward_flops(self.model, patch, 0 if self.merge_adapters else rank)
 
 
-def load(path: str | Path, num_heads: int | None = None, base: str | Path | FlexiDiT | None = None) -> FlexiDiT:
+def load(
+    path: str | Path,
+    num_heads: int | None = None,
+    base: str | Path | FlexiDiT | None = None,
+    weights: str | None = None,
+) -> FlexiDiT:
     """Loads a model from whatever holds one.
 
     Args:
@@ -271,16 +276,21 @@ def load(path: str | Path, num_heads: int | None = None, base: str | Path | Flex
         folder, whose VAE is used where it is a whole pipeline.
       num_heads: for a DiT weight file, whose tensors do not tell; published sizes need none.
       base: for a folder saved with `adapters_only`, the model they were made for.
+      weights: where there are several, "ema" for averaged ones (the default), "raw" for those they are the average of;
+        in a weight file also the words that stand before their names.
 
     Raises:
-      UserError: nothing there that holds a model, or a file that is damaged or of another layout.
+      UserError: nothing there that holds a model, a file that is damaged or of another layout, weights that are not
+        finite, or a model of other heads than `num_heads`.
     """
 
     def stored() -> Params | None:
         return load(base, num_heads).params if isinstance(base, (str, Path)) else getattr(base, "params", None)
 
-    config, params = read_model(Path(path), num_heads, stored)
+    config, params = read_model(Path(path), num_heads, weights, stored)
     model = build.call(build_dit, config["model"], "model")
+    if num_heads is not None and model.num_heads != num_heads:
+        raise UserError(f"{path} is a model of {model.num_heads} heads, but num_heads={num_heads}; leave that out")
     process = build.part("flexidit_jax.diffusion", "Process", config["process"], "process")
     codec = config["codec"] and build.part("flexidit_jax.codecs", "Codec", config["codec"], "codec")
     return FlexiDiT(model.at(patches_of(params)[0]), params, process, codec)

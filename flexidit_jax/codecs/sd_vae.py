@@ -17,13 +17,15 @@ from flexidit_jax.common import build
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.pixels import to_uint8
 from flexidit_jax.common.placement import put
-from flexidit_jax.common.tensor_files import config_beside, read_safetensors
+from flexidit_jax.common.tensor_files import SUFFIXES, config_beside
 from flexidit_jax.common.types import Array, Params
+from flexidit_jax.common.weights import read_weights, weight_files
 from flexidit_jax.models.pretrained.autoencoder_kl import VAE
-from flexidit_jax.models.pretrained.autoencoder_kl_layout import read_vae
+from flexidit_jax.models.pretrained.autoencoder_kl_layout import NETWORK, read_vae
 
 SOURCE = "stabilityai/sd-vae-ft-ema"
-WEIGHTS = "diffusion_pytorch_model.safetensors"
+STEM = "diffusion_pytorch_model"
+WEIGHTS = f"{STEM}.safetensors"
 #: of the published model: pixels per latent along a side, channels of images and of latents
 FACTOR, CHANNELS, LATENT_CHANNELS = 8, 3, 4
 DTYPES = ("float32", "bfloat16")
@@ -39,8 +41,9 @@ class Codec:
     `check` says early whether it is there. Slices are a loop on the host: not for use inside jit.
 
     Attributes:
-      path: a folder as diffusers writes it (`diffusion_pytorch_model.safetensors`, `config.json`), or
-        the .safetensors file; without a config.json beside it, norms have the published 32 groups.
+      path: a folder as diffusers writes it (`diffusion_pytorch_model.safetensors` or what stands for it,
+        `config.json`), also within that of a pipeline as `vae`; or the weight file. Without a config.json beside it,
+        norms have the published 32 groups.
       scale: latents are the posterior's times this.
       slice: images (frames) per device at once; bounds memory, changes results by rounding only.
       dtype: of the encoder's convolutions and products, "float32" or "bfloat16".
@@ -88,25 +91,29 @@ class Codec:
           UserError: they are not there, where the message says what to fetch and where to put it; or the config.json
             beside them says what this codec does not do.
         """
-        if not self._file.is_file():
+        if not self._files:
+            path = Path(self.path)
+            file = path if path.suffix in SUFFIXES else path / WEIGHTS
             raise UserError(
-                f"the VAE's weights {self._file} do not exist; put {WEIGHTS} of {SOURCE} (huggingface.co) there and"
+                f"the VAE's weights {file} do not exist; put {WEIGHTS} of {SOURCE} (huggingface.co) there and"
                 " its config.json beside it, or set codec.path to where they are"
             )
         self._groups()
 
     def fingerprint(self) -> str:
-        """16 hex digits of the weight file's content, wherever it is, and of the groups of norms.
+        """16 hex digits of the content of the weights, wherever they are, and of the groups of norms.
 
         Raises:
           UserError: see `check`, or a file that cannot be read.
         """
         self.check()
-        try:
-            with self._file.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256")
-        except OSError as error:
-            raise UserError(f"{self._file} cannot be read ({error.strerror})") from None
+        digest = hashlib.sha256()
+        for path in self._files:
+            try:
+                with path.open("rb") as file:
+                    hashlib.file_digest(file, lambda: digest)
+            except OSError as error:
+                raise UserError(f"{path} cannot be read ({error.strerror})") from None
         if (groups := self._groups()) != VAE.groups:  # the published groups: the file by itself, as once recorded
             digest.update(f"norm_num_groups={groups}".encode())
         return digest.hexdigest()[:16]
@@ -169,9 +176,12 @@ class Codec:
         return images.reshape(*latents.shape[:2], *images.shape[1:])
 
     @property
-    def _file(self) -> Path:
+    def _files(self) -> list[Path]:
+        """The weight file, or its shards; none where there are none."""
         path = Path(self.path).expanduser()
-        return path if path.suffix == ".safetensors" else path / WEIGHTS
+        if path.is_file():
+            return [path]
+        return weight_files(path, STEM) or weight_files(path / "vae", STEM)
 
     def _groups(self) -> int:
         """Of the norms: all that config.json adds to the weights, since its other values must be those of this codec.
@@ -179,12 +189,12 @@ class Codec:
         Raises:
           UserError: one is not, or the file is no JSON.
         """
-        config = config_beside(self._file)
+        config = config_beside(self._files[0])
         expected = {"act_fn": "silu", "scaling_factor": self.scale, "shift_factor": None, "latents_mean": None}
         for key, value in expected.items():
             if config.get(key, value) != value:
                 where = "; set codec.scale to it" if key == "scaling_factor" else ""
-                raise UserError(f"{self._file.parent}/config.json says {key} is {config[key]}, not {value}{where}")
+                raise UserError(f"{self._files[0].parent}/config.json says {key} is {config[key]}, not {value}{where}")
         return config.get("norm_num_groups", VAE.groups)
 
     def _weights(self, x: Array, decoding: bool = False) -> tuple[VAE, Params]:
@@ -216,14 +226,15 @@ class Codec:
     @cached_property
     def _loaded(self) -> tuple[VAE, Params]:
         self.check()
-        state, _ = read_safetensors(self._file)
+        where = self._files[0]
+        state, _ = read_weights(self._files, NETWORK)
         try:
             model, params = read_vae(state, self._groups())
         except UserError as error:
-            raise UserError(f"{self._file}: {error}") from None
+            raise UserError(f"{where}: {error}") from None
         if (model.factor, model.channels, model.latent) != (FACTOR, CHANNELS, LATENT_CHANNELS):
             raise UserError(
-                f"{self._file} holds a VAE of factor {model.factor} with {model.channels} image and {model.latent}"
+                f"{where} holds a VAE of factor {model.factor} with {model.channels} image and {model.latent}"
                 f" latent channels; sd_vae is for {FACTOR}, {CHANNELS} and {LATENT_CHANNELS}"
             )
         return model.clone(dtype=self.dtype), params

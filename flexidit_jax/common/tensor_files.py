@@ -1,32 +1,107 @@
-"""Files of named tensors (.safetensors) and the `config.json` beside them."""
+"""Files of named tensors and the `config.json` beside them; nothing that a file holds is run."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes  # noqa: F401 (teaches numpy bfloat16, which safetensors looks up by name)
+import ml_dtypes
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError, deserialize, safe_open
 from safetensors.numpy import save_file
 
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.files import written_aside
+from flexidit_jax.common.torch_files import TORCH_SUFFIXES, Unread, first_line, open_torch
+from flexidit_jax.common.trees import not_finite
+
+#: endings of weight files
+SUFFIXES = (".safetensors", *TORCH_SUFFIXES)
+#: of safetensors, what numpy has no name for
+_EIGHT_BITS = {
+    "F8_E4M3": ml_dtypes.float8_e4m3fn,
+    "F8_E5M2": ml_dtypes.float8_e5m2,
+    "F8_E8M0": ml_dtypes.float8_e8m0fnu,
+}
+
+
+def open_tensors(path: Path) -> tuple[Unread, dict[str, str]]:
+    """A file of tensors as its content says, whatever its ending: safetensors, or what torch saved.
+
+    Returns:
+      Tensors by name, unread, and the metadata. Mappings within mappings are names joined by dots; what is no tensor is
+      left out. Arrays are in the type they are stored in, of torch float32.
+
+    Raises:
+      UserError: neither, such as a git-lfs pointer or a web page; unreadable, truncated, or it would run code.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(64)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror})") from None
+    if start[8:9] == b"{":
+        return _open_safetensors(path)
+    if start.startswith(b"version https://git-lfs"):
+        raise UserError(f"{path} is a git-lfs pointer, not the file it points to; fetch that with: git lfs pull")
+    if start.lstrip()[:1] == b"<":
+        raise UserError(f"{path} is a web page, such as a refused download leaves; download the file itself again")
+    if start[:2] == b"PK" or start[:1] == b"\x80" or path.suffix in TORCH_SUFFIXES:
+        return open_torch(path, zipped=start[:2] == b"PK"), {}
+    if path.suffix == ".safetensors":
+        return _open_safetensors(path)  # which says what is wrong with it
+    raise UserError(f"{path} is no weight file; a .safetensors file would do, or one that torch saved")
+
+
+def read_tensors(names: Iterable[str], tensors: Unread, where: Path) -> dict[str, np.ndarray]:
+    """Those of `names`, read.
+
+    Raises:
+      UserError: a type that there is no array of, or a value that is not finite; the tensor is named.
+    """
+    read = {}
+    for name in names:
+        try:
+            read[name] = tensors[name]()
+        except (
+            SafetensorError,
+            OSError,
+            ArithmeticError,
+            AttributeError,
+            LookupError,
+            RuntimeError,
+            TypeError,
+            ValueError,
+        ) as error:
+            raise UserError(f"{name} of {where} cannot be read ({first_line(error)})") from None
+    check_finite(read, where)
+    return read
+
+
+def check_finite(tensors: Mapping[str, Any], where: Path) -> None:
+    """Refuses weights that no training should have left.
+
+    Args:
+      tensors: arrays by name, or a tree of them.
+
+    Raises:
+      UserError: NaN or infinity; the first such leaf is named.
+    """
+    if (name := not_finite(tensors)) is not None:
+        raise UserError(f"{name} of {where} holds NaN or infinity; take weights from before that happened")
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Tensors by name, in the type they are stored in, and the file's metadata.
 
     Raises:
-      UserError: unreadable or truncated.
+      UserError: see `open_tensors` and `read_tensors`.
     """
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return {key: file.get_tensor(key) for key in list(file.keys())}, dict(file.metadata() or {})
-    except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{path} is not a readable safetensors file ({error}); is the download complete?") from None
+    tensors, metadata = open_tensors(path)
+    return read_tensors(tensors, tensors, path), metadata
 
 
 def write_safetensors(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
@@ -42,13 +117,22 @@ def config_beside(path: Path) -> dict[str, Any]:
       UserError: it is not JSON.
     """
     beside = path.parent / "config.json"
-    if not beside.is_file():
-        return {}
+    return json_object(beside) if beside.is_file() else {}
+
+
+def json_object(file: Path) -> dict[str, Any]:
+    """What a JSON file holds; empty when that is not an object.
+
+    Raises:
+      UserError: it cannot be read, or is not JSON.
+    """
     try:
-        config = json.loads(beside.read_text())
-    except ValueError as error:
-        raise UserError(f"{beside} is not valid JSON ({error})") from None
-    return config if isinstance(config, dict) else {}
+        content = json.loads(file.read_text())
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file} is not valid JSON ({error})") from None
+    return content if isinstance(content, dict) else {}
 
 
 def differences(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, np.ndarray]) -> list[str]:
@@ -61,3 +145,21 @@ def differences(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, np.
         if name in found and found[name].shape != shape
     ]
     return problems
+
+
+def _open_safetensors(path: Path) -> tuple[Unread, dict[str, str]]:
+    try:
+        file = safe_open(path, framework="numpy")
+        kinds = {name: file.get_slice(name).get_dtype() for name in list(file.keys())}
+        raw = dict(deserialize(path.read_bytes())) if not _EIGHT_BITS.keys().isdisjoint(kinds.values()) else {}
+        tensors = {
+            name: partial(_eight_bits, raw[name]) if kind in _EIGHT_BITS else partial(file.get_tensor, name)
+            for name, kind in kinds.items()
+        }
+        return tensors, dict(file.metadata() or {})
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{path} is not a readable safetensors file ({error}); is the download complete?") from None
+
+
+def _eight_bits(raw: dict[str, Any]) -> np.ndarray:
+    return np.frombuffer(raw["data"], _EIGHT_BITS[raw["dtype"]]).reshape(raw["shape"])

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from flexidit_jax.common.types import Params
@@ -66,6 +67,16 @@ def fingerprint(tree: Mapping[str, Any]) -> str:
         digest.update(f"{path}{array.shape}".encode())
         digest.update(array)
     return digest.hexdigest()
+
+
+def not_finite(tree: Mapping[str, Any]) -> str | None:
+    """The path of the first leaf that holds NaN or infinity, None where all are finite; also of a split state."""
+    for path, leaf in flatten(tree).items():
+        if jnp.issubdtype(leaf.dtype, jnp.inexact):
+            xp = jnp if isinstance(leaf, jax.Array) else np
+            if not bool(xp.isfinite(leaf).all()):
+                return path
+    return None
 
 
 def count(tree: Any) -> int:

@@ -7,21 +7,24 @@ repeated in every block, the first final linear is the modulation, positions are
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.files import written_aside
-from flexidit_jax.common.tensor_files import read_safetensors, write_safetensors
+from flexidit_jax.common.tensor_files import json_object, write_safetensors
+from flexidit_jax.common.weights import Network, read_weights, weight_files
 from flexidit_jax.models.dit import DiT
 from flexidit_jax.models.position import position_embedding
 
 CLASS = "DiTTransformer2DModel"
-WEIGHTS = "diffusion_pytorch_model.safetensors"
+#: what older versions called it, and what told it from others that they called so
+OLDER_CLASS, NORM = "Transformer2DModel", "ada_norm_zero"
+STEM = "diffusion_pytorch_model"
+SIZES = ("num_attention_heads", "attention_head_dim", "sample_size", "patch_size", "num_layers")
+NETWORK = Network(CLASS, "pos_embed.proj.weight", ("pos_embed", "transformer_blocks", "proj_out_1", "proj_out_2"))
 EMBEDDER = "transformer_blocks.{i}.norm1.emb"
 
 #: published name -> diffusers name, outside blocks
@@ -46,26 +49,39 @@ TABLE = ("y_embedder.embedding_table.weight", "class_embedder.embedding_table.we
 
 
 def is_diffusers_folder(folder: Path) -> bool:
-    """Whether a folder (or its `transformer` subfolder) is a diffusers DiT."""
+    """Whether a folder (or its `transformer` subfolder) is a diffusers transformer, of whatever kind."""
     return _root(folder) is not None
 
 
-def read_folder(folder: Path) -> tuple[dict[str, np.ndarray], int]:
-    """A diffusers folder, sharded or not -> a state dict of the published layout and its heads.
+def read_folder(folder: Path, which: str | None = None) -> tuple[dict[str, np.ndarray], int]:
+    """A diffusers folder, sharded or not, of any version and variant -> a published state dict and its heads.
+
+    Args:
+      folder: it, or that of a whole pipeline.
+      which: see `common.weights.read_weights`.
 
     Raises:
-      UserError: missing, unexpected or unreadable files or keys.
+      UserError: another transformer; missing, unexpected or unreadable files or keys.
     """
     root = _root(folder)
     if root is None:
         raise UserError(f"{folder} has no config.json of a {CLASS}")
-    config = _json(root / "config.json")
-    state = _read_weights(root)
-    try:
-        width = config["num_attention_heads"] * config["attention_head_dim"]
-        side, patch, depth = config["sample_size"], config["patch_size"], config["num_layers"]
-    except KeyError as error:
-        raise UserError(f"{root / 'config.json'} lacks {error}") from None
+    config = json_object(root / "config.json")
+    norm = config.get("norm_type")
+    if config["_class_name"] == OLDER_CLASS and norm != NORM:
+        raise UserError(f"{root} is a {OLDER_CLASS} with norm_type {norm!r}, and no DiT, which has {NORM!r}")
+    files = weight_files(root, STEM)
+    if not files:
+        raise UserError(
+            f"{root} holds no weights; put {STEM}.safetensors there (or .bin, or their shards with the index)"
+        )
+    state, _ = read_weights(files, NETWORK, which)
+    heads, head, side, patch, depth = (config.get(key) for key in SIZES)
+    for key in SIZES:
+        if type(config.get(key)) is not int or config[key] < 1:
+            raise UserError(
+                f"{root / 'config.json'} must say {key} as a positive whole number, got {config.get(key)!r}"
+            )
     names = _names(depth)
     problems = [f"missing {key}" for keys in names.values() for key in keys if key not in state]
     wanted = {key for keys in names.values() for key in keys}
@@ -77,8 +93,8 @@ def read_folder(folder: Path) -> tuple[dict[str, np.ndarray], int]:
         for name, keys in names.items()
     }
     grid = (1, patch, patch)
-    published["pos_embed"] = position_embedding((1, side, side), grid, grid, width)[None]
-    return published, config["num_attention_heads"]
+    published["pos_embed"] = position_embedding((1, side, side), grid, grid, heads * head)[None]
+    return published, heads
 
 
 def write_folder(folder: Path, model: DiT, state: Mapping[str, np.ndarray]) -> None:
@@ -113,7 +129,7 @@ def write_folder(folder: Path, model: DiT, state: Mapping[str, np.ndarray]) -> N
         "sample_size": model.latent[1],
     }
     folder.mkdir(parents=True, exist_ok=True)
-    write_safetensors(folder / WEIGHTS, tensors, {"format": "pt"})
+    write_safetensors(folder / f"{STEM}.safetensors", tensors, {"format": "pt"})
     with written_aside(folder / "config.json") as file:
         file.write_text(json.dumps(config, indent=2) + "\n")
 
@@ -137,27 +153,7 @@ def _names(depth: int) -> dict[str, list[str]]:
 
 def _root(folder: Path) -> Path | None:
     for root in (folder, folder / "transformer"):
-        if (root / "config.json").is_file() and _json(root / "config.json").get("_class_name") == CLASS:
+        config = root / "config.json"
+        if config.is_file() and json_object(config).get("_class_name") in (CLASS, OLDER_CLASS):
             return root
     return None
-
-
-def _read_weights(root: Path) -> dict[str, np.ndarray]:
-    index = root / f"{WEIGHTS}.index.json"
-    if not index.is_file():
-        return read_safetensors(root / WEIGHTS)[0]
-    shards = sorted(set(_json(index).get("weight_map", {}).values()))
-    if not all(re.fullmatch(r"[\w.-]+\.safetensors", shard) for shard in shards):
-        raise UserError(f"{index} names files that are not safetensors beside it")
-    tensors: dict[str, np.ndarray] = {}
-    for shard in shards:
-        tensors |= read_safetensors(root / shard)[0]
-    return tensors
-
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read ({error})") from None
-    return content if isinstance(content, dict) else {}

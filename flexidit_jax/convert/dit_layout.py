@@ -1,7 +1,7 @@
 """The published DiT state dict <-> plain DiT parameters.
 
 Facts of the layout: torch linears are [out, in]; the patch embedding is a convolution kernel
-[d, C, p, p]; the last linear writes a patch as (row, column, channel); `pos_embed` is a buffer.
+[d, C, p, p]; the last linear writes a patch as (row, column, channel); `pos_embed` is a buffer, which some files lack.
 """
 
 from __future__ import annotations
@@ -14,12 +14,15 @@ import numpy as np
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.tensor_files import differences
 from flexidit_jax.common.types import Array, Params
+from flexidit_jax.common.weights import Network
 from flexidit_jax.models.build import SIZES, build_dit
 from flexidit_jax.models.dit import DiT
 from flexidit_jax.models.fold import folded
 from flexidit_jax.models.position import position_embedding
 
 StateDict = Mapping[str, np.ndarray]
+
+NETWORK = Network("DiT", "x_embedder.proj.weight", ("x_embedder", "t_embedder", "y_embedder", "blocks", "final_layer"))
 
 #: our path below `blocks` -> the published name below `blocks.<i>`
 BLOCK_LAYERS = {
@@ -50,16 +53,24 @@ def heads_of(width: int, given: int | None) -> int:
     return published[width]
 
 
-def read_dit(state: StateDict, num_heads: int | None = None) -> tuple[DiT, Params]:
+def read_dit(state: StateDict, num_heads: int | None = None, input_size: int | None = None) -> tuple[DiT, Params]:
     """A state dict of the published layout -> the model it describes and its plain parameters.
 
     Size, patch, classes and resolution are read off the tensors; so is the unit of the positions,
     which tells a weak mode exported from a FlexiDiT from a DiT pre-trained at that patch.
 
+    Args:
+      state: arrays by name, of any float type.
+      num_heads: wanted where the width is not a published one.
+      input_size: the latent's side, wanted where `pos_embed` is missing; positions are then those of the patch.
+
     Raises:
-      UserError: missing, extra or misshapen keys (all named), or heads that cannot be inferred.
+      UserError: missing, extra or misshapen keys (all named), or a model that the tensors alone do not tell.
     """
-    model = _model_of(state, num_heads)
+    model = _model_of(state, num_heads, input_size)
+    if "pos_embed" not in state:
+        positions = position_embedding(model.latent[:3], model.patch, model.patch, model.width)
+        state = {**state, "pos_embed": positions[None]}
     expected = _shapes(model)
     problems = differences(expected, state)
     if problems:
@@ -149,11 +160,11 @@ def _float32(array: Array) -> np.ndarray:
     return np.asarray(array).astype(np.float32)
 
 
-def _model_of(state: StateDict, num_heads: int | None) -> DiT:
+def _model_of(state: StateDict, num_heads: int | None, input_size: int | None) -> DiT:
     """The model a state dict describes, from the few tensors that tell."""
     telling = {
         "x_embedder.proj.weight": 4,
-        "pos_embed": 3,
+        **({"pos_embed": 3} if "pos_embed" in state or input_size is None else {}),
         "final_layer.linear.weight": 2,
         "y_embedder.embedding_table.weight": 2,
         "blocks.0.mlp.fc1.weight": 2,
@@ -164,15 +175,21 @@ def _model_of(state: StateDict, num_heads: int | None) -> DiT:
         for key, axes in telling.items()
         if key in state and state[key].ndim != axes
     ]
+    if problems == ["missing pos_embed"]:
+        raise UserError(
+            "the state dict lacks pos_embed, which tells the latent's side; say it in a config.json beside the file,"
+            ' such as {"input_size": 32}'
+        )
     if problems:
         raise UserError("not a DiT state dict: " + "; ".join(problems))
     width, channels, patch, _ = state["x_embedder.proj.weight"].shape
-    side = round(state["pos_embed"].shape[1] ** 0.5) * patch
+    if "pos_embed" in state:
+        input_size = round(state["pos_embed"].shape[1] ** 0.5) * patch
     outputs = state["final_layer.linear.weight"].shape[0]
     classes = state["y_embedder.embedding_table.weight"].shape[0] - 1
     names = "imagenet" if classes == 1000 else None  # the published models' data
     return build_dit(
-        latent=(1, side, side, channels),
+        latent=(1, input_size, input_size, channels),
         conditioner={"name": "classes", "classes": classes, "names": names},
         patch=patch,
         width=width,

@@ -10,8 +10,8 @@ from safetensors import SafetensorError
 
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.tensor_files import write_safetensors
+from flexidit_jax.common.torch_files import write_torch
 from flexidit_jax.convert.diffusers_layout import write_folder
-from flexidit_jax.convert.weight_files import write_torch
 from flexidit_jax.models.dit import DiT
 
 

@@ -1,4 +1,4 @@
-"""The weights of a run: the moving average of a checkpoint, as sampling reads it."""
+"""The weights of a run: the moving average of a checkpoint, as sampling reads it, or what it averages."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import jax
 import orbax.checkpoint as ocp
 
 from flexidit_jax.common import build
+from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.tensor_files import check_finite
 from flexidit_jax.common.trees import merge
 from flexidit_jax.common.types import Params, as_patch
 from flexidit_jax.models.build import build_dit, init
@@ -17,15 +19,25 @@ from flexidit_jax.runs.checkpoints import read_meta, reason_of
 from flexidit_jax.runs.orbax_noise import quiet_orbax
 from flexidit_jax.runs.recovery import damaged_error, step_to_read
 
+#: what `weights=` calls them -> the part of a checkpoint
+PARTS = {None: "ema", "ema": "ema", "raw": "params"}
 
-def load_weights(path: Path) -> tuple[dict[str, Any], Params]:
-    """The config and EMA weights of a run's newest checkpoint in which these are whole, or of the step folder given.
+
+def load_weights(path: Path, which: str | None = None) -> tuple[dict[str, Any], Params]:
+    """The config and the weights of a run's newest checkpoint in which these are whole, or of the step folder given.
+
+    Args:
+      path: the folder.
+      which: "ema", the default, or "raw".
 
     Raises:
-      UserError: no checkpoint there, or none that is whole.
+      UserError: no checkpoint there, none that is whole, or weights that are not finite.
     """
+    if which not in PARTS:
+        raise UserError(f"weights={which!r} is none that a run has; it has 'ema' and 'raw'")
     quiet_orbax()
-    step = step_to_read(path, ("meta", "ema", "frozen"))
+    part = PARTS[which]
+    step = step_to_read(path, ("meta", part, "frozen"))
     meta = read_meta(step)
     config = meta["config"]
     model = build.call(build_dit, config["model"], "model")
@@ -38,7 +50,9 @@ def load_weights(path: Path) -> tuple[dict[str, Any], Params]:
     trained, frozen = split_frozen(shapes)
     try:
         with ocp.StandardCheckpointer() as reader:
-            params = reader.restore((step / "ema").resolve(), trained)
-            return config, merge(reader.restore((step / "frozen").resolve(), frozen) if frozen else {}, params)
+            params = reader.restore((step / part).resolve(), trained)
+            params = merge(reader.restore((step / "frozen").resolve(), frozen) if frozen else {}, params)
     except Exception as error:
         raise damaged_error(step, reason_of(error)) from error
+    check_finite(params, step)
+    return config, params

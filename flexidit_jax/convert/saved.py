@@ -12,7 +12,7 @@ import numpy as np
 from flexidit_jax.common import build
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.files import written_aside
-from flexidit_jax.common.tensor_files import differences, read_safetensors, write_safetensors
+from flexidit_jax.common.tensor_files import differences, json_object, read_safetensors, write_safetensors
 from flexidit_jax.common.trees import fingerprint, flatten, merge, unflatten
 from flexidit_jax.common.types import Params, as_patch, patch_name
 from flexidit_jax.models.build import build_dit, init
@@ -50,20 +50,18 @@ def write_saved(folder: Path, config: dict[str, Any], params: Params, adapters_o
         raise UserError(f"cannot write to {folder} ({error.strerror})") from None
 
 
-def read_saved(folder: Path, base: Params | None) -> tuple[dict[str, Any], Params]:
+def read_saved(folder: Path, which: str | None, base: Params | None) -> tuple[dict[str, Any], Params]:
     """The config and the stored tree of a folder; `base` is the stored tree adapters were made for.
 
     Raises:
-      UserError: another format, tensors that are missing, unexpected or misshapen (all named), or
-        adapters without the base they were made for.
+      UserError: another format, a choice of weights where there is none, tensors that are missing, unexpected,
+        misshapen (all named) or not finite, or adapters without the base they were made for.
     """
-    try:
-        config = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder}/config.json cannot be read ({error})") from None
-    written = config.get("format") if isinstance(config, dict) else None
-    if written != FORMAT:
+    config = json_object(folder / "config.json")
+    if (written := config.get("format")) != FORMAT:
         raise UserError(f"{folder} is not a model saved by this version (format {written!r})")
+    if which is not None:
+        raise UserError(f"{folder} is a saved model, which has one set of weights; leave out weights={which!r}")
     params = unflatten(read_safetensors(folder / WEIGHTS)[0])
     if config["base"] is not None:
         if base is None:

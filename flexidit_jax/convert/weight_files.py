@@ -1,73 +1,42 @@
-"""Weight files of any published kind -> a state dict of numpy arrays, without running what they hold."""
+"""A DiT's weight file -> its state dict, and what the file says of the model that no tensor tells."""
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 import numpy as np
 
 from flexidit_jax.common.errors import UserError
-from flexidit_jax.common.files import written_aside
-from flexidit_jax.common.tensor_files import config_beside, read_safetensors
+from flexidit_jax.common.tensor_files import config_beside
+from flexidit_jax.common.weights import read_weights
+from flexidit_jax.convert.dit_layout import NETWORK
 
-WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth")
 
+def read_state_dict(path: Path, which: str | None = None) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+    """Reads safetensors, or what torch saved with torch installed, as wrapped and prefixed as files are.
 
-def read_state_dict(path: Path) -> tuple[dict[str, np.ndarray], int | None]:
-    """Reads `.safetensors`, or `.pt` with torch installed.
-
-    A training checkpoint's `ema` weights are taken. Heads, which a DiT state dict does not hold, are
-    looked up in the safetensors metadata, then in a `config.json` beside the file.
+    Args:
+      path: the file.
+      which: of raw and averaged weights, see `common.weights.read_weights`.
 
     Returns:
-      The tensors by name, and the number of heads or None.
+      The tensors by published name; and of `num_heads` and `input_size` (the latent's side) what the metadata of the
+      file, or else the `config.json` beside it, says.
 
     Raises:
-      UserError: unreadable, truncated, or a `.pt` file holding anything but tensors.
+      UserError: see `common.weights.read_weights`, or a number that is none.
     """
-    state, heads = _read_torch(path) if path.suffix in (".pt", ".pth") else _read_safetensors(path)
-    if heads is None:
-        heads = config_beside(path).get("num_heads")
-    return state, heads
+    state, metadata = read_weights([path], NETWORK, which)
+    beside = path.parent / "config.json"
+    said = _numbers(config_beside(path), str(beside)) | _numbers(metadata, f"the metadata of {path}")
+    return state, said
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], int | None]:
-    state, metadata = read_safetensors(path)
-    heads = metadata.get("num_heads")
-    if heads and not heads.isdecimal():
-        raise UserError(f"the metadata of {path} says num_heads={heads!r}, which is not a number")
-    return state, int(heads) if heads else None
-
-
-def write_torch(path: Path, tensors: dict[str, np.ndarray]) -> None:
-    """Writes a `.pt` state dict; needs torch."""
-    torch = _torch(path)
-    with written_aside(path) as unfinished:
-        torch.save({key: torch.from_numpy(np.array(value)) for key, value in tensors.items()}, unfinished)
-
-
-def _torch(path: Path) -> ModuleType:
-    try:
-        import torch
-    except ImportError:
-        raise UserError(
-            f"{path.name} needs torch (pip install -e '.[convert]'); a .safetensors file does not"
-        ) from None
-    return torch
-
-
-def _read_torch(path: Path) -> tuple[dict[str, np.ndarray], int | None]:
-    torch = _torch(path)
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):  # DiT's own train.py stores its args
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises a different class for each way a file can be bad
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{path} is not a readable file of tensors ({reason[:160]})") from None
-    if isinstance(loaded, dict) and isinstance(loaded.get("ema"), dict):
-        loaded = loaded["ema"]
-    if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
-        raise UserError(f"{path} does not hold a state dict (a mapping from names to tensors)")
-    return {key: value.float().numpy() for key, value in loaded.items()}, None
+def _numbers(says: Mapping[str, Any], where: str) -> dict[str, int]:
+    found = {key: says[key] for key in ("num_heads", "input_size") if says.get(key) is not None}
+    for key, value in found.items():
+        if isinstance(value, bool) or not str(value).isdecimal() or int(value) < 1:
+            raise UserError(f"{where} says {key}={value!r}, which is not a positive whole number")
+    return {key: int(value) for key, value in found.items()}

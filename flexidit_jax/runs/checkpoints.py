@@ -23,6 +23,7 @@ import orbax.checkpoint as ocp
 from jax.experimental.multihost_utils import broadcast_one_to_all
 
 from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.tensor_files import check_finite
 from flexidit_jax.runs.checksums import CHECKSUMS, META, record
 from flexidit_jax.runs.disk import check_room, needed, room
 from flexidit_jax.runs.orbax_noise import quiet_orbax
@@ -132,13 +133,18 @@ class Checkpoints:
         return read_meta(self.folder / str(number))
 
     def restore(self, number: int, target: Saveable) -> Saveable:
-        """The state of a step, laid out as `target` (shapes with shardings) says."""
+        """The state of a step, laid out as `target` (shapes with shardings) says.
+
+        Raises:
+          UserError: it cannot be read, or holds weights that are not finite.
+        """
         args = ocp.args.Composite(**{name: ocp.args.StandardRestore(tree) for name, tree in target.parts().items()})
         meta = self.meta(number)
         try:
             found = self._manager.restore(number, args=args)
         except Exception as error:
             raise damaged_error(self.folder / str(number), reason_of(error)) from error
+        check_finite({name: found[name] for name in target.parts() if name != "optimizer"}, self.folder / str(number))
         # where a step would leave it: elsewhere, the second step after a resume would be compiled anew
         step = jax.device_put(np.int32(meta["stage_step"]), target.step.sharding)
         return target.replace(step=step, **{name: found[name] for name in target.parts()})

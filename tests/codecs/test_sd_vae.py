@@ -270,6 +270,39 @@ def test_half_a_file_and_another_vae(folder: Path, tmp_path: Path) -> None:
         _ = Codec(str(tmp_path))._loaded
 
 
+def test_weights_as_files_hold_them(folder: Path, codec: Codec, tmp_path: Path) -> None:
+    state, _ = read_safetensors(folder / WEIGHTS)
+    (tmp_path / "vae").mkdir()
+    shutil.copy(folder / "config.json", tmp_path / "vae")
+    half = tmp_path / "vae" / "diffusion_pytorch_model.fp16.safetensors"
+    wrapped = {f"module.vae.{name}": value for name, value in state.items()}
+    write_safetensors(half, {**wrapped, "module.loss.logvar": np.zeros(1, np.float32)})
+    for path in (half, half.parent, tmp_path):  # the file, its folder, that of a pipeline
+        found = Codec(str(path))
+        found.check()
+        jax.tree.map(np.testing.assert_array_equal, found._loaded[1], codec._loaded[1])
+    names = sorted(state)
+    for shard, keys in enumerate((names[::2], names[1::2]), 1):
+        file = half.parent / f"diffusion_pytorch_model-0000{shard}-of-00002.safetensors"
+        write_safetensors(file, {name: state[name] for name in keys})
+    files = {name: f"diffusion_pytorch_model-0000{1 + i % 2}-of-00002.safetensors" for i, name in enumerate(names)}
+    (half.parent / f"{WEIGHTS}.index.json").write_text(json.dumps({"weight_map": files}))
+    jax.tree.map(np.testing.assert_array_equal, Codec(str(tmp_path))._loaded[1], codec._loaded[1])
+    assert Codec(str(tmp_path)).fingerprint() not in (Codec(str(half)).fingerprint(), codec.fingerprint())
+
+
+def test_weights_of_a_vae_that_are_no_numbers(folder: Path, tmp_path: Path) -> None:
+    state, _ = read_safetensors(folder / WEIGHTS)
+    bad = state["decoder.conv_in.bias"] * np.float32(np.nan)
+    write_safetensors(tmp_path / WEIGHTS, {**state, "decoder.conv_in.bias": bad})
+    shutil.copy(folder / "config.json", tmp_path)
+    with pytest.raises(UserError, match=r"^decoder\.conv_in\.bias of .* holds NaN or infinity"):
+        _ = Codec(str(tmp_path))._loaded
+    (tmp_path / WEIGHTS).write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(UserError, match="is a git-lfs pointer"):
+        _ = Codec(str(tmp_path))._loaded
+
+
 def test_both_codecs_take_the_same_calls() -> None:
     x = np.full((1, 1, 8, 8, 3), 0.5, np.float32)
     identity = Identity()

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
 from flexidit_jax.api import FlexiDiT
 from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.tensor_files import read_safetensors
 from flexidit_jax.convert.dit_layout import heads_of, read_dit, write_dit
-from flexidit_jax.convert.weight_files import read_safetensors
 from flexidit_jax.models.build import build_dit
 from flexidit_jax.models.flexify import at
 from flexidit_jax.models.position import position_embedding
@@ -109,13 +110,29 @@ def test_every_fault_is_named_at_once() -> None:
     }
 
 
-@pytest.mark.parametrize("name", sorted(made_up(depth=1)))
+@pytest.mark.parametrize("name", sorted(made_up(depth=1).keys() - {"pos_embed"}))
 def test_no_tensor_may_be_missing(name: str) -> None:
     state = made_up(depth=1)
     del state[name]
     with pytest.raises(UserError) as caught:
         read_dit(state, 2)
     assert str(caught.value) == f"not a DiT state dict: missing {name}"
+
+
+def test_positions_that_a_file_lacks_are_those_of_its_patch(published: State) -> None:
+    bare = {name: value for name, value in published.items() if name != "pos_embed"}
+    model, params = read_dit(bare, 4, input_size=8)
+    expected, theirs = read_dit(published, 4)
+    assert model == expected
+    jax.tree.map(np.testing.assert_array_equal, params, theirs)
+    with pytest.raises(UserError) as caught:
+        read_dit(bare, 4)
+    assert str(caught.value) == (
+        "the state dict lacks pos_embed, which tells the latent's side; say it in a config.json beside the file,"
+        ' such as {"input_size": 32}'
+    )
+    with pytest.raises(UserError, match="does not divide"):
+        read_dit(bare, 4, input_size=9)
 
 
 def test_another_models_file_is_refused() -> None:

@@ -78,7 +78,41 @@ def test_a_sharded_folder_is_read(dit: fd.FlexiDiT, tmp_path: Path) -> None:
     jax.tree.map(np.testing.assert_array_equal, fd.load(tmp_path).params, dit.params)
     index["weight_map"]["x"] = "../outside.safetensors"
     (tmp_path / f"{weights.name}.index.json").write_text(json.dumps(index))
-    with pytest.raises(UserError, match="names files that are not safetensors beside it"):
+    with pytest.raises(UserError, match="names files that are not weights beside it"):
+        fd.load(tmp_path)
+
+
+def test_an_older_folder_is_read(dit: fd.FlexiDiT, tmp_path: Path) -> None:
+    dit.export(tmp_path / "transformer")
+    file = tmp_path / "transformer" / "config.json"
+    config = json.loads(file.read_text()) | {"_class_name": "Transformer2DModel", "cross_attention_dim": None}
+    file.write_text(json.dumps(config))
+    jax.tree.map(np.testing.assert_array_equal, fd.load(tmp_path).params, dit.params)
+    file.write_text(json.dumps(config | {"norm_type": "ada_norm_single"}))
+    with pytest.raises(UserError) as caught:
+        fd.load(tmp_path)
+    assert str(caught.value) == (
+        f"{file.parent} is a Transformer2DModel with norm_type 'ada_norm_single', and no DiT, which has 'ada_norm_zero'"
+    )
+
+
+@pytest.mark.parametrize("bad", [None, "32", 0, 2.5, [32, 32], True])
+def test_sizes_of_a_folder_are_whole_numbers(dit: fd.FlexiDiT, tmp_path: Path, bad: object) -> None:
+    dit.export(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text()) | {"sample_size": bad}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="must say sample_size as a positive whole number, got "):
+        fd.load(tmp_path)
+
+
+def test_a_file_of_a_folder_stands_for_it(dit: fd.FlexiDiT, tmp_path: Path) -> None:
+    dit.export(tmp_path)
+    found = fd.load(tmp_path / "diffusion_pytorch_model.safetensors")
+    jax.tree.map(np.testing.assert_array_equal, found.params, dit.params)
+    (tmp_path / "diffusion_pytorch_model.safetensors").rename(tmp_path / "diffusion_pytorch_model.fp16.safetensors")
+    jax.tree.map(np.testing.assert_array_equal, fd.load(tmp_path).params, dit.params)
+    (tmp_path / "diffusion_pytorch_model.fp16.safetensors").unlink()
+    with pytest.raises(UserError, match=r"holds no weights; put diffusion_pytorch_model\.safetensors there"):
         fd.load(tmp_path)
 
 

@@ -65,40 +65,48 @@ def test_a_failed_write_keeps_the_file_that_was_there(
 
 
 def test_heads_come_from_the_metadata(tmp_path: Path, tensors: dict[str, np.ndarray]) -> None:
-    assert read_state_dict(GOLDEN)[1] == 4
+    assert read_state_dict(GOLDEN)[1] == {"num_heads": 4}
     path = tmp_path / "model.safetensors"
     write_safetensors(path, tensors, {"num_heads": "6"})
-    (tmp_path / "config.json").write_text(json.dumps({"num_heads": 3}))
-    assert read_state_dict(path)[1] == 6  # before the config beside it
+    (tmp_path / "config.json").write_text(json.dumps({"num_heads": 3, "input_size": 16}))
+    assert read_state_dict(path)[1] == {"num_heads": 6, "input_size": 16}  # before the config beside it
 
 
 def test_heads_come_from_the_config_beside(tmp_path: Path, tensors: dict[str, np.ndarray]) -> None:
     path = tmp_path / "model.safetensors"
     write_safetensors(path, tensors)
-    assert read_state_dict(path)[1] is None
+    assert read_state_dict(path)[1] == {}
     config = tmp_path / "config.json"
     config.write_text(json.dumps({"num_heads": 3}))
-    assert read_state_dict(path)[1] == 3
+    assert read_state_dict(path)[1] == {"num_heads": 3}
     config.write_text(json.dumps({"hidden_size": 3}))
-    assert read_state_dict(path)[1] is None
+    assert read_state_dict(path)[1] == {}
     config.write_text("[1, 2]")
-    assert read_state_dict(path)[1] is None
+    assert read_state_dict(path)[1] == {}
     config.write_text("{")
     with pytest.raises(UserError) as caught:
         read_state_dict(path)
     assert str(caught.value).startswith(f"{config} is not valid JSON (")
 
 
-def test_load_takes_heads_from_the_argument_first(tmp_path: Path) -> None:
-    assert fd.load(GOLDEN).model.num_heads == 4
-    assert fd.load(GOLDEN, num_heads=2).model.num_heads == 2
+def test_heads_that_nothing_tells_come_from_the_argument(tmp_path: Path) -> None:
     bare = tmp_path / "bare.safetensors"
     write_safetensors(bare, read_safetensors(GOLDEN)[0])
     with pytest.raises(UserError, match="width 64 is not a published one"):
         fd.load(bare)
-    (tmp_path / "config.json").write_text(json.dumps({"num_heads": 8}))
-    assert fd.load(bare).model.num_heads == 8
     assert fd.load(bare, num_heads=2).model.num_heads == 2
+    (tmp_path / "config.json").write_text(json.dumps({"num_heads": 8}))
+    assert fd.load(bare).model.num_heads == fd.load(bare, num_heads=8).model.num_heads == 8
+
+
+def test_heads_that_contradict_are_refused(dit: fd.FlexiDiT, tmp_path: Path) -> None:
+    dit.save(tmp_path / "saved")
+    dit.export(tmp_path / "diffusers")
+    assert fd.load(GOLDEN, num_heads=4).model.num_heads == 4
+    for path in (GOLDEN, tmp_path / "saved", tmp_path / "diffusers"):
+        with pytest.raises(UserError) as caught:
+            fd.load(path, num_heads=2)
+        assert str(caught.value) == f"{path} is a model of 4 heads, but num_heads=2; leave that out"
 
 
 @pytest.mark.parametrize("kept", [0, 4, 200, -1])
@@ -116,8 +124,13 @@ def test_a_truncated_file_is_refused_in_one_line(tmp_path: Path, kept: int) -> N
 def test_metadata_that_is_no_number_is_refused(tmp_path: Path, tensors: dict[str, np.ndarray]) -> None:
     path = tmp_path / "model.safetensors"
     write_safetensors(path, tensors, {"num_heads": "many"})
-    with pytest.raises(UserError, match="says num_heads='many', which is not a number"):
+    with pytest.raises(UserError, match="says num_heads='many', which is not a positive whole number"):
         read_state_dict(path)
+    write_safetensors(path, tensors)
+    for bad in (0, -1, 2.5, True, [4]):
+        (tmp_path / "config.json").write_text(json.dumps({"input_size": bad}))
+        with pytest.raises(UserError, match=r"config\.json says input_size=.* not a positive whole number"):
+            read_state_dict(path)
 
 
 @pytest.mark.parametrize("name", ["DiT-XL-2.pt", "weights.pth"])

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 import flexidit_jax as fd
@@ -100,6 +101,41 @@ def test_a_state_comes_back_to_the_bit(checkpoints: Checkpoints, target: TrainSt
     assert checkpoints.newest_whole() == 12
     assert checkpoints.meta(12) == {**meta, "stage_step": int(state.step), "checksums": CHECKSUMS}
     assert_same_bits(checkpoints.restore(12, target), state)
+
+
+@pytest.mark.parametrize(("part", "bad"), [("params", np.nan), ("ema", np.inf)])
+def test_weights_that_are_not_finite_are_refused(
+    checkpoints: Checkpoints, target: TrainState, part: str, bad: float
+) -> None:
+    state = filled(target, 2)
+    leaf = "trunk/final/modulation/bias"
+    *above, last = leaf.split("/")
+    node = getattr(state, part)
+    for key in above:
+        node = node[key]
+    node[last] = node[last].at[1].set(bad)
+    checkpoints.save(3, state, META)
+    checkpoints.wait()
+    where = f"{checkpoints.folder / '3'} holds NaN or infinity; take weights from before that happened"
+    with pytest.raises(fd.UserError) as caught:
+        checkpoints.restore(3, target)
+    assert str(caught.value) == f"{part}/{leaf} of {where}"
+    which = {"params": "raw", "ema": "ema"}
+    with pytest.raises(fd.UserError) as caught:
+        load_weights(checkpoints.folder.parent, which.pop(part))
+    assert str(caught.value) == f"{leaf} of {where}"
+    load_weights(checkpoints.folder.parent, *which.values())  # the other is sound
+
+
+def test_the_raw_weights_of_a_run_are_those_that_are_averaged(smoke_run: Path) -> None:
+    raw, average = (load_weights(smoke_run, which)[1] for which in ("raw", None))
+    meta = ocp.StandardCheckpointer().restore(newest_step(smoke_run) / "params")
+    assert_same_bits(raw, meta)
+    assert not np.array_equal(
+        raw["trunk"]["final"]["modulation"]["kernel"], average["trunk"]["final"]["modulation"]["kernel"]
+    )
+    with pytest.raises(fd.UserError, match="weights='mean' is none that a run has; it has 'ema' and 'raw'"):
+        load_weights(smoke_run, "mean")
 
 
 def test_a_save_keeps_the_values_of_its_moment(checkpoints: Checkpoints, target: TrainState) -> None:

@@ -21,10 +21,12 @@ from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.tensor_files import differences
 from flexidit_jax.common.trees import flatten, unflatten
 from flexidit_jax.common.types import Params
+from flexidit_jax.common.weights import Network
 from flexidit_jax.models.pretrained.autoencoder_kl import VAE
 
 StateDict = Mapping[str, np.ndarray]
 
+NETWORK = Network("AutoencoderKL", "encoder.conv_in.weight", ("encoder", "decoder", "quant_conv", "post_quant_conv"))
 OLDER_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 

@@ -1,0 +1,132 @@
+"""The weights of one network out of whatever files hold, beside them or around them.
+
+A network is found by its *mark*, a tensor that only such a network has. Whatever stands before the mark's name
+(`module.`, `ema.`, `state_dict.model._orig_mod.`) stands before all names of that network, and is taken off.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.notes import note
+from flexidit_jax.common.tensor_files import json_object, open_tensors, read_tensors
+
+_AVERAGE = re.compile(r"(?<![a-z])(ema|avg|averaged?|swa|polyak|shadow)(?![a-z])", re.IGNORECASE)
+
+
+class Network(NamedTuple):
+    """How the names of a kind of network are told from others.
+
+    Attributes:
+      kind: what it is called.
+      mark: a tensor that every one has.
+      parts: first words of its names. Below these a name is the network's own; other subtrees are foreign to it.
+    """
+
+    kind: str
+    mark: str
+    parts: Collection[str]
+
+
+def read_weights(
+    files: Sequence[Path], network: Network, which: str | None = None
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The tensors of one network by their names in its layout, and the metadata of the first file.
+
+    Names outside the network's parts are left out, and a line says so; so it does where several networks were there.
+
+    Args:
+      files: one, or the shards of one.
+      which: of several networks: "ema" the averaged weights, "raw" those that are not, or the words before the names;
+        None takes the averaged ones where there are both.
+
+    Raises:
+      UserError: unreadable files, no tensors but foreign ones, several networks that `which` does not decide on, or
+        values that are not finite.
+    """
+    tensors, metadata = {}, {}
+    for file in files:
+        there, said = open_tensors(file)
+        tensors, metadata = tensors | there, metadata or said
+    where = files[0] if len(files) == 1 else files[0].parent
+    there = _prefixes(tensors, network)
+    prefix = _chosen(there, tensors, which, where) if there else ""
+    own = [name for name in tensors if name.startswith(prefix)]
+    foreign = {name for name in own if there and _foreign(name.removeprefix(prefix), network)}
+    others = {name.partition(".")[0] for name in there}
+    if subtrees := sorted({name.removeprefix(prefix).partition(".")[0] for name in foreign} - others):
+        note(f"{', '.join(subtrees)} of {where} is no part of a {network.kind}, and not used")
+    read = read_tensors([name for name in own if name not in foreign], tensors, where)
+    return {name.removeprefix(prefix): array for name, array in read.items()}, metadata
+
+
+def full_set(names: Iterable[str], stem: str) -> list[str]:
+    """Of the names of files, those that make one full set of weights: `stem.safetensors` or what stands for it.
+
+    In this order: whole precision before a variant such as `fp16`, safetensors before what torch saved, one file before
+    shards, of which the index is one of the names.
+    """
+    pattern = rf"{re.escape(stem)}(?:\.(\w+))?(-\d+-of-\d+)?(?:\.(\w+))?\.(safetensors|bin)(\.index(?:\.(\w+))?\.json)?"
+    sets: dict[tuple[str, bool, bool], list[str]] = {}
+    for name in sorted(names):
+        if match := re.fullmatch(pattern, name):
+            before, shard, after, kind, index, of_index = match.groups()
+            key = before or after or of_index or "", kind == "bin", bool(shard or index)
+            sets.setdefault(key, []).append(name)
+    return sets[min(sets)] if sets else []
+
+
+def weight_files(folder: Path, stem: str) -> list[Path]:
+    """The files of a full set of weights in a folder; none where it holds none.
+
+    Raises:
+      UserError: an index that cannot be read, or that names files elsewhere.
+    """
+    names = full_set([file.name for file in folder.iterdir()] if folder.is_dir() else [], stem)
+    if variant := re.search(r"\.(\w+)\.(?:safetensors|bin)$", names[0] if names else ""):
+        note(f"{folder} holds weights of kind {variant[1]} only; these are read")
+    for index in (name for name in names if name.endswith(".json")):
+        files = json_object(folder / index).get("weight_map")
+        names = sorted(set(files.values())) if isinstance(files, dict) else [None]
+        if not all(isinstance(name, str) and re.fullmatch(r"[\w.-]+\.(safetensors|bin)", name) for name in names):
+            raise UserError(f"{folder / index} names files that are not weights beside it")
+    return [folder / name for name in names]
+
+
+def _chosen(prefixes: Sequence[str], names: Iterable[str], which: str | None, where: Path) -> str:
+    """What stands before the names of the network that is wanted, of all that there are."""
+    averaged = [prefix for prefix in prefixes if _AVERAGE.search(prefix)]
+    raw = [prefix for prefix in prefixes if prefix not in averaged]
+    named = [prefix for prefix in prefixes if which in (_words(prefix), prefix.partition(".")[0])]
+    wanted = {None: averaged or raw, "ema": averaged, "raw": raw}.get(which, named)
+    outermost = [p for p in wanted if not any(p.startswith(other) and p != other for other in wanted)]
+    if len(outermost) != 1:
+        said = "" if which is None else f", and weights={which!r} is not one of these"
+        raise UserError(f"{where} holds weights under {', '.join(map(_words, prefixes))}{said}; name one as weights=")
+    [prefix] = outermost
+    lost = sorted({name.partition(".")[0] for name in names if _AVERAGE.search(name.partition(".")[0])})
+    if which is None and averaged and raw:
+        note(f"{where} holds raw and averaged weights; the averaged ones ({_words(prefix)}) are taken")
+    elif lost and not averaged:
+        note(f"{', '.join(lost)} of {where} is an average by names that are not read; {_words(prefix)} is taken")
+    return prefix
+
+
+def _words(prefix: str) -> str:
+    return prefix.strip(".") or "no prefix"
+
+
+def _prefixes(names: Collection[str], network: Network) -> list[str]:
+    return sorted(name.removesuffix(network.mark) for name in names if f".{name}".endswith(f".{network.mark}"))
+
+
+def _foreign(name: str, network: Network) -> bool:
+    """Whether a name stands in a subtree that is none of the network's; a tensor in no subtree is not foreign."""
+    part, dot, _ = name.partition(".")
+    return bool(dot) and part not in network.parts
