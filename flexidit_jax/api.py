@@ -273,7 +273,8 @@ def load(
     Args:
       path: a training run's folder (its newest checkpoint, EMA weights), one step inside its
         `checkpoints`, a folder written by `save`, a DiT weight file (.safetensors, .pt), or a diffusers
-        folder, whose VAE is used where it is a whole pipeline.
+        folder, whose VAE is used where it is a whole pipeline; or, where there is no such path, the name of a model
+        at the Hugging Face hub, `"owner/model"` or `"hf:owner/model@revision"` (the extra `hub`).
       num_heads: for a DiT weight file, whose tensors do not tell; published sizes need none.
       base: for a folder saved with `adapters_only`, the model they were made for.
       weights: where there are several, "ema" for averaged ones (the default), "raw" for those they are the average of;
@@ -287,7 +288,7 @@ def load(
     def stored() -> Params | None:
         return load(base, num_heads).params if isinstance(base, (str, Path)) else getattr(base, "params", None)
 
-    config, params = read_model(Path(path), num_heads, weights, stored)
+    config, params = read_model(path, num_heads, weights, stored)
     model = build.call(build_dit, config["model"], "model")
     if num_heads is not None and model.num_heads != num_heads:
         raise UserError(f"{path} is a model of {model.num_heads} heads, but num_heads={num_heads}; leave that out")

@@ -13,6 +13,8 @@ ROOT = Path(__file__).parents[1]
 # before jax is imported, and inherited by the few subprocess tests
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks the hub, nor what anybody has of it
+os.environ["HF_HUB_CACHE"] = str(ROOT / ".cache" / "hub")
 # tests compile much and run little: half the compile time, the same mathematics
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.02")

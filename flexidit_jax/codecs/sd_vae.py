@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -15,11 +15,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from flexidit_jax.common import build
 from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.hub import located
 from flexidit_jax.common.pixels import to_uint8
 from flexidit_jax.common.placement import put
 from flexidit_jax.common.tensor_files import SUFFIXES, config_beside
 from flexidit_jax.common.types import Array, Params
-from flexidit_jax.common.weights import read_weights, weight_files
+from flexidit_jax.common.weights import full_set, read_weights, weight_files, within
 from flexidit_jax.models.pretrained.autoencoder_kl import VAE
 from flexidit_jax.models.pretrained.autoencoder_kl_layout import NETWORK, read_vae
 
@@ -43,14 +44,15 @@ class Codec:
     Attributes:
       path: a folder as diffusers writes it (`diffusion_pytorch_model.safetensors` or what stands for it,
         `config.json`), also within that of a pipeline as `vae`; or the weight file. Without a config.json beside it,
-        norms have the published 32 groups.
+        norms have the published 32 groups. Where there is no such path, the name of a model at the Hugging Face hub,
+        such as "stabilityai/sd-vae-ft-ema" (see `common.hub`).
       scale: latents are the posterior's times this.
       slice: images (frames) per device at once; bounds memory, changes results by rounding only.
       dtype: of the encoder's convolutions and products, "float32" or "bfloat16".
       decode_dtype: of the decoder's. Images depend on it, latents do not.
     """
 
-    path: str = f"weights/{SOURCE.split('/')[1]}"
+    path: str = f"./weights/{SOURCE.split('/')[1]}"  # with two slashes it is no name at the hub
     scale: float = 0.18215
     slice: int = 4
     dtype: str = "float32"
@@ -177,8 +179,12 @@ class Codec:
 
     @property
     def _files(self) -> list[Path]:
-        """The weight file, or its shards; none where there are none."""
-        path = Path(self.path).expanduser()
+        """The weight file, or its shards; none where there are none.
+
+        Raises:
+          UserError: `path` is a name at the hub that cannot be read (see `common.hub.located`).
+        """
+        path = located(self.path, _files_of_vae)
         if path.is_file():
             return [path]
         return weight_files(path, STEM) or weight_files(path / "vae", STEM)
@@ -238,6 +244,19 @@ class Codec:
                 f" latent channels; sd_vae is for {FACTOR}, {CHANNELS} and {LATENT_CHANNELS}"
             )
         return model.clone(dtype=self.dtype), params
+
+
+def _files_of_vae(names: Sequence[str]) -> list[str]:
+    """Those of the names of a folder's files that are read.
+
+    Raises:
+      UserError: none of them.
+    """
+    for root in ("", "vae/"):
+        inside = within(names, root)
+        if weights := full_set(inside, STEM):
+            return [f"{root}{name}" for name in inside if name in ("config.json", *weights)]
+    raise UserError(f"it holds no {STEM} of a VAE")
 
 
 def _slices(images: Array, size: int) -> Iterator[Array]:

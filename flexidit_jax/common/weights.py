@@ -82,6 +82,12 @@ def full_set(names: Iterable[str], stem: str) -> list[str]:
     return sets[min(sets)] if sets else []
 
 
+def within(names: Iterable[str], folder: str) -> list[str]:
+    """The names of files directly in a folder (`""`, or with a slash at its end), of paths of many."""
+    below = [name.removeprefix(folder) for name in names if name.startswith(folder)]
+    return [name for name in below if "/" not in name]
+
+
 def weight_files(folder: Path, stem: str) -> list[Path]:
     """The files of a full set of weights in a folder; none where it holds none.
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.hub import located
 from flexidit_jax.common.tensor_files import SUFFIXES
 from flexidit_jax.common.types import Params
+from flexidit_jax.common.weights import full_set, within
 from flexidit_jax.convert.diffusers_layout import STEM, is_diffusers_folder, read_folder
 from flexidit_jax.convert.dit_layout import read_dit
 from flexidit_jax.convert.saved import WEIGHTS, read_saved
@@ -19,19 +21,45 @@ from flexidit_jax.models.build import describe
 from flexidit_jax.models.flexify import flexify
 
 
+def files_of_model(names: Sequence[str]) -> list[str]:
+    """Those of the names of a folder's files that `read_model` reads, of whatever layout it is.
+
+    Raises:
+      UserError: none of them.
+    """
+    for root, others in (("", ()), ("transformer/", ("vae/",))):
+        inside = within(names, root)
+        if "config.json" in inside and (weights := full_set(inside, STEM)):
+            folders = {root: weights, **{other: full_set(within(names, other), STEM) for other in others}}
+            return [f"{at}{name}" for at, found in folders.items() if found for name in ("config.json", *found)]
+    here = within(names, "")
+    config = [name for name in here if name == "config.json"]
+    if config and WEIGHTS in here:
+        return [*config, WEIGHTS]
+    if len(lone := [name for name in here if name.endswith(SUFFIXES)]) == 1:
+        return [*config, *lone]
+    found = f"{', '.join(here[:5])}{', ...' if len(here) > 5 else ''}" or "nothing"
+    choose = "; name one file, as hf:owner/model/FILE" if lone else ""
+    raise UserError(
+        f"it holds no transformer of diffusers, no saved model and no lone weight file, but {found}{choose}"
+    )
+
+
 def read_model(
-    path: Path, num_heads: int | None, which: str | None, base: Callable[[], Params | None]
+    path: str | Path, num_heads: int | None, which: str | None, base: Callable[[], Params | None]
 ) -> tuple[dict[str, Any], Params]:
     """The `model`, `process` and `codec` sections, and the stored tree (`models.flexify`).
 
     Args:
-      path, num_heads: see `flexidit_jax.load`.
+      path, num_heads: see `flexidit_jax.load`; a `Path` is never a name at the hub.
       which: its `weights`.
       base: reads the stored tree that adapters saved by themselves were made for.
 
     Raises:
       UserError: nothing there that holds a model, or a file that is damaged or of another layout.
     """
+    if isinstance(path, str):
+        path = located(path, files_of_model)
     if not path.exists():
         raise UserError(f"{path} does not exist; give a run's folder, a saved model or a DiT weight file")
     if path.is_file() and path.name.startswith(STEM) and is_diffusers_folder(path.parent):
@@ -40,7 +68,7 @@ def read_model(
         return _published(*read_folder(path, which), vae=path / "vae")
     if (path / WEIGHTS).is_file():
         return read_saved(path, which, base())
-    if path.is_dir() and len(lone := [file for file in path.iterdir() if file.suffix in SUFFIXES]) == 1:
+    if path.is_dir() and len(lone := [file for file in path.iterdir() if file.name.endswith(SUFFIXES)]) == 1:
         [path] = lone
     if path.is_file():
         state, said = read_state_dict(path, which)

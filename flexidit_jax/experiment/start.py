@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +14,14 @@ from jax.sharding import Mesh
 
 from flexidit_jax.api import FlexiDiT, load
 from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.hub import pinned
+from flexidit_jax.common.tensor_files import json_object
 from flexidit_jax.common.types import Params
 from flexidit_jax.experiment.experiment import Experiment
 from flexidit_jax.models.build import init
 from flexidit_jax.models.flexify import at
 from flexidit_jax.models.fold import folded
-from flexidit_jax.runs.binding import check_config
+from flexidit_jax.runs.binding import CONFIG_FILE, check_config
 from flexidit_jax.runs.recovery import has_checkpoint
 from flexidit_jax.training.sharding import made, placed
 
@@ -43,11 +46,31 @@ def trained_model(experiment: Experiment, workdir: Path) -> FlexiDiT:
 
 def load_source(experiment: Experiment) -> FlexiDiT:
     """The model of `init_from`; a weight file of the config's width has the config's heads."""
-    source, ours = Path(experiment.init_from), experiment.model
-    if source.is_dir():
+    source, ours = experiment.init_from, experiment.model
+    if Path(source).is_dir():
         return load(source)
     flex = load(source, ours.num_heads)
     return flex if flex.model.width == ours.width else load(source)
+
+
+def recorded(experiment: Experiment, workdir: Path) -> dict[str, Any]:
+    """The config as a run records it: names at the hub with the commit that was fetched, so that it stays known.
+
+    Args:
+      experiment: the config, whose models have been read where this start reads them.
+      workdir: what it recorded before stays for a name that this start had no need to fetch.
+    """
+    try:
+        before = json_object(workdir / CONFIG_FILE)
+    except UserError:
+        before = {}
+    raw, codec, there = dict(experiment.raw), experiment.raw["codec"], before.get("codec")
+    if experiment.init_from is not None:
+        raw["init_from"] = pinned(experiment.init_from, before.get("init_from"))
+    if isinstance(codec.get("path"), str):
+        earlier = there.get("path") if isinstance(there, dict) else None
+        raw["codec"] = {**codec, "path": pinned(codec["path"], earlier)}
+    return raw
 
 
 def first_params(experiment: Experiment) -> Callable[[Mesh], Params]:

@@ -21,7 +21,7 @@ from flexidit_jax.common.types import Params
 from flexidit_jax.data.loader import batches
 from flexidit_jax.evaluation.preview import preview
 from flexidit_jax.experiment.experiment import Experiment, build_experiment
-from flexidit_jax.experiment.start import first_params
+from flexidit_jax.experiment.start import first_params, recorded
 from flexidit_jax.jobs import report
 from flexidit_jax.models.build import init
 from flexidit_jax.models.conditioning.condition import negatives, of_records, parsed, size
@@ -123,7 +123,8 @@ def _train(
         optimizer = train.optimizer.build(stage.rate())
         state = made(partial(first_state, stage=stage, optimizer=optimizer), mesh, first(mesh))
     checkpoints.check_room(state)
-    folder.record(workdir, experiment.raw)  # nothing is refused from here on
+    words = recorded(experiment, workdir)
+    folder.record(workdir, words)  # nothing is refused from here on
     for line in train.short_averages() if cluster.first() else ():
         print(f"warning: {line}")
     print(parameter_overview.get_parameter_overview(merge(state.frozen, state.params), include_stats=False))
@@ -181,7 +182,7 @@ def _train(
                 monitor.flush(done)  # refuses a loss that is not finite, so that it is never saved
             if saving:
                 meta = {"stage": i, "patches": stage.patches, "adapters": stage.adapters}
-                meta |= {"data": stream.get_state(), "images": images, "config": experiment.raw, "counts": COUNTS}
+                meta |= {"data": stream.get_state(), "images": images, "config": words, "counts": COUNTS}
                 checkpoints.save(done, state, meta)
             monitor.preview(done, state, stage.patches)
             monitor.bar.advance()

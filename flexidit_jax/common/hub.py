@@ -1,0 +1,151 @@
+"""Models by their name at the Hugging Face hub: a path or such a name -> a path.
+
+`owner/model`, `owner/model@revision`, and after `hf:` also one file of many, `hf:owner/models/XL.pt@revision`.
+
+Only names want the extra `hub`. Its own cache (`HF_HOME`, `HF_HUB_CACHE`) and its switch `HF_HUB_OFFLINE` hold.
+"""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from flexidit_jax.common.errors import UserError, nearest
+from flexidit_jax.common.notes import note
+from flexidit_jax.common.torch_files import first_line
+
+#: the names of all files of a model -> those that are needed; raises `UserError` where it holds none
+Needed = Callable[[Sequence[str]], Sequence[str]]
+
+FORCED = "hf:"
+_NAME = re.compile(r"(?P<model>\w[\w.-]*/[\w.-]+)(?P<file>/[^@]+)?(?:@(?P<revision>[\w./-]+))?")
+_COMMIT = re.compile("[0-9a-f]{40}")
+
+
+class Fetched(NamedTuple):
+    """A model of the hub on this machine.
+
+    Attributes:
+      model: `owner/model`.
+      commit: 40 hex digits.
+      folder: that holds its files.
+    """
+
+    model: str
+    commit: str
+    folder: Path
+
+
+_fetched: dict[tuple[str, str, Needed], Fetched] = {}  # by cache, text and what is needed: asked for once
+
+
+def located(text: str, needed: Needed) -> Path:
+    """The path that a user means: a path, or a model of the hub, of which the files that are needed are fetched.
+
+    What exists here is a path, and `owner/model` else a name. After `hf:` it always is one.
+
+    Args:
+      text: as typed.
+      needed: picks the files to fetch.
+
+    Returns:
+      The path; one that does not exist where `text` could be no name.
+
+    Raises:
+      UserError: a name that cannot be read, with both readings of it; or what `needed` raises.
+    """
+    path, match, forced = Path(text).expanduser(), _read(text), text.startswith(FORCED)
+    if not forced and (path.exists() or match is None or match["file"]):
+        return path
+    if match is None:
+        raise UserError(f"{text} names no model of the hub; write hf:owner/model or hf:owner/model@revision")
+    here = "" if forced else "does not exist here, and as a model of the hub it "
+    file = (match["file"] or "").strip("/")
+    try:
+        from huggingface_hub import constants
+    except ImportError:
+        raise UserError(f"{text} {here}wants huggingface_hub (pip install -e '.[hub]')") from None
+    key = constants.HF_HUB_CACHE, text, needed
+    if key not in _fetched:
+        try:
+            wanted = partial(_one, file) if file else needed
+            _fetched[key] = _fetch(match["model"], match["revision"] or "main", wanted)
+        except _Refused as error:
+            raise UserError(f"{text} {here}{error}") from None
+        except UserError as error:
+            raise UserError(f"{text}: {error}") from None
+        note(f"{text} is {pinned(text)}")
+    return _fetched[key].folder / file
+
+
+def pinned(text: str, earlier: object = None) -> str:
+    """`hf:owner/model@commit` where `text` is a name that was fetched: what it stood for; else `text`.
+
+    Args:
+      text: as typed.
+      earlier: what was recorded for it before; it is kept where it pins the same name and nothing was fetched anew.
+    """
+    match, before = _read(text), _read(earlier) if isinstance(earlier, str) else None
+    for (_, asked, _), found in _fetched.items():
+        if asked == text:
+            return f"{FORCED}{found.model}{match['file'] or ''}@{found.commit}"
+    same = match and before and match.group("model", "file") == before.group("model", "file")
+    return earlier if same and not match["revision"] and _COMMIT.fullmatch(before["revision"] or "") else text
+
+
+def _read(text: str) -> re.Match[str] | None:
+    return _NAME.fullmatch(text.removeprefix(FORCED))
+
+
+def _one(file: str, names: Sequence[str]) -> Sequence[str]:
+    """A file that is asked for, and the `config.json` beside it."""
+    if file not in names:
+        raise UserError(f"it holds no {file}{nearest(file, names)}")
+    folder = file.rpartition("/")[0]
+    beside = f"{folder}/config.json" if folder else "config.json"
+    return [file, *(name for name in names if name == beside)]
+
+
+class _Refused(Exception):
+    """Why a name cannot be read, as the end of a sentence."""
+
+
+def _fetch(model: str, revision: str, needed: Needed) -> Fetched:
+    from huggingface_hub import HfApi, constants, snapshot_download
+
+    if _COMMIT.fullmatch(revision) and (there := _cached(model, revision, needed)):
+        return there  # nothing can have changed
+    reason = "HF_HUB_OFFLINE is set"
+    if not constants.HF_HUB_OFFLINE:
+        try:
+            info = HfApi().model_info(model, revision=revision, timeout=10)
+            files = [glob.escape(file) for file in needed([file.rfilename for file in info.siblings])]
+            folder = snapshot_download(model, revision=info.sha, allow_patterns=files)
+            return Fetched(model, info.sha, Path(folder))
+        except UserError:
+            raise
+        except Exception as error:  # of the library, of its transport or of the system
+            reason = first_line(error)
+    if there := _cached(model, revision, needed):
+        note(f"the hub is not asked for {model} ({reason}); its cache has it")
+        return there
+    raise _Refused(f"cannot be read ({reason}), nor does the cache hold all of it")
+
+
+def _cached(model: str, revision: str, needed: Needed) -> Fetched | None:
+    """What the cache holds of a model, None where a needed file is missing."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    storage = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=model, repo_type="model")
+    try:
+        commit = revision if _COMMIT.fullmatch(revision) else (storage / "refs" / revision).read_text().strip()
+        folder = storage / "snapshots" / commit
+        needed([file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()])
+    except (OSError, UserError):
+        return None
+    return Fetched(model, commit, folder)
