@@ -21,6 +21,8 @@ from flexidit_jax.models.flexify import flexify
 def read_model(path: Path, num_heads: int | None, base: Callable[[], Params | None]) -> tuple[dict[str, Any], Params]:
     """The `model`, `process` and `codec` sections, and the stored tree (`models.flexify`).
 
+    Weights by themselves do not tell their process: its section is None.
+
     Args:
       path, num_heads: see `flexidit_jax.load`.
       base: reads the stored tree that adapters saved by themselves were made for.
@@ -51,5 +53,5 @@ def _published(
     model, params = read_dit(state, num_heads)
     where = {"path": str(vae)} if vae is not None and vae.is_dir() else {}
     codec = {"name": "sd_vae", **where} if model.latent[-1] == 4 else None
-    config = {"model": describe(model), "process": {"name": "gaussian"}, "codec": codec}
+    config = {"model": describe(model), "process": None, "codec": codec}
     return config, flexify(params, [model.patch])

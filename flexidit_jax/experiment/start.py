@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from flexidit_jax.api import FlexiDiT, load
+from flexidit_jax.common import build
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.types import Params
 from flexidit_jax.experiment.experiment import Experiment
@@ -42,12 +43,13 @@ def trained_model(experiment: Experiment, workdir: Path) -> FlexiDiT:
 
 
 def load_source(experiment: Experiment) -> FlexiDiT:
-    """The model of `init_from`; a weight file of the config's width has the config's heads."""
+    """The model of `init_from`, for the process of the config; a weight file of its width has the config's heads."""
     source, ours = Path(experiment.init_from), experiment.model
+    read = partial(load, source, process=build.describe(experiment.process))
     if source.is_dir():
-        return load(source)
-    flex = load(source, ours.num_heads)
-    return flex if flex.model.width == ours.width else load(source)
+        return read()
+    flex = read(num_heads=ours.num_heads)
+    return flex if flex.model.width == ours.width else read()
 
 
 def first_params(experiment: Experiment) -> Callable[[Mesh], Params]:
