@@ -98,7 +98,9 @@ def test_a_saved_one_records_what_it_is(plain: fd.FlexiDiT, tmp_path: Path) -> N
     assert again.process == sit.Process()
     words = {**WORDS, "schedule": "4:2,2:2"}
     np.testing.assert_array_equal(again.sample(LABELS, **words), both.sample(LABELS, **words))
-    with pytest.raises(UserError, match=r"records the process \{'name': 'sit', .* asked for is \{'name': 'gaussian'"):
+    with pytest.raises(
+        UserError, match=r"records the process \{'name': 'sit', .* but \{'name': 'gaussian', .* is asked for"
+    ):
         fd.load(tmp_path, process="gaussian")
 
 
@@ -115,11 +117,12 @@ def test_the_half_that_is_none_has_no_gradient(plain: fd.FlexiDiT, loss: Any, ad
     rng = np.random.default_rng(0)
     shaken = jax.tree.map(lambda leaf: leaf + 0.1 * rng.normal(size=leaf.shape).astype(np.float32), state.params)
     state = state.replace(params=shaken)
-    step = make_step(plain.model, plain.process, loss, optimizer, Ema(0.5), 0)
+    step = make_step(plain.model, plain.process, loss, optimizer, Ema(0.5), 0, {P4: (0.0, 0.25)})
     x0 = jnp.asarray(rng.normal(size=(4, *plain.model.latent)), jnp.float32)
     cond = plain.model.conditioner.parse([0, 1, 2, None])
     after, metrics = step(jax.tree.map(jnp.copy, state), x0, cond, 0, P4, Updates(*[np.int32(0)] * 3))
     assert "variance_gap" not in metrics
+    np.testing.assert_array_equal(metrics["quartile_counts"], [4, 0, 0, 0])  # near the data, whatever it is told
     before, moved = flatten(state.params), flatten(after.params)
     channels, last = plain.model.latent[-1], [path for path in moved if "deembed" in path and "lora" not in path]
     assert last
@@ -185,7 +188,8 @@ def test_a_run_trains_one_half(config: str, run: Path) -> None:
         ours, theirs = (at(flex.params, P2)["deembed"][leaf] for flex in (trained, begun))
         np.testing.assert_allclose(ours[..., 1:], theirs[..., 1:], rtol=1e-6)  # an average of what did not move
         assert np.abs(ours - theirs)[..., :1].max() > 1e-4
-    with pytest.raises(UserError, match="records the process"):
+    assert fd.load(run, process="sit").process == sit.Process()
+    with pytest.raises(UserError, match=r"records the process \{'name': 'sit', 'shift': 1\.0\}, but \{'name': 'flow'"):
         fd.load(run, process="flow")
 
 

@@ -57,8 +57,8 @@ def process_of(path: Path, recorded: Section | None, asked: Section | None) -> N
         wanted = _made({**recorded, **asked} if asked["name"] == recorded["name"] else asked)
         if wanted != process:
             raise UserError(
-                f"{path} records the process {build.describe(process)}, but asked for is {build.describe(wanted)};"
-                " leave it out or ask for the one recorded"
+                f"{path} records the process {build.describe(process)}, but {build.describe(wanted)} is asked for;"
+                " the one recorded would do"
             )
     return process
 
