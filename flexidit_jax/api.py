@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flexidit_jax.common import build
+from flexidit_jax.common.build import Section
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.trees import count
 from flexidit_jax.common.types import Array, Params, Patch, Prediction, as_patch, patch_name, short_patch_name
@@ -20,7 +21,8 @@ from flexidit_jax.convert.dit_layout import write_dit
 from flexidit_jax.convert.publish import write_published
 from flexidit_jax.convert.read_model import read_model
 from flexidit_jax.convert.saved import write_saved
-from flexidit_jax.diffusion.process import NoiseProcess
+from flexidit_jax.convert.which_process import asked_process, process_of
+from flexidit_jax.diffusion.process import NoiseProcess, read_by
 from flexidit_jax.models import adapters as lora
 from flexidit_jax.models.build import build_dit, describe
 from flexidit_jax.models.conditioning.condition import Condition, parsed, size
@@ -42,7 +44,7 @@ class FlexiDiT:
     Attributes:
       model: the network (`models.dit.DiT`).
       params: the stored tree (`models.flexify`).
-      process: the noise process (`diffusion.gaussian.Process` or `diffusion.flow.Process`).
+      process: the noise process (the `Process` of `diffusion.gaussian`, `diffusion.flow` or `diffusion.sit`).
       codec: turns latents into data; None when unknown, then only `decode=False` samples.
       merge_adapters: sample with adapters added into the kernels (no FLOPs, a copy of the adapted
         layers per mode); False runs them beside the kernels (`dataclasses.replace` makes either).
@@ -100,12 +102,12 @@ class FlexiDiT:
 
         Args:
           x: [B, H, W, C] or [B, F, H, W, C].
-          t: [B], times 0..T-1 (of a flow, real numbers 0..T).
+          t: [B], times 0..T-1 (of a flow, real numbers 0..T; of a SiT, from noise at 0 to data at 1).
           labels: [B], what the conditioner reads (classes: 0..classes, the last or None meaning none), or a condition.
           patch: the mode; the most powerful by default.
 
         Returns:
-          Prediction(output, variance), each shaped like x.
+          Prediction(output, variance), each shaped like x; variance None where the process learns none.
 
         Raises:
           UserError: x of another latent shape, labels out of range, or a mode the model lacks.
@@ -116,7 +118,7 @@ class FlexiDiT:
         if np.shape(t) != (len(video),) or size(cond) != len(video):
             raise UserError(f"x, t and labels must be as many: {len(video)}, shape {np.shape(t)}, {size(cond)}")
         out = _predict(self.model.at(mode), self.params, mode, video, jnp.asarray(t), cond)
-        return Prediction(*(None if part is None else part.reshape(x.shape) for part in out))
+        return Prediction(*(None if part is None else part.reshape(x.shape) for part in read_by(self.process, out)))
 
     @takes_spec(
         "steps schedule guide budget guidance weak_guidance guidance_interval weak solver latency_ms batch packing"
@@ -267,6 +269,7 @@ def load(
     num_heads: int | None = None,
     base: str | Path | FlexiDiT | None = None,
     weights: str | None = None,
+    process: str | Section | None = None,
 ) -> FlexiDiT:
     """Loads a model from whatever holds one.
 
@@ -279,22 +282,27 @@ def load(
       base: for a folder saved with `adapters_only`, the model they were made for.
       weights: where there are several, "ema" for averaged ones (the default), "raw" for those they are the average of;
         in a weight file also the words that stand before their names.
+      process: what a DiT weight file or a diffusers folder is for, which its tensors do not tell: a name such as
+        "sit", or a section such as {"name": "flow", "shift": 3.0}; "gaussian" by default.
 
     Raises:
       UserError: nothing there that holds a model, a file that is damaged or of another layout, weights that are not
-        finite, or a model of other heads than `num_heads`.
+        finite, or a model of other heads or of another process than are asked for.
     """
 
     def stored() -> Params | None:
-        return load(base, num_heads).params if isinstance(base, (str, Path)) else getattr(base, "params", None)
+        if isinstance(base, (str, Path)):
+            return read_model(base, num_heads, None, lambda: None)[1]
+        return getattr(base, "params", None)
 
+    asked = asked_process(process)
     config, params = read_model(path, num_heads, weights, stored)
     model = build.call(build_dit, config["model"], "model")
     if num_heads is not None and model.num_heads != num_heads:
         raise UserError(f"{path} is a model of {model.num_heads} heads, but num_heads={num_heads}; leave that out")
-    process = build.part("flexidit_jax.diffusion", "Process", config["process"], "process")
+    noise_process = process_of(Path(path), config["process"], asked)
     codec = config["codec"] and build.part("flexidit_jax.codecs", "Codec", config["codec"], "codec")
-    return FlexiDiT(model.at(patches_of(params)[0]), params, process, codec)
+    return FlexiDiT(model.at(patches_of(params)[0]), params, noise_process, codec)
 
 
 @partial(jax.jit, static_argnames=("model", "patch"))

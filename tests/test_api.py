@@ -50,7 +50,7 @@ def test_names() -> None:
     assert set(fd.__all__) == {"FlexiDiT", "FlopCount", "Prediction", "SampleSpec", "UserError", "load"}
     assert fd.FlopCount._fields == ("total", "relative")
     assert fd.Prediction._fields == ("output", "variance")
-    assert list(inspect.signature(fd.load).parameters) == ["path", "num_heads", "base"]
+    assert list(inspect.signature(fd.load).parameters) == ["path", "num_heads", "base", "process"]
     assert list(inspect.signature(fd.FlexiDiT.predict).parameters) == ["self", "x", "t", "labels", "patch"]
 
 

@@ -50,6 +50,8 @@ def read_model(
 ) -> tuple[dict[str, Any], Params]:
     """The `model`, `process` and `codec` sections, and the stored tree (`models.flexify`).
 
+    Weights by themselves do not tell their process: its section is None.
+
     Args:
       path, num_heads: see `flexidit_jax.load`; a `Path` is never a name at the hub.
       which: its `weights`.
@@ -85,5 +87,5 @@ def _published(
     model, params = read_dit(state, num_heads, input_size)
     where = {"path": str(vae)} if vae is not None and vae.is_dir() else {}
     codec = {"name": "sd_vae", **where} if model.latent[-1] == 4 else None
-    config = {"model": describe(model), "process": {"name": "gaussian"}, "codec": codec}
+    config = {"model": describe(model), "process": None, "codec": codec}
     return config, flexify(params, [model.patch])

@@ -26,12 +26,14 @@ class Chain:
     """Noise levels, ascending; every array is [n] float64.
 
     Attributes:
-      t: the times the network is told, T s.
+      t: the times the network is told.
       s: share of noise; the last level's is where sampling begins.
+      x0_from_output: by (2), -s where the output points to the noise.
     """
 
     t: np.ndarray
     s: np.ndarray
+    x0_from_output: np.ndarray
 
     @cached_property
     def s_prev(self) -> np.ndarray:
@@ -41,10 +43,6 @@ class Chain:
     def x0_from_x(self) -> np.ndarray:
         return np.ones(len(self.s))
 
-    @cached_property
-    def x0_from_output(self) -> np.ndarray:
-        return -self.s
-
 
 @dataclass(frozen=True)
 class Process:
@@ -53,14 +51,29 @@ class Process:
     Attributes:
       steps: T, the unit of the time the network is told; times are real numbers in [0, T].
       shift: above 1 spends more of the steps on noisy levels.
+      sign: 1 where the output points to the noise, -1 where it points to the data.
     """
 
     learns_variance: ClassVar[bool] = False
+    ignores_variance: ClassVar[bool] = False
+    sign: ClassVar[int] = 1
     steps: int = 1000
     shift: float = 1.0
 
     def __post_init__(self) -> None:
         positive("process", steps=self.steps, shift=self.shift)
+
+    def time(self, s: Array) -> Array:
+        """Shares of noise -> the times the network is told."""
+        return self.steps * s
+
+    def share(self, t: Array) -> Array:
+        """The inverse of `time`."""
+        return t / self.steps
+
+    def velocity(self, x0: Array, noise: Array) -> Array:
+        """What the network is to predict."""
+        return self.sign * (noise - x0)
 
     def shifted(self, s: Array) -> Array:
         """Shares of noise before the shift -> after it."""
@@ -75,18 +88,18 @@ class Process:
         if n < 1:
             raise UserError(f"steps must be at least 1, got {n}")
         s = self.shifted(np.arange(1, n + 1) / n)
-        return Chain(self.steps * s, s)
+        return Chain(self.time(s), s, -self.sign * s)
 
     def unshifted(self, s: Array) -> Array:
         """The inverse of `shifted`."""
         return s / (self.shift - (self.shift - 1) * s)
 
     def draw_times(self, key: Array, n: int, low: float = 0.0, high: float = 1.0) -> Array:
-        """[n] float32 in [low T, high T], uniform before the shift."""
+        """[n] float32, shares of noise in [low, high], uniform before the shift."""
         low, high = self.unshifted(low), self.unshifted(high)
-        return self.steps * self.shifted(low + (high - low) * jax.random.uniform(key, (n,)))
+        return self.time(self.shifted(low + (high - low) * jax.random.uniform(key, (n,))))
 
     def add_noise(self, x0: Array, noise: Array, t: Array) -> Array:
         """x_t by (1): x0 and noise [B, ...], t [B]."""
-        s = (t / self.steps).reshape((-1,) + (1,) * (x0.ndim - 1))
+        s = self.share(t).reshape((-1,) + (1,) * (x0.ndim - 1))
         return (1 - s) * x0 + s * noise

@@ -108,6 +108,7 @@ class Process:
     """
 
     learns_variance: ClassVar[bool] = True
+    ignores_variance: ClassVar[bool] = False
     steps: int = 1000
     beta_start: float = 1e-4
     beta_end: float = 0.02
@@ -146,6 +147,10 @@ class Process:
         """[n] int32, uniform over the times of [low T, high T), never none."""
         first, end = (round(share * self.steps, 6) for share in (low, high))
         return jax.random.randint(key, (n,), math.floor(first), math.ceil(end))
+
+    def share(self, t: Array) -> Array:
+        """t / T."""
+        return t / self.steps
 
     def add_noise(self, x0: Array, noise: Array, t: Array) -> Array:
         """x_t by (1): x0 and noise [B, ...], t [B]."""

@@ -114,5 +114,5 @@ def advance(row: Steps, carry: Carry, prediction: Prediction, noise: Array) -> C
     logvar = row.log_low
     if prediction.variance is not None:
         logvar = log_variance(prediction.variance, row.log_low, row.log_high)
-    std = row.noisy * jnp.exp(0.5 * logvar)
+    std = jnp.where(row.noisy > 0, jnp.exp(0.5 * logvar), 0.0)  # a step without noise reads no variance
     return Carry(row.cx * corrected + row.c0 * x0 + row.c1 * x0_prev + std * noise, corrected, x0, noise)

@@ -164,7 +164,7 @@ def build_experiment(config: ConfigDict) -> Experiment:
         if latent != network.latent:
             raise UserError(f"model.latent is {network.latent}, but dataset and codec make latents of {latent}")
         kind = process["name"]
-        if network.learn_variance and not built.process.learns_variance:
+        if network.learn_variance and not (built.process.learns_variance or built.process.ignores_variance):
             raise UserError(f"model.learn_variance must be False: the {kind} process has no variance to learn")
         sampling.spec.table(built.process)
         for stage in built.train.stages:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from flexidit_jax.api import FlexiDiT, load
+from flexidit_jax.common import build
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.hub import pinned
 from flexidit_jax.common.tensor_files import json_object
@@ -45,12 +46,13 @@ def trained_model(experiment: Experiment, workdir: Path) -> FlexiDiT:
 
 
 def load_source(experiment: Experiment) -> FlexiDiT:
-    """The model of `init_from`; a weight file of the config's width has the config's heads."""
+    """The model of `init_from`, for the process of the config; a weight file of its width has the config's heads."""
     source, ours = experiment.init_from, experiment.model
+    read = partial(load, source, process=build.describe(experiment.process))
     if Path(source).is_dir():
-        return load(source)
-    flex = load(source, ours.num_heads)
-    return flex if flex.model.width == ours.width else load(source)
+        return read()
+    flex = read(num_heads=ours.num_heads)
+    return flex if flex.model.width == ours.width else read()
 
 
 def recorded(experiment: Experiment, workdir: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from flexidit_jax.api import load
 from flexidit_jax.common import build
+from flexidit_jax.common.build import Section
 from flexidit_jax.common.config import plain
 from flexidit_jax.common.errors import UserError
 
@@ -29,6 +30,7 @@ def _convert(
     patch: int | str | None = None,
     patches: tuple[int, ...] | None = None,
     num_heads: int | None = None,
+    process: str | Section | None = None,
 ) -> int:
     """Loads, flexifies when `patches` is given, writes.
 
@@ -39,6 +41,7 @@ def _convert(
       patch: the mode to export; the most powerful by default.
       patches: make the model flexible first (for layout flexidit_jax).
       num_heads: of a DiT weight file that does not tell.
+      process: of such a file, or of a diffusers folder: "sit", or a section; "gaussian" by default.
     """
     if layout not in LAYOUTS:
         raise UserError(f"convert.layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
@@ -48,7 +51,7 @@ def _convert(
     if is_file != (layout == "published"):
         wanted = "a .safetensors or .pt file" if layout == "published" else "a folder"
         raise UserError(f"convert.target={target} does not suit convert.layout={layout}, which writes {wanted}")
-    model = load(source, num_heads=num_heads)
+    model = load(source, num_heads=num_heads, process=process)
     if patches is not None:
         model = model.flexify(patches)
     if layout == "flexidit_jax":

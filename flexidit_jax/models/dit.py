@@ -108,7 +108,7 @@ class DiT(nn.Module):
 
         Args:
           x: [B, F, H, W, C].
-          t: [B], the original diffusion times 0..T-1; or [1] for the whole batch, which is cheaper.
+          t: [B], times of the noise process, a Gaussian one's 0..T-1; or [1] for the whole batch, which is cheaper.
           cond: of B samples, see `models.conditioning.condition`.
 
         Returns:

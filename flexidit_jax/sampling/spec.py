@@ -69,11 +69,12 @@ class SampleSpec:
         stands for steps without a guide: `"none:50,4:200"`.
       guidance: s1 of FlexiDiT section 3.4, for all steps or by stretches: `"1:50,1.5:200"`; 1 runs no guide.
       weak_guidance: s2, the scale where a weaker mode guides; None ties it to s1 as the paper does.
-      guidance_interval: (lowest, highest) time, 0..T, at which a guide runs (arXiv 2404.07724).
+      guidance_interval: (lowest, highest) time at which a guide runs (arXiv 2404.07724), as the network is told it:
+        0..1000 from data to noise, of a SiT 0..1 from noise to data.
       guidance_channels: guide only the first few channels (3 for the released DiT's FID).
       solver: a module of `diffusion/solvers`: `"ddpm"`, `"ddim"`, `"dpmpp_2m"` or `"sa_solver"` for a
-        Gaussian process, `"euler"` or `"heun"` (twice the evaluations) for flow matching; or its name
-        and keywords, such as `{"name": "sa_solver", "tau": 0.5}`.
+        Gaussian process, `"euler"` or `"heun"` (twice the evaluations) for flow matching and SiT; or its
+        name and keywords, such as `{"name": "sa_solver", "tau": 0.5}`.
       seed: sample i of a seed has the same noise, to the bit, in any batch.
       weak: with three or more modes, the one that a budget or `"x/y"` mixes in; the weakest by default.
       latency_ms: instead of a budget, milliseconds for all steps of one batch (decoding apart): the
@@ -142,8 +143,13 @@ class SampleSpec:
         """The solver's rows.
 
         Raises:
-          UserError: see `diffusion.solvers.make_table`.
+          UserError: see `diffusion.solvers.make_table`; or a guidance interval beyond the times of the process.
         """
+        if self.guidance_interval and not 0 <= self.guidance_interval[0] <= self.guidance_interval[1] <= process.steps:
+            raise UserError(
+                f"guidance_interval={self.guidance_interval!r} must lie in 0..{process.steps}, the times of the"
+                f" {build.describe(process)['name']} process"
+            )
         return make_table(self.solver_section, process, self.steps)
 
     def plan(self, patches: Sequence[Patch], table: Steps, cost: Cost, choose: Choose | None = None) -> Plan:

@@ -59,10 +59,10 @@ def accumulated(
 
 
 def quartiles(values: Array, share: Array) -> dict[str, Array]:
-    """Sums by quarter of the time axis.
+    """Sums by quarter of the way from data to noise.
 
     Args:
-      values, share: by record, of one shape: its loss, and its time as a share of T in [0, 1].
+      values, share: by record, of one shape: its loss, and how much of the way its time is, in [0, 1].
 
     Returns:
       `quartile_sums` and `quartile_counts`, [4] float32, low noise first.

@@ -31,8 +31,9 @@ class Stage:
         have something to train.
       adapters: None trains all weights; a LoRA rank freezes the pre-trained ones (section 3.2).
       loss: what is minimised.
-      times: shares of T between which a mode's t is drawn, such as {(1, 4, 4): (0.4, 1.0)}: a mode that a schedule
-        uses on noisy steps alone need not learn the others. Modes not named train at all times.
+      times: shares of the way from data (0) to noise (1) between which a mode's t is drawn, such as
+        {(1, 4, 4): (0.4, 1.0)}: a mode that a schedule uses on noisy steps alone need not learn the others. Modes
+        not named train at all times.
     """
 
     patches: tuple[Patch, ...]
@@ -157,8 +158,8 @@ def _times(section: Mapping[str, Sequence[float]], modes: Sequence[Patch]) -> di
         numbers = isinstance(interval, Sequence) and all(isinstance(end, (int, float)) for end in interval)
         if not numbers or len(interval) != 2 or not 0 <= interval[0] < interval[1] <= 1:
             raise UserError(
-                f"train.stages.times of patch {short_patch_name(patch)} must be (lowest, highest), shares of T in"
-                f" 0..1, got {interval!r}"
+                f"train.stages.times of patch {short_patch_name(patch)} must be (lowest, highest), shares of the way"
+                f" from data (0) to noise (1), got {interval!r}"
             )
         times[patch] = (float(interval[0]), float(interval[1]))
     return times

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from flexidit_jax.common.axes import using
 from flexidit_jax.common.trees import merge
 from flexidit_jax.common.types import Array, Params, Patch, Prediction
-from flexidit_jax.diffusion.process import NoiseProcess
+from flexidit_jax.diffusion.process import NoiseProcess, read_by
 from flexidit_jax.models.conditioning.condition import Condition, dropped
 from flexidit_jax.models.dit import DiT
 from flexidit_jax.models.flexify import at
@@ -43,7 +43,7 @@ def make_step(
     Args:
       model, process, loss, optimizer, ema: what the config built.
       seed: of all randomness.
-      times: shares of T between which a mode's t is drawn; modes not named train at all times.
+      times: shares of the way to noise between which a mode's t is drawn; modes not named train at all times.
       mesh: where state and batch lie (`training.sharding`); None for one device.
       accumulate: micro-batches the batch is evaluated in, one after the other; the gradient is their mean, and
         what is drawn for a record does not depend on it.
@@ -52,7 +52,7 @@ def make_step(
       step(state, x0, cond, number, patch, counts) -> (state, metrics): x0 [B, F, H, W, C] latents, cond of B samples,
       `number` the step of the whole run (all randomness comes from (seed, number)), `patch` static, `counts` from
       `training.updates`.
-      Metrics are scalars (loss, its terms and grad_norm) and, by quarter of the time axis, low noise first,
+      Metrics are scalars (loss, its terms and grad_norm) and, by quarter of the way to noise, low noise first,
       `quartile_sums` and `quartile_counts` [4]: the sum of the losses of the records there, and their number.
       The state is donated.
     """
@@ -72,7 +72,7 @@ def make_step(
             stored = merge(state.frozen, params)
 
             def network(mode: Patch, x: Array, t: Array, cond: Condition) -> Prediction:
-                return model.at(mode).apply({"params": at(stored, mode)}, x, t, cond)
+                return read_by(process, model.at(mode).apply({"params": at(stored, mode)}, x, t, cond))
 
             student, teacher = partial(network, patch), partial(network, model.base_patch)
             values, terms = loss(process, student, teacher, x0, cond, t, noise)
@@ -84,7 +84,7 @@ def make_step(
 
         # ------------------------------------------------------------ Update
         new = updated(state, gradients, optimizer, ema, patch, counts)
-        by_time = quartiles(records["loss"], records.pop("t") / process.steps)
+        by_time = quartiles(records["loss"], process.share(records.pop("t")))
         metrics = {name: values.mean() for name, values in records.items()}
         metrics |= {"grad_norm": optax.global_norm(gradients), **by_time}
         return place(new), metrics

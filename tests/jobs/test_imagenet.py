@@ -25,7 +25,10 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "dit_tiny.safetensors"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "steps"), [("imagenet256", 6), ("imagenet512", 6), ("imagenet256_adapters", 12)])
+@pytest.mark.parametrize(
+    ("name", "steps"),
+    [("imagenet256", 6), ("imagenet512", 6), ("imagenet256_adapters", 12), ("imagenet256_sit", 6)],
+)
 def test_smoke(name: str, steps: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [f"--config={CONFIGS / name}.py:smoke", f"--workdir={tmp_path}"]
     assert main(words) == 0
@@ -74,7 +77,12 @@ def test_every_config_is_whole(file: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "side", "parameters"),
-    [("imagenet256", 32, 675), ("imagenet512", 64, 675), ("imagenet256_adapters", 32, 675)],
+    [
+        ("imagenet256", 32, 675),
+        ("imagenet512", 64, 675),
+        ("imagenet256_adapters", 32, 675),
+        ("imagenet256_sit", 32, 675),
+    ],
 )
 def test_the_real_configs_describe_the_published_model(name: str, side: int, parameters: int) -> None:
     experiment = build_experiment(load_config(f"{CONFIGS / name}.py"))

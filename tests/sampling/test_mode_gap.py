@@ -10,7 +10,7 @@ import pytest
 
 import flexidit_jax as fd
 from flexidit_jax.common.types import Array, Patch, Prediction
-from flexidit_jax.diffusion import flow, gaussian
+from flexidit_jax.diffusion import flow, gaussian, sit
 from flexidit_jax.diffusion.solvers import make_table
 from flexidit_jax.diffusion.steps import Carry, Steps, advance
 from flexidit_jax.models.conditioning.condition import Condition, take
@@ -50,7 +50,9 @@ def test_guided_gaps_where_a_step_is_guided_and_on_the_guided_channels() -> None
 
 
 @pytest.mark.parametrize(
-    ("process", "solver"), [(gaussian.Process(), "ddpm"), (flow.Process(shift=2.0), "heun")], ids=["ddpm", "heun"]
+    ("process", "solver"),
+    [(gaussian.Process(), "ddpm"), (flow.Process(shift=2.0), "heun"), (sit.Process(shift=2.0), "heun")],
+    ids=["ddpm", "heun", "sit"],
 )
 def test_every_row_sees_data_noised_to_its_own_time(process: Any, solver: str) -> None:
     table = make_table(solver, process, 4)

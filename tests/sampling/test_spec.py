@@ -215,7 +215,7 @@ def test_a_config_and_a_request_are_checked_as_one_section() -> None:
         {"schedule": "3/1", "guidance": "1:1,4:4", "weak": 4},
         {"schedule": "4:2,2:3", "guide": "none:1,4:4", "weak_guidance": 1.3},
         {"budget": 0.7, "guidance": 3.0, "guidance_interval": (100, 700)},
-        {"schedule": "4:5", "guidance_interval": (2000, 3000)},
+        {"schedule": "4:5", "guidance_interval": (1, 2)},
     ],
 )
 def test_a_settled_spec_runs_the_same_plan(flex: fd.FlexiDiT, words: dict[str, Any]) -> None:

@@ -96,7 +96,10 @@ def test_the_config_that_does_it() -> None:
     ("times", "message"),
     [
         ({"8": (0.0, 1.0)}, r"^train\.stages\.times names patch 8; the stage trains 2, 4$"),
-        ({"4": (0.5, 0.5)}, r"^train\.stages\.times of patch 4 must be .* shares of T in 0\.\.1, got \(0\.5, 0\.5\)$"),
+        (
+            {"4": (0.5, 0.5)},
+            r"^train\.stages\.times of patch 4 must be .* from data \(0\) to noise \(1\), got \(0\.5, 0\.5\)$",
+        ),
         ({"4": (0.6, 0.5)}, r"of patch 4 must be \(lowest, highest\)"),
         ({"4": (-0.1, 0.5)}, r"of patch 4 must be"),
         ({"4": (400, 1000)}, r"of patch 4 must be .* got \(400, 1000\)$"),

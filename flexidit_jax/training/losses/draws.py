@@ -32,7 +32,7 @@ class Draws:
           process: noise process.
           key: randomness of this step.
           shape: of the latents, [B, F, H, W, C].
-          within: shares of T between which t is drawn.
+          within: shares of the way from data to noise between which t is drawn.
 
         Returns:
           t [B], and noise of `shape`.
@@ -41,5 +41,5 @@ class Draws:
         return self.draw_times(process, time_key, shape[0], *within), jax.random.normal(noise_key, shape)
 
     def draw_times(self, process: NoiseProcess, key: Array, n: int, low: float, high: float) -> Array:
-        """[n] times between the shares `low` and `high` of T."""
+        """[n] times between the shares `low` and `high` of the way to noise."""
         return process.draw_times(key, n, low, high)

@@ -19,7 +19,7 @@ from flexidit_jax.training.losses.draws import Draws
 
 @dataclass(frozen=True)
 class Loss(Draws):
-    """`|output - (noise - x0)|^2`.
+    """`|output - velocity|^2`, the velocity being what the process says: noise - x0, or for a SiT x0 - noise.
 
     Attributes:
       times: "uniform", or "logit_normal" (arXiv 2403.03206, section 3.1), which favours the middle; both before
@@ -45,14 +45,14 @@ class Loss(Draws):
           The loss of every record [B], and it again as the term `mse`.
         """
         output, _ = predict(process.add_noise(x0, noise, t), t, cond)
-        mse = jnp.mean(jnp.square(output - (noise - x0)), axis=tuple(range(1, x0.ndim)))
+        mse = jnp.mean(jnp.square(output - process.velocity(x0, noise)), axis=tuple(range(1, x0.ndim)))
         return mse, {"mse": mse}
 
     def draw_times(self, process: Process, key: Array, n: int, low: float, high: float) -> Array:
-        """[n] times between the shares `low` and `high` of T, distributed as `times` says."""
+        """[n] times between the shares `low` and `high` of noise, distributed as `times` says."""
         if self.times == "uniform":
             return super().draw_times(process, key, n, low, high)
-        return process.steps * process.shifted(self._logit_normal(process, key, n, low, high))
+        return process.time(process.shifted(self._logit_normal(process, key, n, low, high)))
 
     def _logit_normal(self, process: Process, key: Array, n: int, low: float, high: float) -> Array:
         """[n] shares of noise before the shift that are between `low` and `high` after it."""

@@ -22,7 +22,7 @@ class MetricLog:
 
     Args:
       writer: clu's writer; gets `<metric>/patch_<p>` averaged since the last flush, and `loss/patch_<p>/quartile_1`
-        to `_4` over the records of each quarter of the time axis (low noise first) that had any.
+        to `_4` over the records of each quarter of the way to noise (low noise first) that had any.
       bar: shows the loss.
       spikes: notices outbreaks.
       batch: says in words which batch a step took.
