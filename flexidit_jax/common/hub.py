@@ -124,8 +124,8 @@ def _fetch(model: str, revision: str, needed: Needed) -> Fetched:
         try:
             info = HfApi().model_info(model, revision=revision, timeout=10)
             files = [glob.escape(file) for file in needed([file.rfilename for file in info.siblings])]
-            folder = snapshot_download(model, revision=info.sha, allow_patterns=files)
-            return Fetched(model, info.sha, Path(folder))
+            folder = Path(snapshot_download(model, revision=revision, allow_patterns=files))
+            return Fetched(model, folder.name, folder)
         except UserError:
             raise
         except Exception as error:  # of the library, of its transport or of the system

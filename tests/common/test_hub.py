@@ -216,7 +216,10 @@ def online(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], lis
 
         def snapshot(model: str, revision: str, allow_patterns: Sequence[str]) -> str:
             fetched.append((model, revision, sorted(allow_patterns)))
-            return str(source)
+            snapshot = source.with_name(COMMIT)
+            if not snapshot.exists():
+                snapshot.symlink_to(source)
+            return str(snapshot)
 
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(huggingface_hub.HfApi, "model_info", info)
@@ -234,9 +237,10 @@ def test_only_what_is_needed_is_fetched(online: Callable, pipeline: Path, dit: f
     fetched = online(pipeline)
     assert fd.load("facebook/DiT").patches == dit.patches
     files = ["transformer/config.json", f"transformer/{WEIGHTS}", "vae/config.json", f"vae/{WEIGHTS}"]
-    assert fetched == [("facebook/DiT", COMMIT, files)]  # of the commit that was listed, whatever `main` is by now
-    Codec("facebook/DiT@main").check()
-    assert fetched[1:] == [("facebook/DiT", COMMIT, files[2:])]
+    assert fetched == [("facebook/DiT", "main", files)]  # by its name, which the cache then knows without the hub
+    assert pinned("facebook/DiT") == f"hf:facebook/DiT@{COMMIT}"
+    Codec("facebook/DiT@v2").check()
+    assert fetched[1:] == [("facebook/DiT", "v2", files[2:])]
 
 
 @pytest.mark.parametrize(
