@@ -20,7 +20,9 @@ from flexidit_jax.common.progress import Progress
 from flexidit_jax.common.trees import fingerprint
 from flexidit_jax.evaluation.requests import labels_of
 from flexidit_jax.experiment.experiment import build_experiment
+from flexidit_jax.experiment.sections import HOW
 from flexidit_jax.experiment.start import trained_model
+from flexidit_jax.experiment.typed import unread_words
 from flexidit_jax.models.build import describe
 from flexidit_jax.models.conditioning.condition import negatives
 from flexidit_jax.runs.binding import BINDS_IMAGES, FREE_WITHIN
@@ -32,6 +34,8 @@ from flexidit_jax.sampling.spec import SampleSpec
 
 #: samples per call where `sample.batch` leaves it open
 BATCH = 64
+#: of what may change between two starts, the sections and keys that it reads
+READS = ("init_from", "generate", *HOW, "sample.batch", "sample.negative")
 
 
 def run(config: ConfigDict, workdir: Path) -> int:
@@ -57,6 +61,8 @@ def run(config: ConfigDict, workdir: Path) -> int:
     size = section.shard or ImageShards.recorded(folder).get("shard") or batch
     batch = even(min(batch, size), flex.devices)
     plan = flex.plan(spec=spec, batch=batch)
+    for line in unread_words(flex, experiment.sample):
+        print(line)
     drawn = spec.settled(plan)
     flops = flex.flops(spec=drawn)
 
@@ -109,8 +115,8 @@ def run(config: ConfigDict, workdir: Path) -> int:
         # ------------------------------------------------------------ One array
         if missing or not shards.finished:
             shards.join(labels[: section.num])
-    print(f"schedule: {plan}")
-    print(f"FLOPs: {flops.total / 1e9:.3f} G per sample, {100 * flops.relative:.1f} % of every step powerful")
+    print(f"schedule: {plan}; guidance: {spec.guidance_text}")
+    print(f"FLOPs: {flops.total / 1e9:.3f} G per sample, {flops.shares}")
     print(f"seconds: {seconds:.1f} for {made} samples on {flex.devices} device(s), compilation included")
     print(f"written: {folder}/samples.npz, {section.num} images and their classes")
     return 0
