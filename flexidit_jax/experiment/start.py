@@ -12,11 +12,12 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from flexidit_jax.api import FlexiDiT, load
+from flexidit_jax.common.cluster import processes as cluster
 from flexidit_jax.common.errors import UserError
-from flexidit_jax.common.types import Params
+from flexidit_jax.common.types import Params, short_patch_name
 from flexidit_jax.experiment.experiment import Experiment
 from flexidit_jax.models.build import init
-from flexidit_jax.models.flexify import at
+from flexidit_jax.models.flexify import adapter_rank, at
 from flexidit_jax.models.fold import folded
 from flexidit_jax.runs.binding import check_config
 from flexidit_jax.runs.recovery import has_checkpoint
@@ -51,14 +52,17 @@ def load_source(experiment: Experiment) -> FlexiDiT:
 
 
 def first_params(experiment: Experiment) -> Callable[[Mesh], Params]:
-    """Makes the plain DiT parameters to begin with, once: those of `init_from`, or random ones.
+    """Makes the parameters to begin with, once: those of `init_from`, or random plain ones.
 
-    They are made split over the mesh, since the state they become may not fit one device.
+    Of a model that has the modes of the first stage, adapted alike, they are its stored tree with all that the modes
+    have learned; of another flexible one its powerful mode as a plain DiT, which is said. They are made split over the
+    mesh, since the state they become may not fit one device.
 
     Raises:
       UserError: `init_from` holds another model, or is None where the first stage adapts one.
     """
-    source, rank = experiment.init_from, experiment.train.stages[0].adapters
+    source, stage = experiment.init_from, experiment.train.stages[0]
+    rank = stage.adapters
     random = partial(init, experiment.model, jax.random.key(experiment.seed))
     if source is None and rank is not None:
         raise UserError(
@@ -73,5 +77,17 @@ def first_params(experiment: Experiment) -> Callable[[Mesh], Params]:
     theirs = (loaded.model.num_heads, loaded.model.base_patch, loaded.process)
     if not same_shapes or theirs != (ours.num_heads, ours.base_patch, experiment.process):
         raise UserError(f"init_from={source} holds {loaded!r}, which is not the model of this config")
-    held = [jax.device_get(plain)]
+    goes_on = (loaded.patches, adapter_rank(loaded.params)) == (stage.patches, rank)
+    if not goes_on and len(loaded.patches) > 1 and cluster.first():
+        theirs, ours = (", ".join(map(short_patch_name, patches)) for patches in (loaded.patches, stage.patches))
+        print(
+            f"init_from={source} has modes {theirs}{_adapted(adapter_rank(loaded.params))}, and the first stage trains"
+            f" {ours}{_adapted(rank)}: it begins with patch {short_patch_name(loaded.patches[0])} alone, what the others"
+            " learned is left out"
+        )
+    held = [jax.device_get(loaded.params if goes_on else plain)]
     return lambda mesh: placed(held.pop(), mesh)  # the only reference: none of it outlives the first state
+
+
+def _adapted(rank: int | None) -> str:
+    return "" if rank is None else f" (adapters of rank {rank})"

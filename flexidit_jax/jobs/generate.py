@@ -75,7 +75,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
     missing = shards.missing()
     shards.check_room(missing)
     labels = labels_of(section.labels, spec.seed, np.arange(even(section.num, size)), classes)
-    todo = shards.count(missing)
+    todo = section.num - shards.there()
     if missing and todo < section.num:
         print(f"{folder}: resuming, {section.num - todo} of {section.num} images are there")
     clock, made = time.perf_counter(), 0
@@ -90,20 +90,22 @@ def run(config: ConfigDict, workdir: Path) -> int:
             for shard in missing:
                 if stop.asked:
                     break
-                numbers = shards.numbers(shard)
-                first, calls = numbers.start, -(-size // batch)
+                numbers, kept = shards.numbers(shard), shards.held(shard)  # those that are there stay as they are
+                first, end = numbers.start + min(kept, size - batch) // batch * batch, numbers.start + size
+                new, calls = slice(numbers.start + kept - first, numbers.stop - first), -(-(end - first) // batch)
+                count = len(numbers) - kept
 
-                def tick(part: float = len(numbers) / calls / len(plan.evaluations)) -> None:
+                def tick(part: float = count / calls / len(plan.evaluations)) -> None:
                     bar.note(f"{bar.rate * flops.total / 1e12:.3g} TFLOP/s")
                     bar.advance(part)
 
-                # a whole shard even where fewer are left, so that no batch has another shape
+                # to the end of the shard even where fewer are left, so that no batch has another shape
                 words = {"spec": drawn, "negative": negative, "batch": batch, "first": first, "progress": tick}
-                images = flex.sample(labels[first : first + size], **words)
+                images = flex.sample(labels[first:end], **words)
                 if written is not None:
                     written.result()
-                written = writer.submit(shards.write, shard, images[: len(numbers)])
-                made += len(numbers)
+                written = writer.submit(shards.write, shard, images[new])
+                made += count
             if written is not None:
                 written.result()
         if made < todo:
