@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from flexidit_jax.api import FlexiDiT, load
 from flexidit_jax.common.cluster import processes as cluster
 from flexidit_jax.common.errors import UserError
-from flexidit_jax.common.types import Params, short_patch_name
+from flexidit_jax.common.types import Params, Patch, short_patch_name
 from flexidit_jax.experiment.experiment import Experiment
 from flexidit_jax.models.build import init
 from flexidit_jax.models.flexify import adapter_rank, at
@@ -77,17 +77,19 @@ def first_params(experiment: Experiment) -> Callable[[Mesh], Params]:
     theirs = (loaded.model.num_heads, loaded.model.base_patch, loaded.process)
     if not same_shapes or theirs != (ours.num_heads, ours.base_patch, experiment.process):
         raise UserError(f"init_from={source} holds {loaded!r}, which is not the model of this config")
-    goes_on = (loaded.patches, adapter_rank(loaded.params)) == (stage.patches, rank)
-    if not goes_on and len(loaded.patches) > 1 and cluster.first():
-        theirs, ours = (", ".join(map(short_patch_name, patches)) for patches in (loaded.patches, stage.patches))
+    flexible, own = len(loaded.patches) > 1, adapter_rank(loaded.params)
+    goes_on = flexible and (loaded.patches, own) == (stage.patches, rank)
+    if flexible and not goes_on and cluster.first():
         print(
-            f"init_from={source} has modes {theirs}{_adapted(adapter_rank(loaded.params))}, and the first stage trains"
-            f" {ours}{_adapted(rank)}: it begins with patch {short_patch_name(loaded.patches[0])} alone, what the others"
-            " learned is left out"
+            f"init_from={source} has {_modes(loaded.patches, own)}, and the first stage trains"
+            f" {_modes(stage.patches, rank)}: it begins with patch {short_patch_name(loaded.patches[0])} alone, and"
+            " what the other modes learned is left out"
         )
     held = [jax.device_get(loaded.params if goes_on else plain)]
     return lambda mesh: placed(held.pop(), mesh)  # the only reference: none of it outlives the first state
 
 
-def _adapted(rank: int | None) -> str:
-    return "" if rank is None else f" (adapters of rank {rank})"
+def _modes(patches: Sequence[Patch], rank: int | None) -> str:
+    """In words."""
+    adapted = "" if rank is None else f" (adapters of rank {rank})"
+    return f"{'modes' if len(patches) > 1 else 'mode'} {', '.join(map(short_patch_name, patches))}{adapted}"
