@@ -99,7 +99,7 @@ def test_a_width_of_zero_is_given() -> None:
 
 
 def named(source: str) -> tuple[set[str], set[str]]:
-    """The sections that may change between two starts, and keys of `sample` that do not say how, in the code of a job."""
+    """The sections that may change between two starts, and keys of `sample` beside those that say how, in a job."""
     attributes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Attribute)]
     sections = {node.attr for node in attributes if getattr(node.value, "id", None) == "experiment"} & FREE
     keys = set(re.findall(r"(?:asked|experiment\.sample)\.(\w+)", source)) & {

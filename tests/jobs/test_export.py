@@ -148,7 +148,7 @@ def test_weights_are_written_once(flex: fd.FlexiDiT, exported: Path) -> None:
 def test_it_says_a_guidance_that_is_not_that_of_python(
     exported: Path, tmp_path: Path, serve: ModuleType, capsys: pytest.CaptureFixture[str], words: list[str], says: str
 ) -> None:
-    assert serve.GUIDANCE == fd.SampleSpec().guidance
+    assert fd.SampleSpec().guidance == serve.GUIDANCE
     serve.main([str(exported), "--cond=1", f"--out={tmp_path / 'x.npy'}", *words])
     assert capsys.readouterr().out == says
 
