@@ -69,7 +69,8 @@ def takes_spec(positional: str, several: bool = False) -> Callable[[Callable[...
             given, also = words.pop("spec", None), [word for word in own if word != "self"]
             listed = several and isinstance(given, (list, tuple))
             specs = [spec_of(one, words, also, method.__name__) for one in (given if listed else [given])]
-            typed = {word: value for word, value in (words | others).items() if value is not None}
+            beside = {} if given is not None else others  # a negative goes along with ready specs, guided or not
+            typed = {word: value for word, value in (words | beside).items() if value is not None}
             if several and not typed.keys().isdisjoint(ASKS):
                 sampler, negative = leading[0].sampler, others.get("negative")
                 check_read([sampler.unread(one, negative) for one in specs], typed)

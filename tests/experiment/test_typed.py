@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -177,21 +178,24 @@ def test_it_is_said_in_one_line(smoke_run: Path, tmp_path: Path, capsys: pytest.
 # ---------------------------------------------------------------- What no step reads
 
 
+@pytest.mark.parametrize("mode", ["sample", "generate"])
 def test_words_of_a_config_that_no_step_reads_are_named(
-    smoke_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    smoke_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], mode: str
 ) -> None:
     (tmp_path / "guided.py").write_text(
         "import runpy\n\n\n"
         "def get_config():\n"
         f"    config = runpy.run_path({str(CONFIGS / 'digits.py')!r})['get_config']('smoke')\n"
-        "    config.sample.update(guidance=1.5, guidance_channels=1, guide='4:4', budget=None)\n"
+        "    config.sample.update(guidance=1.5, guidance_channels=1, guide='4:4', budget=None, labels=(0, 1))\n"
+        "    config.sample.negative = 7\n"
+        "    config.generate.num = 2\n"
         "    return config\n"
     )
-    words = [f"--config={tmp_path / 'guided.py'}", f"--workdir={smoke_run}", "--mode=generate", "--num=2"]
-    words += [f"--out={tmp_path / 'out'}", "--config.sample.batch=2"]
-    assert main([*words, "--config.sample.guidance=1"]) == 0
+    run = shutil.copytree(smoke_run, tmp_path / "run")
+    words = [f"--config={tmp_path / 'guided.py'}", f"--workdir={run}", f"--mode={mode}"]
+    assert main([*words, "--config.sample.guidance=1", "--config.sample.batch=2"]) == 0
     out = capsys.readouterr().out
-    line = "read by no step: guide='4:4', guidance_channels=1; guidance=1.0 runs no guide"
+    line = "read by no step: guide='4:4', guidance_channels=1, negative=7; guidance=1.0 runs no guide"
     assert out.splitlines()[0] == line
     assert "schedule: 2:4; guide: none; guidance: 1.0 (in Python 1.5 unless said)\n" in out
 

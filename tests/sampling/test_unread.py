@@ -100,7 +100,8 @@ def test_what_a_plan_reads(flex: fd.FlexiDiT, words: dict[str, Any], says: dict[
     ],
 )
 def test_what_is_typed_and_idle_is_refused(flex: fd.FlexiDiT, words: dict[str, Any], says: str) -> None:
-    for typed in ({"guidance": 1.0, **words}, {"spec": fd.SampleSpec(guidance=1.0, steps=4), **words}):
+    several = [{"guidance": 1.0, **words}, {"spec": fd.SampleSpec(guidance=1.0, steps=4), **words}]
+    for typed in several[: 1 if "negative" in words else 2]:
         for method in (flex.sample, flex.steps):
             with pytest.raises(fd.UserError, match=f"^{re.escape(says)}"):
                 method([0], **{"steps": 4, **typed})
@@ -112,6 +113,8 @@ def test_what_a_spec_said_before_and_how_a_guide_would_run_are_not(flex: fd.Flex
     spec = fd.SampleSpec(steps=2, guide="4:2", guidance_channels=3, packing="packed")
     plain = flex.sample([0], steps=2, guidance=1.0, **quiet)
     np.testing.assert_array_equal(flex.sample([0], spec=spec, guidance=1.0, **quiet), plain)
+    unguided = fd.SampleSpec(steps=2, guidance=1.0)
+    np.testing.assert_array_equal(flex.sample([0], spec=unguided, negative=3, **quiet), plain)  # as a study passes it
     typed = {"guidance_channels": 3, "packing": "packed"}
     np.testing.assert_array_equal(flex.sample([0], steps=2, guidance=1.0, **typed, **quiet), plain)
 
