@@ -132,7 +132,8 @@ class FlexiDiT:
     def flops(self, spec: SampleSpec, batch: int | None = None) -> FlopCount:
         """FLOPs per sample of a `sample` call with the same spec; every evaluation counts, padding does not."""
         chosen = self.plan(spec=spec, batch=batch)
-        return FlopCount(chosen.total_cost(self._cost), chosen.relative_cost(self.patches[0], self._cost))
+        total, unguided = chosen.total_cost(self._cost), sum(chosen.evaluations) * self._cost(self.patches[0])
+        return FlopCount(total, chosen.relative_cost(self.patches[0], self._cost), total / unguided)
 
     @takes_spec(
         "steps budget schedule guide guidance weak_guidance guidance_interval guidance_channels solver seed weak batch"

@@ -21,6 +21,7 @@ from flexidit_jax.common.config import leaves, load_config, override
 from flexidit_jax.common.errors import STOPPED, UserError, nearest
 from flexidit_jax.common.files import folder_named
 from flexidit_jax.common.program_cache import keep_programs
+from flexidit_jax.experiment.typed import let_win, typed_keys, unread_options
 
 #: flags that set a key of the section named like the mode, and the modes that take them
 SHORT = {"num": ("generate",), "out": ("generate", "encode"), "topology": ("compile",)}
@@ -109,13 +110,14 @@ def _run(argv: Sequence[str]) -> int:
         return 0
     if not known.config:
         raise UserError("no --config given; start with --config=configs/digits.py")
-    config = load_config(known.config)
+    config, typed = load_config(known.config), {}
     for word in argv:
         if word.startswith("--config."):
             key, equals, value = word.removeprefix("--config.").partition("=")
             if not equals:
                 raise UserError(f"{word} has no value; write --config.{key}=VALUE")
             override(config, key, value)
+            typed[key] = word
     if not 0 <= known.stopped_status <= 255:
         raise UserError(f"--stopped-status={known.stopped_status} is no exit status; 0..255 would do")
     place = known.coordinator, known.processes, known.process, known.heartbeat, known.patience
@@ -126,8 +128,11 @@ def _run(argv: Sequence[str]) -> int:
                 raise UserError(f"--{key} is for --mode={' or '.join(takers)}, not for --mode={known.mode}")
             section = config.get(known.mode) or ConfigDict()
             with section.ignore_type():
+                if (path := f"{known.mode}.{key}") in typed and section[key] != value:
+                    raise UserError(f"{typed[path]} and --{key}={value} say different things; give one of them")
                 section[key] = value
-            config[known.mode] = section
+            config[known.mode], typed[path] = section, f"--{key}={value}"
+    let_win(config, typed)
     if known.help:
         print(f"\nkeys of {known.config}:")
         for key, value in leaves(config):
@@ -144,7 +149,10 @@ def _run(argv: Sequence[str]) -> int:
         cluster.join(*place)
     else:
         environment.check_alone(f"--mode={known.mode}", known.processes)
-    status = job.run(config, workdir)
+    if (left := unread_options(typed, job.READS)) and cluster.first():
+        print(f"--mode={known.mode} does not read {', '.join(typed[key] for key in left)}", flush=True)
+    with typed_keys(typed):
+        status = job.run(config, workdir)
     return known.stopped_status if status == STOPPED else status
 
 

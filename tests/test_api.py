@@ -236,6 +236,7 @@ def test_totals_are_per_sample_and_count_the_guide(xl: fd.FlexiDiT) -> None:
     guided = xl.flops(steps=2, schedule="2:2", guide="4:2")
     assert guided.total == pytest.approx(2 * one.total + 2 * weak.total)
     assert guided.relative == pytest.approx(guided.total / (4 * one.total))
+    assert guided.relative_unguided == pytest.approx(guided.total / (2 * one.total)) == 2 * guided.relative
 
 
 # ---------------------------------------------------------------- save and load

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from flexidit_jax.common import build
@@ -14,6 +14,8 @@ from flexidit_jax.runs.pictures import Files
 from flexidit_jax.sampling.spec import INTRODUCED, SampleSpec
 
 DTYPES = ("float16", "float32")
+#: keys of the `sample` section that say how, as paths
+HOW = tuple(f"sample.{field.name}" for field in fields(SampleSpec))
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,12 @@ from flexidit_jax.api import FlexiDiT, load
 from flexidit_jax.common import build
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.hub import pinned
+from flexidit_jax.common.notes import note
 from flexidit_jax.common.tensor_files import json_object
-from flexidit_jax.common.types import Params
+from flexidit_jax.common.types import Params, Patch, short_patch_name
 from flexidit_jax.experiment.experiment import Experiment
 from flexidit_jax.models.build import init
-from flexidit_jax.models.flexify import at
+from flexidit_jax.models.flexify import adapter_rank, at
 from flexidit_jax.models.fold import folded
 from flexidit_jax.runs.binding import CONFIG_FILE, check_config
 from flexidit_jax.runs.recovery import has_checkpoint
@@ -76,14 +77,17 @@ def recorded(experiment: Experiment, workdir: Path) -> dict[str, Any]:
 
 
 def first_params(experiment: Experiment) -> Callable[[Mesh], Params]:
-    """Makes the plain DiT parameters to begin with, once: those of `init_from`, or random ones.
+    """Makes the parameters to begin with, once: those of `init_from`, or random plain ones.
 
-    They are made split over the mesh, since the state they become may not fit one device.
+    Of a model that has the modes of the first stage, adapted alike, they are its stored tree with all that the modes
+    have learned; of another flexible one its powerful mode as a plain DiT, which is said. They are made split over the
+    mesh, since the state they become may not fit one device.
 
     Raises:
       UserError: `init_from` holds another model, or is None where the first stage adapts one.
     """
-    source, rank = experiment.init_from, experiment.train.stages[0].adapters
+    source, stage = experiment.init_from, experiment.train.stages[0]
+    rank = stage.adapters
     random = partial(init, experiment.model, jax.random.key(experiment.seed))
     if source is None and rank is not None:
         raise UserError(
@@ -98,5 +102,19 @@ def first_params(experiment: Experiment) -> Callable[[Mesh], Params]:
     theirs = (loaded.model.num_heads, loaded.model.base_patch, loaded.process)
     if not same_shapes or theirs != (ours.num_heads, ours.base_patch, experiment.process):
         raise UserError(f"init_from={source} holds {loaded!r}, which is not the model of this config")
-    held = [jax.device_get(plain)]
+    flexible, own = len(loaded.patches) > 1, adapter_rank(loaded.params)
+    goes_on = flexible and (loaded.patches, own) == (stage.patches, rank)
+    if flexible and not goes_on:
+        note(
+            f"init_from={source} has {_modes(loaded.patches, own)}, and the first stage trains"
+            f" {_modes(stage.patches, rank)}: it begins with patch {short_patch_name(loaded.patches[0])} alone, and"
+            " what the other modes learned is left out"
+        )
+    held = [jax.device_get(loaded.params if goes_on else plain)]
     return lambda mesh: placed(held.pop(), mesh)  # the only reference: none of it outlives the first state
+
+
+def _modes(patches: Sequence[Patch], rank: int | None) -> str:
+    """In words."""
+    adapted = "" if rank is None else f" (adapters of rank {rank})"
+    return f"{'modes' if len(patches) > 1 else 'mode'} {', '.join(map(short_patch_name, patches))}{adapted}"

@@ -16,12 +16,16 @@ from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.files import written_aside
 from flexidit_jax.common.program_cache import compiling_anew
 from flexidit_jax.experiment.experiment import build_experiment
+from flexidit_jax.experiment.sections import HOW
 from flexidit_jax.models.conditioning.condition import size
 from flexidit_jax.programs.cost import Compiled, compile_program, table
 from flexidit_jax.programs.lower import sampling_programs, training_programs
 from flexidit_jax.programs.slices import devices_here, tpu_slice
 from flexidit_jax.runs.workdir import check_writable
 from flexidit_jax.training.sharding import check_axes, check_batch, mesh_over
+
+#: of what may change between two starts, the sections and keys that it reads
+READS = ("compile", "train", *HOW, "sample.labels", "sample.batch")
 
 
 def run(config: ConfigDict, workdir: Path) -> int:

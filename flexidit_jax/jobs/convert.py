@@ -13,6 +13,8 @@ from flexidit_jax.common.config import plain
 from flexidit_jax.common.errors import UserError
 
 LAYOUTS = ("published", "diffusers", "flexidit_jax")
+#: of what may change between two starts, the sections and keys that it reads
+READS = ("convert",)
 
 
 def run(config: ConfigDict, workdir: Path) -> int:

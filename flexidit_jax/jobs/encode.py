@@ -40,6 +40,9 @@ PATIENCE = 7 * 24 * 3600
 
 logger = logging.getLogger(__name__)
 
+#: of what may change between two starts, the sections and keys that it reads
+READS = ("encode",)
+
 
 def run(config: ConfigDict, workdir: Path) -> int:
     """Writes the posteriors of the config's dataset under its codec into `encode.out`.

@@ -13,8 +13,16 @@ from flexidit_jax.common.files import written_aside
 from flexidit_jax.evaluation.judge import Judge
 from flexidit_jax.evaluation.requests import balanced_labels
 from flexidit_jax.experiment.experiment import build_experiment
+from flexidit_jax.experiment.sections import HOW
 from flexidit_jax.experiment.start import trained_model
+from flexidit_jax.experiment.typed import unread_words
 from flexidit_jax.sampling.schedule import text_of
+
+#: of what may change between two starts, the sections and keys that it reads
+READS = (
+    *("init_from", "evaluate", *HOW, "sample.batch", "sample.negative", "sample.first"),
+    *("sample.noise", "sample.step_noise", "sample.decode", "sample.progress"),
+)
 
 
 def run(config: ConfigDict, workdir: Path) -> int:
@@ -28,18 +36,21 @@ def run(config: ConfigDict, workdir: Path) -> int:
     asked = experiment.sample
     batch = min(asked.batch or samples, samples)
     plan = flex.plan(spec=asked.spec, batch=batch)
+    for line in unread_words(flex, asked):
+        print(line)
     spec = asked.spec.settled(plan)
     judge = Judge(experiment.dataset, experiment.codec, experiment.evaluate.features)
     labels = balanced_labels(samples, experiment.dataset.classes)
     images = flex.sample(labels, spec=spec, batch=batch, **asked.others)
-    score = judge.score(images, labels)
+    score, flops = judge.score(images, labels), flex.flops(spec=spec)
     result = {
         **asdict(score),
         "samples": samples,
         "floor_fd": judge.floor(samples),
         "schedule": text_of(plan.schedule),
         "guide": text_of(plan.guide) if plan.guide else None,
-        "flops_percent": 100 * flex.flops(spec=spec).relative,
+        "flops_percent": 100 * flops.relative,
+        "flops_percent_unguided": 100 * flops.relative_unguided,
         "sample": asked.recorded(),
     }
     file = workdir / "evaluation.json"
@@ -49,7 +60,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
     except OSError as error:
         raise UserError(f"cannot write {file} ({error.strerror})") from None
     print(
-        f"{samples} samples, schedule {result['schedule']} ({result['flops_percent']:.1f} % of the FLOPs):"
+        f"{samples} samples, schedule {result['schedule']} ({flops.shares}):"
         f" FD {score.fd:.3f} (floor {result['floor_fd']:.3f}), accuracy {score.accuracy:.3f}"
     )
     print(f"written: {file}")

@@ -12,6 +12,9 @@ from flexidit_jax.experiment.start import trained_model
 from flexidit_jax.programs.bundle import write_exported
 from flexidit_jax.runs.workdir import out_folder
 
+#: of what may change between two starts, the sections and keys that it reads
+READS = ("init_from", "export", "sample.solver", "sample.steps")
+
 
 def run(config: ConfigDict, workdir: Path) -> int:
     """Exports the newest checkpoint of `workdir` (or `init_from`) as `config.export` says."""

@@ -20,7 +20,9 @@ from flexidit_jax.common.progress import Progress
 from flexidit_jax.common.trees import fingerprint
 from flexidit_jax.evaluation.requests import labels_of
 from flexidit_jax.experiment.experiment import build_experiment
+from flexidit_jax.experiment.sections import HOW
 from flexidit_jax.experiment.start import trained_model
+from flexidit_jax.experiment.typed import unread_words
 from flexidit_jax.models.build import describe
 from flexidit_jax.models.conditioning.condition import negatives
 from flexidit_jax.runs.binding import BINDS_IMAGES, FREE_WITHIN
@@ -32,6 +34,8 @@ from flexidit_jax.sampling.spec import SampleSpec
 
 #: samples per call where `sample.batch` leaves it open
 BATCH = 64
+#: of what may change between two starts, the sections and keys that it reads
+READS = ("init_from", "generate", *HOW, "sample.batch", "sample.negative")
 
 
 def run(config: ConfigDict, workdir: Path) -> int:
@@ -57,6 +61,8 @@ def run(config: ConfigDict, workdir: Path) -> int:
     size = section.shard or ImageShards.recorded(folder).get("shard") or batch
     batch = even(min(batch, size), flex.devices)
     plan = flex.plan(spec=spec, batch=batch)
+    for line in unread_words(flex, experiment.sample):
+        print(line)
     drawn = spec.settled(plan)
     flops = flex.flops(spec=drawn)
 
@@ -69,7 +75,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
     missing = shards.missing()
     shards.check_room(missing)
     labels = labels_of(section.labels, spec.seed, np.arange(even(section.num, size)), classes)
-    todo = shards.count(missing)
+    todo = section.num - shards.there()
     if missing and todo < section.num:
         print(f"{folder}: resuming, {section.num - todo} of {section.num} images are there")
     clock, made = time.perf_counter(), 0
@@ -84,20 +90,22 @@ def run(config: ConfigDict, workdir: Path) -> int:
             for shard in missing:
                 if stop.asked:
                     break
-                numbers = shards.numbers(shard)
-                first, calls = numbers.start, -(-size // batch)
+                numbers, kept = shards.numbers(shard), shards.held(shard)  # those that are there stay as they are
+                first, end = numbers.start + min(kept, size - batch) // batch * batch, numbers.start + size
+                new, calls = slice(numbers.start + kept - first, numbers.stop - first), -(-(end - first) // batch)
+                count = len(numbers) - kept
 
-                def tick(part: float = len(numbers) / calls / len(plan.evaluations)) -> None:
+                def tick(part: float = count / calls / len(plan.evaluations)) -> None:
                     bar.note(f"{bar.rate * flops.total / 1e12:.3g} TFLOP/s")
                     bar.advance(part)
 
-                # a whole shard even where fewer are left, so that no batch has another shape
+                # to the end of the shard even where fewer are left, so that no batch has another shape
                 words = {"spec": drawn, "negative": negative, "batch": batch, "first": first, "progress": tick}
-                images = flex.sample(labels[first : first + size], **words)
+                images = flex.sample(labels[first:end], **words)
                 if written is not None:
                     written.result()
-                written = writer.submit(shards.write, shard, images[: len(numbers)])
-                made += len(numbers)
+                written = writer.submit(shards.write, shard, images[new])
+                made += count
             if written is not None:
                 written.result()
         if made < todo:
@@ -109,8 +117,8 @@ def run(config: ConfigDict, workdir: Path) -> int:
         # ------------------------------------------------------------ One array
         if missing or not shards.finished:
             shards.join(labels[: section.num])
-    print(f"schedule: {plan}")
-    print(f"FLOPs: {flops.total / 1e9:.3f} G per sample, {100 * flops.relative:.1f} % of every step powerful")
+    print(f"schedule: {plan}; guidance: {spec.guidance_text}")
+    print(f"FLOPs: {flops.total / 1e9:.3f} G per sample, {flops.shares}")
     print(f"seconds: {seconds:.1f} for {made} samples on {flex.devices} device(s), compilation included")
     print(f"written: {folder}/samples.npz, {section.num} images and their classes")
     return 0

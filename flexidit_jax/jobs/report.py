@@ -18,6 +18,8 @@ from flexidit_jax.experiment.experiment import build_experiment
 from flexidit_jax.experiment.start import trained_model
 
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "clu", "numpy", "scikit-learn")
+#: of what may change between two starts, the sections and keys that it reads
+READS = ("init_from", "evaluate", "report")
 
 
 def run(config: ConfigDict, workdir: Path) -> int:

@@ -17,12 +17,16 @@ from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.files import written_aside
 from flexidit_jax.experiment.experiment import build_experiment
 from flexidit_jax.experiment.start import trained_model
-from flexidit_jax.models.conditioning.condition import size
+from flexidit_jax.experiment.typed import unread_words
+from flexidit_jax.models.conditioning.condition import negatives, size
 from flexidit_jax.runs.pictures import write_preview
 from flexidit_jax.runs.workdir import check_writable
 from flexidit_jax.sampling.engine import compiled_programs
 from flexidit_jax.sampling.sampler import Snapshot
 from flexidit_jax.sampling.schedule import pair_text, text_of
+
+#: of what may change between two starts, the sections and keys that it reads
+READS = ("init_from", "sample")
 
 
 def run(config: ConfigDict, workdir: Path) -> int:
@@ -36,8 +40,11 @@ def run(config: ConfigDict, workdir: Path) -> int:
         raise UserError("sample.decode=False draws latents, which are no pictures; leave sample.preview_every out")
     flex = trained_model(experiment, workdir)
     n = size(flex.model.conditioner.parse(asked.labels))
+    negatives(flex.model.conditioner, others["negative"], n)
     batch = min(asked.batch or n, n)
     plan = flex.plan(spec=asked.spec, batch=batch)
+    for line in unread_words(flex, asked):
+        print(line)
     spec = asked.spec.settled(plan)
     record = json.dumps(asked.recorded(), indent=2, sort_keys=True)
     name = text_of(plan.schedule).replace(":", "x").replace(",", "_")
@@ -62,8 +69,8 @@ def run(config: ConfigDict, workdir: Path) -> int:
         raise UserError(f"cannot write to {folder} ({error.strerror})") from None
     flops = flex.flops(spec=spec)
     pairs = ", ".join(pair_text(*pair) for pair in plan.pairs)
-    print(f"schedule: {plan}")
-    print(f"FLOPs: {flops.total / 1e9:.3f} G per sample, {100 * flops.relative:.1f} % of every step powerful")
+    print(f"schedule: {plan}; guidance: {spec.guidance_text}")
+    print(f"FLOPs: {flops.total / 1e9:.3f} G per sample, {flops.shares}")
     print(f"seconds: {seconds:.1f} for {len(images)} samples, compilation included")
     print(f"programs: {programs} ({pairs}); {compiled}")
     print(f"written: {folder}/{', '.join([*written, 'sample.json'])}")

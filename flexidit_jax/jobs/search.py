@@ -19,9 +19,17 @@ from flexidit_jax.evaluation.studies.schedule_search import Subject, check_budge
 from flexidit_jax.evaluation.studies.search_page import gap_per_step, markdown, pareto
 from flexidit_jax.evaluation.study import write_study
 from flexidit_jax.experiment.experiment import build_experiment
+from flexidit_jax.experiment.sections import HOW
 from flexidit_jax.experiment.start import trained_model
 from flexidit_jax.models.conditioning.condition import negatives
 from flexidit_jax.runs.workdir import check_writable
+from flexidit_jax.sampling.takes_spec import CHOOSING
+
+#: of what may change between two starts, the sections and keys that it reads
+READS = (
+    *("init_from", "evaluate", "search", "sample.batch", "sample.first", "sample.negative"),
+    *(key for key in HOW if key not in ("sample.seed", *(f"sample.{key}" for key in CHOOSING))),
+)
 
 
 def run(config: ConfigDict, workdir: Path) -> int:
@@ -36,7 +44,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
     flex = trained_model(experiment, workdir)
     negatives(flex.model.conditioner, asked.others["negative"], 1)  # one for all
     check_writable(workdir / "search")
-    spec = replace(asked.spec, schedule=None, budget=None, latency_ms=None)
+    spec = replace(asked.spec, **dict.fromkeys(CHOOSING))
     check_budgets(flex, spec, section)
     judge = experiment.evaluate and Judge(experiment.dataset, experiment.codec, experiment.evaluate.features)
     subject = Subject(

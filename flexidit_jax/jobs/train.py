@@ -21,6 +21,7 @@ from flexidit_jax.common.types import Params
 from flexidit_jax.data.loader import batches
 from flexidit_jax.evaluation.preview import preview
 from flexidit_jax.experiment.experiment import Experiment, build_experiment
+from flexidit_jax.experiment.sections import HOW
 from flexidit_jax.experiment.start import first_params, recorded
 from flexidit_jax.jobs import report
 from flexidit_jax.models.build import init
@@ -46,6 +47,11 @@ from flexidit_jax.training.step import make_step
 from flexidit_jax.training.updates import COUNTS, UpdateCounts
 
 SEVERAL_PROCESSES = True  # it may be started as one of them
+#: of what may change between two starts, the sections and keys that it reads
+READS = (
+    *("init_from", "profile_at", "train", *report.READS),
+    *(*HOW, "sample.labels", "sample.batch", "sample.negative", "sample.first"),
+)
 
 
 def run(config: ConfigDict, workdir: Path) -> int:

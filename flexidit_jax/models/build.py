@@ -49,7 +49,9 @@ def build_dit(
     if size is not None:
         if size not in SIZES:
             raise UserError(f"unknown model.size {size!r}; known: {', '.join(SIZES)}")
-        width, depth, num_heads = (given or preset for given, preset in zip((width, depth, num_heads), SIZES[size]))
+        width, depth, num_heads = (
+            preset if given is None else given for given, preset in zip((width, depth, num_heads), SIZES[size])
+        )
     if width is None or depth is None or num_heads is None:
         raise UserError("give model.size (S, B, L or XL), or model.width, model.depth and model.num_heads")
     build.positive("model", width=width, depth=depth, num_heads=num_heads, mlp_ratio=mlp_ratio, unroll=unroll)

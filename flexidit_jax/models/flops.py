@@ -19,16 +19,32 @@ from flexidit_jax.models.dit import DiT
 from flexidit_jax.models.patch import tokens
 
 
-class FlopCount(NamedTuple):
-    """FLOPs of the denoiser for one sample.
+class _Counted(NamedTuple):
+    total: float
+    relative: float
+
+
+class FlopCount(_Counted):
+    """FLOPs of the denoiser for one sample; `total` and `relative` as a pair.
 
     Attributes:
       total: over all steps, guide included.
-      relative: over the same number of calls all run powerful; 0.64 means 64 %.
+      relative: over every step powerful with the same guidance, its calls powerful too; 0.64 means 64 %. A budget is
+        a share of that.
+      relative_unguided: over every step powerful and unguided; twice as much where all of them are guided.
     """
 
-    total: float
-    relative: float
+    def __new__(cls, total: float, relative: float, relative_unguided: float | None = None) -> FlopCount:
+        """Without `relative_unguided`, of steps that nothing guides."""
+        count = super().__new__(cls, total, relative)
+        count.relative_unguided = relative if relative_unguided is None else relative_unguided
+        return count
+
+    @property
+    def shares(self) -> str:
+        """Both, in words."""
+        unguided, guided = (f"{100 * share:.1f} %" for share in (self.relative_unguided, self.relative))
+        return f"{unguided} of powerful unguided, {guided} of powerful with the same guidance"
 
 
 def row_macs(width: int, length: int, mlp_ratio: int = 4) -> int:

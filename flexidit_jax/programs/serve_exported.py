@@ -17,6 +17,8 @@ import jax.export
 import numpy as np
 
 FORMAT = 2
+#: of FlexiDiT.sample
+GUIDANCE = 1.5
 
 
 def per_step(text, steps):
@@ -122,8 +124,12 @@ def sample(folder, cond, negative=None, table=None, schedule=None, guide=None, g
         return [cond[name] for name in sorted(cond)]
 
     schedule = per_step(schedule or f"{manifest['modes'][0]}:{steps}", steps)
+    guide = per_step(guide, steps) if guide else None
+    for name, asked in {"guide": guide and set(guide) != {"none"}, "negative": negative is not None}.items():
+        if asked and guidance == 1:
+            raise ValueError(f"{name} is read by no step: guidance=1 runs no guide; change that, or leave {name} out")
     carry = (draw(0), *[np.zeros((batch, *manifest["latent"]), np.float32)] * 3)
-    for k, (patch, by) in enumerate(zip(schedule, per_step(guide, steps) if guide else schedule)):
+    for k, (patch, by) in enumerate(zip(schedule, guide or schedule)):
         scale = guidance if by == patch else 1 + (guidance - 1) / manifest["scale_ratio"]
         by, scale = ("none", 1.0) if scale == 1 or by == "none" else (by, scale)
         noise = draw(k + 1) if noisy[step == k].any() else np.zeros_like(carry[0])
@@ -166,6 +172,8 @@ def main(argv=None):
     try:
         words |= {name: typed(words[name]) for name in ("cond", "negative") if name in words}
         np.save(out, sample(**words))
+        if (scale := words.get("guidance", 1.0)) != GUIDANCE:
+            print(f"guidance: {scale:g} (in Python {GUIDANCE} unless said)")
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

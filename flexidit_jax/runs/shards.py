@@ -43,6 +43,8 @@ class Shards:
       UserError: the folder holds items made with other words; the first key that differs is named.
     """
 
+    #: whether more items may be asked for than were; the manifest then keeps the number of before until all are there
+    grows = False
     #: what items are called, and what else than `shards` shows that there are some
     items = "items"
     suffix = ""
@@ -52,6 +54,15 @@ class Shards:
         self.folder, self._words = folder, dict(words)
         self._num, self._size = words["num"], words["shard"]
         there = self.recorded(folder)
+        self._asked_before = self._num
+        if self.grows and type(before := there.get("num")) is int and before > 0:
+            if before > self._num:
+                raise UserError(
+                    f"{folder} was asked for {before} {self.items}, and --num={self._num} is fewer; go on with"
+                    f" --num={before} or more, or name another --out"
+                )
+            self._asked_before = before
+            there = there | {"num": self._num}
         differs = difference(self._words, there, defaults) if there else None
         if differs is not None:
             key, ours, theirs = differs
@@ -172,7 +183,7 @@ class Shards:
         """Hosts write the same words under names of their own; the last to be renamed stays."""
         aside = self.folder / (MANIFEST if host == 0 else f"{MANIFEST}.{host}")
         with written_aside(aside) as file:
-            file.write_text(json.dumps(self._words, indent=2) + "\n")
+            file.write_text(json.dumps(self._words | {"num": self._asked_before}, indent=2) + "\n")
         if host:
             aside.replace(self.folder / MANIFEST)
 

@@ -28,6 +28,7 @@ from flexidit_jax.sampling.packing import choices
 from flexidit_jax.sampling.plan import Cost, Plan
 from flexidit_jax.sampling.spec import SampleSpec
 from flexidit_jax.sampling.trajectory import Program, StepRows, Trajectory
+from flexidit_jax.sampling.unread import unread
 
 #: one for all samples or one for each; a trajectory is a spec that was looked at before
 Specs: TypeAlias = SampleSpec | Trajectory | Sequence[SampleSpec | Trajectory]
@@ -134,6 +135,14 @@ class Sampler:
         table, ms = spec.table(self._process), spec.latency_ms
         choose = None if ms is None else chooser(ms, self.engine, table, batch, layouts, spec.guidance_channels)
         return spec.plan(self.engine.patches, table, self._cost, choose)
+
+    def unread(self, spec: SampleSpec, negative: Any = None) -> dict[str, str]:
+        """What a spec asks for and no step reads, with why: see `sampling.unread`."""
+        try:
+            table = spec.table(self._process)
+        except UserError:  # said where the spec is used
+            return {}
+        return unread(spec, self.engine.patches, table, self._cost, negative)
 
     def trajectory(self, spec: SampleSpec, batch: int) -> Trajectory:
         """The chain of a sample in batches of `batch`, where two lengths meet in the fastest packing allowed.

@@ -24,6 +24,8 @@ Schedule: TypeAlias = tuple[tuple[Patch, int], ...]
 GuideSchedule: TypeAlias = tuple[tuple[Patch | None, int], ...]
 #: the conditional and the guiding patch of a step, None where nothing guides
 Pair: TypeAlias = tuple[Patch, Patch | None]
+#: the paper's spelling of two schedules, see `powerful_last`
+X_OVER_Y = re.compile("([0-9]+)/([0-9]+)")
 
 
 class Segment(NamedTuple):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
@@ -25,6 +24,7 @@ from flexidit_jax.sampling.guidance import weak_guide_scale
 from flexidit_jax.sampling.packing import check_packing
 from flexidit_jax.sampling.plan import Choose, Cost, Plan, within_budget
 from flexidit_jax.sampling.schedule import (
+    X_OVER_Y,
     GuideSchedule,
     Schedule,
     constant,
@@ -36,6 +36,8 @@ from flexidit_jax.sampling.schedule import (
     text_of,
     weak_first,
 )
+
+GUIDANCE = 1.5
 
 
 def _names_the_nearest(cls: type) -> type:
@@ -61,8 +63,8 @@ class SampleSpec:
 
     Attributes:
       steps: denoising steps.
-      budget: share of the FLOPs of running every step powerful, in (0, 1]; the weak-first schedule nearest at
-        or below it is used.
+      budget: share of the FLOPs of running every step powerful with the same guidance, in (0, 1]; the weak-first
+        schedule nearest at or below it is used.
       schedule: instead of a budget, `"4:120,2:130"`: patch:steps in the order executed; or the
         paper's `"x/y"`: the last x conditional and the last y guiding steps powerful.
       guide: schedule of the guide, None meaning the same; never more powerful than `schedule`. `none`
@@ -95,7 +97,7 @@ class SampleSpec:
     budget: float | None = None
     schedule: str | None = None
     guide: str | None = None
-    guidance: float | str = 1.5
+    guidance: float | str = GUIDANCE
     weak_guidance: float | str | None = None
     guidance_interval: tuple[float, float] | None = None
     guidance_channels: int | None = None
@@ -138,6 +140,11 @@ class SampleSpec:
         """The solver as a config has it: a name, or a name and keywords."""
         paired = isinstance(self.solver, tuple) and all(isinstance(p, tuple) and len(p) == 2 for p in self.solver)
         return dict(self.solver) if paired else self.solver
+
+    @property
+    def guidance_text(self) -> str:
+        """The scale, and beside another than Python's, that one."""
+        return f"{self.guidance}" + (f" (in Python {GUIDANCE} unless said)" if self.guidance != GUIDANCE else "")
 
     def table(self, process: NoiseProcess) -> Steps:
         """The solver's rows.
@@ -183,7 +190,7 @@ class SampleSpec:
         def by_weak_steps(n: int) -> Plan:
             return whole(weak_first(weakest, powerful, n, steps))
 
-        counts = re.fullmatch(r"([0-9]+)/([0-9]+)", self.schedule or "")
+        counts = X_OVER_Y.fullmatch(self.schedule or "")
         if counts:
             if self.guide is not None:
                 raise UserError(f"schedule {self.schedule!r} speaks for the guide too; leave out guide={self.guide!r}")

@@ -9,7 +9,9 @@ from dataclasses import replace
 from typing import Any
 
 from flexidit_jax.common.errors import UserError
+from flexidit_jax.sampling.schedule import X_OVER_Y
 from flexidit_jax.sampling.spec import SampleSpec, check_known
+from flexidit_jax.sampling.unread import ASKS, check_read
 
 #: ways to choose a schedule: a keyword that is one puts those of a spec aside
 CHOOSING = ("budget", "schedule", "latency_ms")
@@ -27,9 +29,14 @@ def spec_of(spec: SampleSpec | None, words: Mapping[str, Any], also: Iterable[st
     if spec is not None and not isinstance(spec, SampleSpec):
         raise UserError(f"spec must be a SampleSpec, got {type(spec).__name__}")
     check_known(words, also, where)
-    if any(words.get(key) is not None for key in CHOOSING):
-        words = {**dict.fromkeys(CHOOSING), **words}
-    return replace(SampleSpec() if spec is None else spec, **words)
+    return replace(SampleSpec() if spec is None else spec, **dict.fromkeys(put_aside(words)), **words)
+
+
+def put_aside(words: Mapping[str, Any]) -> list[str]:
+    """The keys whose values of before go, to None, where these words are said: they would speak of the same."""
+    aside = CHOOSING if any(words.get(key) is not None for key in CHOOSING) else ()
+    both = X_OVER_Y.fullmatch(str(words.get("schedule")))  # speaks for the guide too
+    return [key for key in (*aside, *(("guide",) if both else ())) if key not in words]
 
 
 def takes_spec(positional: str, several: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -38,7 +45,8 @@ def takes_spec(positional: str, several: bool = False) -> Callable[[Callable[...
     Args:
       positional: the order in which words may also be given without their names, those of the method among them; a
         key that is not among them wants its name.
-      several: whether `spec` may also be a list, one a sample; keys then stand in place of those of every one.
+      several: whether the method draws. `spec` may then also be a list, one a sample, where keys stand in place of
+        those of every one; and a key that is typed and that no step would read is refused (`sampling.unread`).
     """
     order = positional.split()
 
@@ -59,9 +67,14 @@ def takes_spec(positional: str, several: bool = False) -> Callable[[Callable[...
                 words[word] = value
             others = {word: words.pop(word) for word in own if word in words and word != "spec"}
             given, also = words.pop("spec", None), [word for word in own if word != "self"]
-            if several and isinstance(given, (list, tuple)):
-                return method(*leading, **others, spec=[spec_of(one, words, also, method.__name__) for one in given])
-            return method(*leading, **others, spec=spec_of(given, words, also, method.__name__))
+            listed = several and isinstance(given, (list, tuple))
+            specs = [spec_of(one, words, also, method.__name__) for one in (given if listed else [given])]
+            beside = {} if given is not None else others  # a negative goes along with ready specs, guided or not
+            typed = {word: value for word, value in (words | beside).items() if value is not None}
+            if several and not typed.keys().isdisjoint(ASKS):
+                sampler, negative = leading[0].sampler, others.get("negative")
+                check_read([sampler.unread(one, negative) for one in specs], typed)
+            return method(*leading, **others, spec=specs if listed else specs[0])
 
         told.__signature__ = _signature(inspect.signature(method), place, order, several)
         return told

@@ -137,6 +137,22 @@ def test_weights_are_written_once(flex: fd.FlexiDiT, exported: Path) -> None:
         assert (list(weights[name].shape), str(weights[name].dtype)) == (said["shape"], said["dtype"])
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ([], "guidance: 1 (in Python 1.5 unless said)\n"),
+        (["--guidance=1.5"], ""),
+        (["--guidance=3"], "guidance: 3 (in Python 1.5 unless said)\n"),
+    ],
+)
+def test_it_says_a_guidance_that_is_not_that_of_python(
+    exported: Path, tmp_path: Path, serve: ModuleType, capsys: pytest.CaptureFixture[str], words: list[str], says: str
+) -> None:
+    assert fd.SampleSpec().guidance == serve.GUIDANCE
+    serve.main([str(exported), "--cond=1", f"--out={tmp_path / 'x.npy'}", *words])
+    assert capsys.readouterr().out == says
+
+
 @pytest.mark.slow
 def test_the_command_and_a_server_without_the_package(smoke_run: Path, tmp_path: Path) -> None:
     run = shutil.copytree(smoke_run, tmp_path / "run")
@@ -193,6 +209,8 @@ def flip(file: Path) -> None:
         (None, ["--cond=10"], r"label of cond must lie in 0\.\.9, got \[10\]"),
         (None, ["--cond=one"], r"'one' is neither numbers such as 1,2,none nor an \.npz"),
         (None, ["--negative=1.5"], r"'1\.5' is neither numbers such as 1,2,none nor an \.npz"),
+        (None, ["--guide=4:5"], "guide is read by no step: guidance=1 runs no guide; change that, or leave guide out"),
+        (None, ["--negative=1"], "negative is read by no step: guidance=1 runs no guide"),
         (None, ["--negative=1,2"], "negative must be one for all samples or one for each of 3"),
         (None, ["--cond=nowhere.npz"], "No such file or directory: 'nowhere.npz'"),
     ],

@@ -126,7 +126,7 @@ def test_cost_is_said(generate: Generate, broken: Path, smoke_run: Path, capsys:
     out, err = capsys.readouterr()
     cost = fd.load(smoke_run).flops(**{key: value for key, value in WORDS.items() if key != "seed"})
     assert f"{broken}: resuming, 14 of 22 images are there\n" in out
-    assert f"FLOPs: {cost.total / 1e9:.3f} G per sample, {100 * cost.relative:.1f} % of every step powerful\n" in out
+    assert f"FLOPs: {cost.total / 1e9:.3f} G per sample, {cost.shares}\n" in out
     assert re.search(r"^seconds: \d+\.\d for 8 samples on 1 device\(s\)", out, re.MULTILINE)
     assert re.search(r"^generating: 22/22 \(100 %\), \d+\.\d images/s, took \d+:\d\d  \S+ TFLOP/s$", err, re.MULTILINE)
 
@@ -290,6 +290,98 @@ def test_files_of_other_numbers_and_another_batch(generate: Generate, unbroken: 
     assert np.abs(again["arr_0"].astype(int) - reference["arr_0"]).max() <= 1
 
 
+# ---------------------------------------------------------------- More images than there were
+
+
+@pytest.fixture(scope="module")
+def larger(generate: Generate, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 30, begun as such. Do not write into it."""
+    out = tmp_path_factory.mktemp("generated") / "larger"
+    assert generate(out, "--num=30") == 0
+    return out
+
+
+def test_more_images_are_added_to_those_that_are_there(
+    generate: Generate, broken: Path, larger: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = [shard(broken, i).stat().st_mtime_ns for i in (0, 1)]
+    assert generate(broken, "--num=30") == 0
+    assert f"{broken}: resuming, 22 of 30 images are there\n" in capsys.readouterr().out
+    assert files(broken) == files(larger)
+    assert [shard(broken, i).stat().st_mtime_ns for i in (0, 1)] == kept
+    assert generate(broken) == 2
+    asked = f"{broken} was asked for 30 images, and --num=22 is fewer"
+    assert said(capsys) == f"{asked}; go on with --num=30 or more, or name another --out"
+    assert files(broken) == files(larger)
+
+
+def test_images_that_are_there_are_copied_and_not_drawn_again(
+    generate: Generate, broken: Path, larger: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mark = bytearray(shard(broken, 2).read_bytes())
+    mark[-1] ^= 1  # as another batch may have rounded the last pixel of image 21
+    shard(broken, 2).write_bytes(mark)
+    drawn, sample = [], fd.FlexiDiT.sample
+
+    @functools.wraps(sample)
+    def counted(self: fd.FlexiDiT, labels: np.ndarray, **words: object) -> np.ndarray:
+        drawn.append((words["first"], len(labels)))
+        return sample(self, labels, **words)
+
+    monkeypatch.setattr(fd.FlexiDiT, "sample", counted)
+    assert generate(broken, "--num=30", "--config.sample.batch=3") == 0
+    assert drawn == [(19, 5), (24, 8)]  # from the batch on in which an image is missing
+    images, reference = (np.load(folder / "samples.npz")["arr_0"] for folder in (broken, larger))
+    assert shard(broken, 2).read_bytes()[: len(mark)][-6 * 64 :] == bytes(mark[-6 * 64 :])
+    assert images[21, -1, -1, 0] == reference[21, -1, -1, 0] ^ 1
+    np.testing.assert_array_equal(images[:21], reference[:21])
+    assert np.abs(images[22:].astype(int) - reference[22:]).max() <= 1
+
+
+class Killed(BaseException):
+    """Nobody catches it."""
+
+
+@pytest.mark.parametrize("moment", ["shard 2", "shard 3", "the array", "the manifest"])
+def test_a_kill_while_images_are_added_leaves_those_of_before(
+    generate: Generate, unbroken: Path, broken: Path, larger: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    write, record, begun = ImageShards.write, ImageShards._record, []
+
+    def written(self: ImageShards, number: int, images: np.ndarray) -> None:
+        if moment == f"shard {number}":
+            raise Killed
+        write(self, number, images)
+
+    def recorded(self: ImageShards, host: int) -> None:
+        begun.append(host)
+        if moment == "the manifest" and len(begun) == 2:
+            raise Killed
+        record(self, host)
+
+    def killed(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageShards, "write", written)
+        patch.setattr(ImageShards, "_record", recorded)
+        if moment == "the array":
+            patch.setattr(ImageShards, "join", killed)
+        with pytest.raises(Killed):
+            generate(broken, "--num=30")
+    found, before = files(broken), files(unbroken)
+    assert found["manifest.json"] == before["manifest.json"]
+    for name in ("shards/000000.npy", "shards/000001.npy"):
+        assert found[name] == before[name]
+    np.testing.assert_array_equal(np.load(shard(broken, 2))[:6], np.load(shard(unbroken, 2)))
+    if moment != "the manifest":
+        assert found["samples.npz"] == before["samples.npz"]
+    assert generate(broken) == 0  # the 22, which are whole
+    assert files(broken)["samples.npz"] == before["samples.npz"]
+    assert generate(broken, "--num=30") == 0
+    assert files(broken) == files(larger)
+
+
 @pytest.mark.parametrize(("sign", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
 def test_a_signal_stops_after_the_shard(
     generate: Generate,
@@ -430,7 +522,6 @@ def test_eight_devices_make_the_images_of_one(
         ("--config.sample.schedule=4:1,2:3", "plan is '4:2,2:2; guide: 4:4' there, '4:1,2:3; guide: 4:4' here"),
         ("--config.generate.labels=balanced", "labels is 'uniform' there, 'balanced' here"),
         ("--config.generate.shard=9", "shard is 8 there, 9 here"),
-        ("--num=23", "num is 22 there, 23 here"),
     ],
 )
 def test_other_words_are_refused(
@@ -439,6 +530,8 @@ def test_other_words_are_refused(
     before = files(broken)
     assert generate(broken, word) == 2
     message = f"{broken} holds images made with other words: {differs}; name another --out, or go back to that"
+    assert said(capsys) == f"{message} value"
+    assert generate(broken, word, "--num=30") == 2
     assert said(capsys) == f"{message} value"
     assert files(broken) == before
 

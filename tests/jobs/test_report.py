@@ -75,6 +75,7 @@ def row(order: str, schedule: str, flops: float, score: float, **more: Any) -> d
         "schedule": schedule,
         "guide": None,
         "flops_percent": flops,
+        "flops_percent_guided": flops / (1 if more.get("guidance", 1) == 1 else 2),
         "seconds": flops / 10,
         "seconds_percent": flops,
         "fd": score,
@@ -169,9 +170,10 @@ def test_markdown_shows_every_row_and_both_pictures(report: dict[str, Any]) -> N
     text = markdown(report)
     table = [line for line in text.splitlines() if line.startswith("| ")]
     assert len(table) == 1 + len(report["points"])
-    assert {line.count("|") for line in table} == {12}
-    assert "| weak first | ddpm | 4:30,2:20 |  | 1 | 56.2 | 56.2 | 5.6 | 0.84 | 0.950 | 2.50 |" in table
-    assert "| guided | ddpm | 2:50 | 4:50 | 1.5 | 127.0 |" in table[-1]
+    assert {line.count("|") for line in table} == {13}
+    assert "| weak first | ddpm | 4:30,2:20 |  | 1 | 56.2 | 56.2 | 56.2 | 5.6 | 0.84 | 0.950 | 2.50 |" in table
+    assert "| guided | ddpm | 2:50 | 4:50 | 1.5 | 127.0 | 63.5 |" in table[-1]
+    assert "| FLOPs: % of powerful unguided | % of powerful with the same guidance |" in table[0]
     assert "![" in text
     assert "(quality_vs_compute.png)" in text
     assert "(samples.png)" in text
@@ -179,6 +181,8 @@ def test_markdown_shows_every_row_and_both_pictures(report: dict[str, Any]) -> N
     assert "96.7 % right" in text
     for line in findings(report):
         assert line in text
+    del report["points"][-1]["flops_percent_guided"]  # as it was recorded once
+    assert "| 4:50 | 1.5 | 127.0 |  | 127.0 |" in markdown(report)
 
 
 # ---------------------------------------------------------------- Pictures

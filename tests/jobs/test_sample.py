@@ -38,8 +38,8 @@ def test_sample_writes_a_grid_and_says_what_it_cost(run: Path, capsys: pytest.Ca
     out = capsys.readouterr().out
     flex = fd.load(run)
     cost = flex.flops(steps=4, budget=0.7, guidance=1)
-    assert "schedule: 4:2,2:2; guide: none\n" in out
-    assert f"FLOPs: {cost.total / 1e9:.3f} G per sample, {100 * cost.relative:.1f} % of every step powerful\n" in out
+    assert "schedule: 4:2,2:2; guide: none; guidance: 1.0 (in Python 1.5 unless said)\n" in out
+    assert f"FLOPs: {cost.total / 1e9:.3f} G per sample, {cost.shares}\n" in out
     assert re.search(r"^seconds: \d+\.\d for 50 samples", out, re.MULTILINE)
     folder = Path(re.search(r"^written: (.*)/grid.png, sample.json$", out, re.MULTILINE)[1])
     assert folder.parent == run / "samples"
@@ -60,9 +60,10 @@ def test_sample_with_a_schedule_and_a_weak_guide(run: Path, capsys: pytest.Captu
     words = ["schedule=2:4", "guide=4:4", "guidance=1.5", "budget=None"]
     assert sample(run, *(f"--config.sample.{word}" for word in words)) == 0
     out = capsys.readouterr().out
-    assert "schedule: 2:4; guide: 4:4\n" in out
-    percent = 100 * fd.load(run).flops(steps=4, schedule="2:4", guide="4:4", guidance=1.5).relative
-    assert f"{percent:.1f} % of every step powerful" in out
+    assert "schedule: 2:4; guide: 4:4; guidance: 1.5\n" in out
+    cost = fd.load(run).flops(steps=4, schedule="2:4", guide="4:4", guidance=1.5)
+    shares = f"{200 * cost.relative:.1f} % of powerful unguided, {100 * cost.relative:.1f} % of powerful with the same"
+    assert f"G per sample, {shares} guidance\n" in out
 
 
 def test_a_sequence_is_gone_on_with(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -137,7 +138,7 @@ def test_what_is_printed_is_what_runs(
     monkeypatch.setattr("flexidit_jax.sampling.sampler.chooser", fickle)
     words = ["budget=None", "latency_ms=5.0", "seed=11", "files.npz=true"]
     assert sample(run, *(f"--config.sample.{word}" for word in words)) == 0
-    assert "schedule: 4:2,2:2; guide: none\n" in capsys.readouterr().out
+    assert "schedule: 4:2,2:2; guide: none; guidance: 1.0" in capsys.readouterr().out
     [folder] = (run / "samples").glob("4x2_2x2_seed11_*")
     images = fd.load(run).sample(LABELS, steps=4, schedule="4:2,2:2", guidance=1.0, seed=11, progress=False)
     np.testing.assert_array_equal(np.load(folder / "samples.npz")["arr_0"], images)
@@ -174,7 +175,8 @@ def test_evaluate_agrees_with_the_report_of_the_same_row(run: Path, capsys: pyte
     assert scores["floor_fd"] == pytest.approx(report["floor_fd"])
     assert (scores["samples"], scores["schedule"], scores["guide"]) == (100, "4:2,2:2", None)
     out = capsys.readouterr().out
-    assert f"100 samples, schedule 4:2,2:2 ({scores['flops_percent']:.1f} % of the FLOPs)" in out
+    assert f"100 samples, schedule 4:2,2:2 ({scores['flops_percent']:.1f} % of powerful unguided, " in out
+    assert scores["flops_percent_unguided"] == pytest.approx(scores["flops_percent"])
     assert f"FD {scores['fd']:.3f} (floor {scores['floor_fd']:.3f}), accuracy {scores['accuracy']:.3f}" in out
 
 

@@ -65,6 +65,7 @@ def test_rows_keep_their_budget_and_say_what_they_cost(searched: Path) -> None:
     for row in rows:
         flops = flex.flops(4, row["schedule"], guidance=row["guidance"])
         assert row["flops_percent"] == pytest.approx(100 * flops.relative)
+        assert row["flops_percent_unguided"] == pytest.approx(100 * flops.relative_unguided)
         assert row["flops_percent"] <= 100 * (row["budget"] or 1) + 1e-9
         assert row["gflops"] == pytest.approx(flops.total / 1e9)
         assert len(row["fd"]) == len(row["accuracy"]) == 2
@@ -147,6 +148,7 @@ def row(kind: str, schedule: str, fds: list[float], budget: float | None = 0.5, 
         "guidance": guidance,
         "gflops": 0.5,
         "flops_percent": 49.0,
+        "flops_percent_unguided": 98.0,
         "predicted": 0.1,
         "fd": fds,
         "accuracy": [0.9, 0.92],
@@ -201,7 +203,7 @@ def test_findings_say_plainly_whether_the_search_earned_anything() -> None:
 
 def test_every_row_is_in_the_table() -> None:
     text = markdown(result_of(row("searched", "4:4,2:5,4:1", [0.7, 0.72]), row("weak_first", "4:5,2:5", [1.0, 1.02])))
-    assert "| 0.5 | searched | 4:4,2:5,4:1 | 1.0 | 0.5 | 49.0 | 0.1 | 0.710 | 0.910 |" in text
+    assert "| 0.5 | searched | 4:4,2:5,4:1 | 1.0 | 0.5 | 49.0 | 98.0 | 0.1 | 0.710 | 0.910 |" in text
     assert "| 0.5 | weak first | 4:5,2:5 |" in text
 
 

@@ -151,6 +151,8 @@ def test_report_flops_are_those_of_the_model(smoke_run: Path) -> None:
         steps = 2 if row["order"] == "fewer_steps" else 4
         ours = flex.flops(steps=steps, schedule=row["schedule"], guide=row["guide"], guidance=row["guidance"])
         assert row["flops_percent"] == pytest.approx(100 * ours.total / full)
+        steps_too = row["flops_percent_guided"] * (4 / steps)  # of the full run with the row's guidance
+        assert steps_too == pytest.approx(100 * ours.relative)
         if row["order"] == "fewer_steps":
             assert row["flops_percent"] == pytest.approx(50)
 

@@ -199,7 +199,7 @@ def test_auto_takes_what_was_measured(flex: fd.FlexiDiT, cache: Path, monkeypatc
         return flex.sample(LABELS, **{"schedule": "2/0", "steps": 3, "decode": False, "progress": False, **words})
 
     latents(schedule="2/2", packing="auto")  # (4, 4) and (2, 2)
-    latents(guidance=1.0, packing="auto")
+    latents(guidance=1.0, packing="auto", schedule="2/2")
     assert not cache.exists()  # there was nothing to choose
 
     before = compiled_programs()

@@ -45,7 +45,7 @@ def quality_vs_compute(report: Mapping[str, Any]) -> Figure:
         ylabel="label found by the classifier", ylim=(min(0.9, *(row["accuracy"] for row in plain)) - 0.02, 1.005)
     )
     for panel in panels:
-        panel.set(xlabel="FLOPs, % of every step powerful", xlim=(0, 104))
+        panel.set(xlabel="FLOPs, % of every step powerful and unguided", xlim=(0, 104))
         panel.grid(alpha=0.3)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     seeds = "" if _seeds(report) == 1 else f", mean and range of {_seeds(report)} seeds"
@@ -75,8 +75,9 @@ def markdown(report: Mapping[str, Any]) -> str:
     lines = [
         "# Quality against compute",
         "",
-        "| order | solver | schedule | guide | guidance | FLOPs % | seconds % | seconds | FD | accuracy | nearest |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| order | solver | schedule | guide | guidance | FLOPs: % of powerful unguided | % of powerful with the same"
+        " guidance | seconds % | seconds | FD | accuracy | nearest |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
         *map(_table_row, report["points"]),
         "",
         *findings(report),
@@ -97,7 +98,8 @@ def markdown(report: Mapping[str, Any]) -> str:
         "- accuracy: how often the classifier finds the label asked for.",
         f"- seconds: {report['seconds_are']}; batches interleaved over the rows.",
         f"- nearest: mean distance to the nearest training image; held-out images: {report['heldout_nearest']:.2f}.",
-        "- FLOPs % and seconds % are relative to the first row, which runs every step powerful without guidance.",
+        "- FLOPs and seconds % are relative to the first row, which runs every step powerful without guidance; the"
+        " second share of FLOPs is of that row with the guidance of this one.",
         "- machine: " + ", ".join(f"{name} {value}" for name, value in report["versions"].items()),
     ]
     return "\n".join(lines) + "\n"
@@ -173,8 +175,10 @@ def _table_row(row: Row) -> str:
     order = row["order"].replace("_", " ") if row["guidance"] == 1 else "guided"
     order += f", {row['packing']}" if row["packing"] else ""
     solver = row["solver"] if isinstance(row["solver"], str) else row["solver"]["name"]
+    flops = f"{row['flops_percent']:.1f}"
+    guided = f"{row['flops_percent_guided']:.1f}" if "flops_percent_guided" in row else ""  # of an older report
     return (
         f"| {order} | {solver} | {row['schedule']} | {row['guide'] or ''} | {row['guidance']:g}"
-        f" | {row['flops_percent']:.1f} | {row['seconds_percent']:.1f} | {row['seconds']:.1f} | {_score(row)}"
+        f" | {flops} | {guided} | {row['seconds_percent']:.1f} | {row['seconds']:.1f} | {_score(row)}"
         f" | {row['accuracy']:.3f} | {row['nearest']:.2f} |"
     )

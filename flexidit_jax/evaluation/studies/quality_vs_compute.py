@@ -150,6 +150,7 @@ def _points(flex: FlexiDiT, section: Report, judge: Judge) -> tuple[list[dict[st
     full = flex.flops(spec=points[0].spec).total
     rows = []
     for (order, spec, packing), first, more, taken in zip(points, images, others, warm, strict=True):
+        flops = flex.flops(spec=spec)
         scores = [judge.score(drawn, labels) for drawn in (first, *more)]
         rows.append(
             {
@@ -158,7 +159,8 @@ def _points(flex: FlexiDiT, section: Report, judge: Judge) -> tuple[list[dict[st
                 "order": order,
                 "solver": spec.solver_section,
                 "packing": packing,
-                "flops_percent": 100 * flex.flops(spec=spec).total / full,
+                "flops_percent": 100 * flops.total / full,
+                "flops_percent_guided": 100 * flops.total / full * flops.relative / flops.relative_unguided,
                 "seconds": taken,
                 "seconds_percent": 100 * taken / warm[0],
                 "fd": float(np.mean([score.fd for score in scores])),

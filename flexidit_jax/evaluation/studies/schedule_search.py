@@ -243,6 +243,7 @@ def _row(flex: FlexiDiT, spec: SampleSpec, budget: float | None, kind: str, crit
         "guidance": spec.guidance,
         "gflops": flops.total / 1e9,
         "flops_percent": 100 * flops.relative,
+        "flops_percent_unguided": 100 * flops.relative_unguided,
         "predicted": float(criterion[modes, np.arange(len(modes))].sum()),
     }
 

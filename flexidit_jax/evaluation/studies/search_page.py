@@ -71,7 +71,8 @@ def pareto(result: Mapping[str, Any]) -> Figure:
 def markdown(result: Mapping[str, Any]) -> str:
     """`search.md`."""
     scored = result["samples"] is not None
-    head = ["budget", "kind", "schedule", "guidance", "GFLOPs", "FLOPs %", "predicted error"]
+    head = ["budget", "kind", "schedule", "guidance", "GFLOPs"]
+    head += ["FLOPs: % of powerful with the same guidance", "% of powerful unguided", "predicted error"]
     head += ["FD", "accuracy"] if scored else []
     lines = [
         "# Searched schedules beside weak-first",
@@ -98,7 +99,8 @@ def markdown(result: Mapping[str, Any]) -> str:
             "none": "the gap",
         }[result["weight"]]
         + ", summed over the steps; the search minimises it within the budget.",
-        "- FLOPs % is relative to running the same calls powerful; GFLOPs are per sample, the guide's calls included.",
+        "- A budget is a share of running every step powerful with the same guidance; GFLOPs are per sample, the"
+        " guide's calls included.",
     ]
     if scored:
         lines += [
@@ -150,6 +152,7 @@ def _table_row(row: Row, scored: bool) -> str:
         str(row["guidance"]),
         f"{row['gflops']:.4g}",
         f"{row['flops_percent']:.1f}",
+        f"{row['flops_percent_unguided']:.1f}" if "flops_percent_unguided" in row else "",  # of an older search
         f"{row['predicted']:.3g}",
     ]
     if scored:
