@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flexidit_jax.common import build
+from flexidit_jax.common.arguments import finite_array, located, shown, typed
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.trees import count
 from flexidit_jax.common.types import Array, Params, Patch, Prediction, as_patch, patch_name, short_patch_name
@@ -30,7 +31,8 @@ from flexidit_jax.models.flops import FlopCount, forward_flops
 from flexidit_jax.models.patch import as_video, grid
 from flexidit_jax.sampling.engine import Engine
 from flexidit_jax.sampling.plan import Plan
-from flexidit_jax.sampling.sampler import Sampler, Snapshot
+from flexidit_jax.sampling.sampler import Sampler
+from flexidit_jax.sampling.snapshot import Snapshot, gathered
 from flexidit_jax.sampling.spec import SampleSpec
 from flexidit_jax.sampling.takes_spec import takes_spec
 
@@ -55,6 +57,10 @@ class FlexiDiT:
     codec: Any
     merge_adapters: bool = True
     devices: int = 1
+
+    def __post_init__(self) -> None:
+        for name, kind in (("merge_adapters", "bool"), ("devices", "int")):
+            object.__setattr__(self, name, typed(getattr(self, name), kind, name))
 
     @property
     def patches(self) -> tuple[Patch, ...]:
@@ -86,13 +92,17 @@ class FlexiDiT:
             its own and leaves the pre-trained ones as they are, to the bit.
 
         Raises:
-          UserError: a patch that does not divide the latent or is smaller than the pre-trained one.
+          UserError: a patch that does not divide the latent or is smaller than the pre-trained one, or a rank above the
+            model's width.
         """
-        if isinstance(patches, (int, str)) or not len(patches):
-            raise UserError(f"patches must be a sequence of patch sizes such as (2, 4), got {patches!r}")
-        wanted = [as_patch(patch) for patch in patches]
+        if isinstance(patches, str) or not isinstance(patches, Collection) or not len(patches):
+            raise UserError(f"patches must be a sequence of patch sizes such as (2, 4), got {shown(patches)}")
+        wanted = [as_patch(patch) for patch in (patches.tolist() if hasattr(patches, "tolist") else patches)]
         for patch in wanted:
             grid(self.model.latent, patch)
+        adapters = typed(adapters, "int | None", "adapters")
+        if adapters is not None and not 1 <= adapters <= self.model.width:
+            raise UserError(f"adapters must be a rank in 1..{self.model.width}, the model's width, got {adapters}")
         return dataclasses.replace(self, params=flexify(self.params, wanted, adapters))
 
     def predict(self, x: Array, t: Array, labels: Any, patch: int | str | tuple[int, ...] | None = None) -> Prediction:
@@ -100,7 +110,7 @@ class FlexiDiT:
 
         Args:
           x: [B, H, W, C] or [B, F, H, W, C].
-          t: [B], times 0..T-1 (of a flow, real numbers 0..T).
+          t: [B], times that the process tells a network, 0..T-1, or real numbers between (of a flow, 0..T).
           labels: [B], what the conditioner reads (classes: 0..classes, the last or None meaning none), or a condition.
           patch: the mode; the most powerful by default.
 
@@ -108,15 +118,20 @@ class FlexiDiT:
           Prediction(output, variance), each shaped like x.
 
         Raises:
-          UserError: x of another latent shape, labels out of range, or a mode the model lacks.
+          UserError: x of another latent shape, x or t that are not finite, times or labels out of range, or a mode the
+            model lacks.
         """
-        video = as_video(x, self.model.latent)
-        mode = self.patches[0] if patch is None else as_patch(patch)
+        video = as_video(x, self.model.latent, "x")
+        mode = self._mode(patch)
         cond = parsed(self.model.conditioner, labels)
+        t = finite_array(t, "t")
         if np.shape(t) != (len(video),) or size(cond) != len(video):
             raise UserError(f"x, t and labels must be as many: {len(video)}, shape {np.shape(t)}, {size(cond)}")
-        out = _predict(self.model.at(mode), self.params, mode, video, jnp.asarray(t), cond)
-        return Prediction(*(None if part is None else part.reshape(x.shape) for part in out))
+        low, high = self.process.times
+        if not isinstance(t, jax.core.Tracer) and not low <= np.min(t) <= np.max(t) <= high:
+            raise UserError(f"t must lie in {low}..{high}, the times of the process, got {np.min(t)}..{np.max(t)}")
+        out = _predict(self.model.at(mode), self.params, mode, jnp.asarray(video), jnp.asarray(t), cond)
+        return Prediction(*(None if part is None else part.reshape(np.shape(x)) for part in out))
 
     @takes_spec(
         "steps schedule guide budget guidance weak_guidance guidance_interval weak solver latency_ms batch packing"
@@ -168,15 +183,17 @@ class FlexiDiT:
 
         Raises:
           UserError: labels, words or shapes that do not fit the model or each other.
+          NotFinite: samples that became NaN or infinite; it holds all images, and says which failed.
         """
-        if decode:
+        if typed(decode, "bool", "decode"):
             self._check_codec()
         chain = self.sampler.batches(labels, spec, batch, negative, first, noise, step_noise, progress)
-        made = self.decode if decode else np.asarray
-        out = np.concatenate([made(snapshot.x)[: snapshot.count] for snapshot in chain if snapshot.finished])
-        if noise is not None and not decode:
-            return out.reshape(np.shape(noise))
-        return out[:, 0] if self.model.latent[0] == 1 and not decode else out
+        clips = self.model.latent[0] > 1 or np.ndim(noise) == 5
+
+        def made(x: Array) -> np.ndarray:
+            return self.decode(x) if decode else np.asarray(x) if clips else np.asarray(x)[:, 0]
+
+        return gathered(chain, made)
 
     @takes_spec("", several=True)
     def steps(
@@ -201,6 +218,7 @@ class FlexiDiT:
 
         Raises:
           UserError: see `sample`; at once, not at the first step.
+          NotFinite: see `sample`; after the last step of the last batch. Of a batch, `Snapshot.failed` tells.
         """
         chain = self.sampler.batches(labels, spec, batch, negative, first, noise, step_noise, progress)
         return map(Snapshot.cut, chain)
@@ -209,10 +227,10 @@ class FlexiDiT:
         """Latents [B, F, H, W, C], of images also [B, H, W, C], as data: uint8 [B, H, W, channels], with F for video.
 
         Raises:
-          UserError: no codec, one whose weights are missing, or latents of another shape.
+          UserError: no codec, one whose weights are missing, or latents of another shape or not finite.
         """
         self._check_codec()
-        data = self.codec.decode(as_video(latents, self.model.latent))
+        data = self.codec.decode(jnp.asarray(as_video(latents, self.model.latent, "latents")))
         return data[:, 0] if self.model.latent[0] == 1 else data
 
     def _check_codec(self) -> None:
@@ -235,9 +253,9 @@ class FlexiDiT:
         Raises:
           UserError: a mode the layout cannot hold, or a path that cannot be written.
         """
-        mode = self.patches[0] if patch is None else as_patch(patch)
+        file, mode = located(path, "path"), self._mode(patch)
         model = self.model.at(mode)
-        write_published(Path(path), model, write_dit(model, at(self.params, mode)))
+        write_published(file, model, write_dit(model, at(self.params, mode)))
 
     def save(self, path: str | Path, adapters_only: bool = False) -> None:
         """Writes `config.json` and `model.safetensors` into a folder that `load` reads.
@@ -250,12 +268,21 @@ class FlexiDiT:
         Raises:
           UserError: the folder cannot be written, or there are no adapters to save by themselves.
         """
+        folder, adapters_only = located(path, "path"), typed(adapters_only, "bool", "adapters_only")
         config = {
             "model": describe(self.model),
             "process": build.describe(self.process),
             "codec": None if self.codec is None else build.describe(self.codec),
         }
-        write_saved(Path(path), config, self.params, adapters_only)
+        write_saved(folder, config, self.params, adapters_only)
+
+    def _mode(self, patch: int | str | tuple[int, ...] | None) -> Patch:
+        """A mode of this model, the most powerful by default."""
+        mode = self.patches[0] if patch is None else as_patch(patch)
+        if mode not in self.patches:
+            known = ", ".join(map(short_patch_name, self.patches))
+            raise UserError(f"patch: the model has no mode {short_patch_name(mode)}; it has {known}")
+        return mode
 
     def _cost(self, patch: Patch) -> int:
         rank = lora.rank_of(self.params["modes"][patch_name(patch)]) or 0
@@ -275,11 +302,14 @@ def load(path: str | Path, num_heads: int | None = None, base: str | Path | Flex
     Raises:
       UserError: nothing there that holds a model, or a file that is damaged or of another layout.
     """
+    file, num_heads = located(path, "path"), typed(num_heads, "int | None", "num_heads")
+    if not (base is None or isinstance(base, FlexiDiT)):
+        base = located(base, "base")
 
     def stored() -> Params | None:
-        return load(base, num_heads).params if isinstance(base, (str, Path)) else getattr(base, "params", None)
+        return load(base, num_heads).params if isinstance(base, Path) else getattr(base, "params", None)
 
-    config, params = read_model(Path(path), num_heads, stored)
+    config, params = read_model(file, num_heads, stored)
     model = build.call(build_dit, config["model"], "model")
     process = build.part("flexidit_jax.diffusion", "Process", config["process"], "process")
     codec = config["codec"] and build.part("flexidit_jax.codecs", "Codec", config["codec"], "codec")

@@ -18,10 +18,14 @@ class NoiseProcess(Protocol):
     Attributes:
       steps: T.
       learns_variance: whether a network may predict the variance of a reverse step beside its output.
+      times: the lowest and the highest time that a network is told.
     """
 
     steps: int
     learns_variance: bool
+
+    @property
+    def times(self) -> tuple[float, float]: ...
 
     def chain(self, n: int) -> Any:
         """The noise levels of n steps, ascending, [n] float64: `t`, `x0_from_x`, `x0_from_output` and what its

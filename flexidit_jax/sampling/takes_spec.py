@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from flexidit_jax.common.errors import UserError
-from flexidit_jax.sampling.spec import SampleSpec, check_known
+from flexidit_jax.sampling.spec import SampleSpec, check_known, drawn_seed
 
 #: ways to choose a schedule: a keyword that is one puts those of a spec aside
 CHOOSING = ("budget", "schedule", "latency_ms")
@@ -60,6 +60,8 @@ def takes_spec(positional: str, several: bool = False) -> Callable[[Callable[...
             others = {word: words.pop(word) for word in own if word in words and word != "spec"}
             given, also = words.pop("spec", None), [word for word in own if word != "self"]
             if several and isinstance(given, (list, tuple)):
+                if words.get("seed", 0) is None:  # one for all
+                    words["seed"] = drawn_seed()
                 return method(*leading, **others, spec=[spec_of(one, words, also, method.__name__) for one in given])
             return method(*leading, **others, spec=spec_of(given, words, also, method.__name__))
 
