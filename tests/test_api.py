@@ -47,7 +47,7 @@ def assert_same_bits(ours: fd.FlexiDiT, theirs: fd.FlexiDiT) -> None:
 
 
 def test_names() -> None:
-    assert set(fd.__all__) == {"FlexiDiT", "FlopCount", "Prediction", "SampleSpec", "UserError", "load"}
+    assert set(fd.__all__) == {"FlexiDiT", "FlopCount", "NotFinite", "Prediction", "SampleSpec", "UserError", "load"}
     assert fd.FlopCount._fields == ("total", "relative")
     assert fd.Prediction._fields == ("output", "variance")
     assert list(inspect.signature(fd.load).parameters) == ["path", "num_heads", "base"]
@@ -184,7 +184,7 @@ def test_sample_refusals(dit: fd.FlexiDiT, flex: fd.FlexiDiT) -> None:
         ({**latent, "batch": "x"}, r"^batch must be int or None, got 'x'$"),
         ({**latent, "batch": 1.5}, r"^batch must be int or None, got 1\.5$"),
         ({**latent, "noise": noise[:1]}, r"^noise is for 1 samples, but 2 are asked for$"),
-        ({**latent, "noise": noise[:, :4]}, r"^x must have shape \[B, 8, 8, 4\], got \[2, 4, 8, 4\]$"),
+        ({**latent, "noise": noise[:, :4]}, r"^noise must have shape \[B, 8, 8, 4\], got \[2, 4, 8, 4\]$"),
         ({**latent, "step_noise": np.zeros((4, 2, 8, 8, 4))}, r"^step_noise must .* come with noise"),
         ({**latent, "noise": noise, "step_noise": np.zeros((3, 2, 8, 8, 4))}, r"^step_noise must have shape \[steps=4"),
         ({**latent, "solver": "dpdm"}, r"^no 'dpdm' in solvers/; did you mean 'ddpm'\?$"),

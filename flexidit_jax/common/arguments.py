@@ -33,17 +33,18 @@ def typed(value: Any, annotation: str, what: str) -> Any:
       UserError: the annotation rules it out.
     """
     value, parts = single(value), annotation.split(" | ")
-    if isinstance(value, int) and abs(value) >= 2**63:
-        raise UserError(f"{what} must lie within 64 bits, got {shown(value)}")
-    if not all(part in PLAIN for part in parts):
-        if value is not None or "None" in parts or annotation in ("Any", "object", str(Parameter.empty)):
-            return value
-    elif "int" in parts and isinstance(value, float) and value.is_integer():
-        return int(value)
-    elif any(isinstance(value, PLAIN[part]) and (part == "bool") == isinstance(value, bool) for part in parts):
-        return value
-    words = annotation.replace(" | ", " or ").replace("Section", "a section")
-    raise UserError(f"{what} must be {words}, got {shown(value)}")
+    if set(parts) <= PLAIN.keys():
+        if "int" in parts and isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if "int" in parts and isinstance(value, int) and abs(value) >= 2**63:
+            raise UserError(f"{what} must lie within 64 bits, got {shown(value)}")
+        fits = any(isinstance(value, PLAIN[part]) and (part == "bool") == isinstance(value, bool) for part in parts)
+    else:
+        fits = value is not None or "None" in parts or annotation in ("Any", "object", str(Parameter.empty))
+    if not fits:
+        words = annotation.replace(" | ", " or ").replace("Section", "a section")
+        raise UserError(f"{what} must be {words}, got {shown(value)}")
+    return value
 
 
 def single(value: Any) -> Any:

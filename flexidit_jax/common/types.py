@@ -39,7 +39,7 @@ def as_patch(value: int | str | Sequence[int]) -> Patch:
     Raises:
       UserError: not one to three positive integers.
     """
-    value = single(value)
+    value = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(value, str):
         sides = [int(side) for side in value.split("x")] if re.fullmatch(r"[0-9]+(x[0-9]+){0,2}", value) else []
     else:

@@ -115,8 +115,6 @@ class SampleSpec:
         _check_interval(self.guidance_interval)
         for field in fields(self):
             object.__setattr__(self, field.name, typed(getattr(self, field.name), field.type, field.name))
-        if self.seed is None:
-            object.__setattr__(self, "seed", drawn_seed())
         if not isinstance(self.solver_section, (str, dict)):
             raise UserError(f"solver must be a name, or a name and keywords, got {shown(self.solver)}")
         if self.schedule is not None and self.budget is not None:
@@ -128,15 +126,17 @@ class SampleSpec:
                 f"latency_ms goes without a schedule or a budget (schedule={self.schedule!r}, budget={self.budget!r})"
             )
         if self.budget is not None and not 0 < self.budget <= 1:
-            raise UserError(f"budget must lie in (0, 1] (1 runs every step powerful), got {self.budget!r}")
-        if not 0 <= self.seed < 2**32:
+            raise UserError(f"budget must lie in (0, 1] (1 runs every step powerful), got {shown(self.budget)}")
+        if self.seed is not None and not 0 <= self.seed < 2**32:
             raise UserError(f"seed must lie in 0..2^32-1, got {self.seed!r}")
         for field in fields(self):
             if not _finite(value := getattr(self, field.name)):
-                raise UserError(f"{field.name} must be finite, got {value!s:.40}")
+                raise UserError(f"{field.name} must be finite, got {shown(value)}")
         check_packing(self.packing)
         if self.weak is not None:
             as_patch(self.weak)
+        if self.seed is None:
+            object.__setattr__(self, "seed", drawn_seed())
 
     @property
     def solver_section(self) -> str | dict[str, Any]:
