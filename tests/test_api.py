@@ -17,6 +17,7 @@ import pytest
 import flexidit_jax as fd
 from flexidit_jax.codecs.identity import Codec
 from flexidit_jax.common.trees import flatten
+from flexidit_jax.diffusion import flow
 from flexidit_jax.diffusion.gaussian import Process
 from flexidit_jax.models.build import build_dit
 
@@ -112,6 +113,14 @@ def test_the_null_class_has_two_names(flex: fd.FlexiDiT) -> None:
     assert not np.array_equal(named.output, flex.predict(x, t, [0] * 3).output)
 
 
+def test_predict_reads_real_times_lists_and_what_is_traced(flex: fd.FlexiDiT) -> None:
+    x, t = np.random.default_rng(0).normal(size=(2, 8, 8, 4)).astype(np.float32), np.array([0.5, 999.0], np.float32)
+    plain = flex.predict(x, t, [0, 1]).output
+    np.testing.assert_array_equal(flex.predict(x.tolist(), t.tolist(), [0, 1]).output, plain)
+    traced = jax.jit(lambda x, t: flex.predict(x, t, [0, 1]).output)(x, t)
+    np.testing.assert_allclose(traced, plain, rtol=0, atol=1e-5 * np.abs(plain).max())
+
+
 def test_predict_refusals(flex: fd.FlexiDiT) -> None:
     x, t = np.zeros((2, 8, 8, 4), np.float32), np.zeros(2, np.int32)
     with pytest.raises(fd.UserError, match=r"^x must have shape \[B, 8, 8, 4\], got \[2, 8, 8, 3\]$"):
@@ -123,6 +132,20 @@ def test_predict_refusals(flex: fd.FlexiDiT) -> None:
         flex.predict(x, t, [0, null + 1])
     with pytest.raises(fd.UserError, match=r"the model has no mode 8; it has 2, 4"):
         flex.predict(x, t, [0, 1], patch=8)
+    with pytest.raises(fd.UserError, match=r"^x must be finite, got nan at \[1, 2, 3, 0\]$"):
+        spoilt = x.copy()
+        spoilt[1, 2, 3, 0] = np.nan
+        flex.predict(spoilt, t, [0, 1])
+    for wrong in ([0, 1000], [-1, 5]):
+        with pytest.raises(
+            fd.UserError, match=rf"^t must lie in 0\.\.999, the times of the process, got {min(wrong)}\.\."
+        ):
+            flex.predict(x, wrong, [0, 1])
+    with pytest.raises(fd.UserError, match=r"^t must be finite, got nan at \[0\]$"):
+        flex.predict(x, [np.nan, 1], [0, 1])
+    flowing = dataclasses.replace(flex, process=flow.Process(steps=20))
+    with pytest.raises(fd.UserError, match=r"^t must lie in 0\.\.20, the times of the process, got 0\.0\.\.20\.5$"):
+        flowing.predict(x, [0, 20.5], [0, 1])
     for times, labels in ((t[:1], [0, 1]), (t, [0]), (np.int32(3), [0, 1])):
         with pytest.raises(fd.UserError, match=r"^x, t and labels"):
             flex.predict(x, times, labels)
@@ -344,3 +367,15 @@ def test_export_refuses_where_it_may_not_write(dit: fd.FlexiDiT, tmp_path: Path,
     (tmp_path / "file").touch()
     with pytest.raises(fd.UserError, match=r"^cannot write to "):
         dit.export(tmp_path / name)
+
+
+def test_devices_and_adapters_are_read_when_a_model_is_made(flex: fd.FlexiDiT) -> None:
+    made = dataclasses.replace(flex, devices=np.int64(1), merge_adapters=np.bool_(False))
+    assert (made.devices, made.merge_adapters) == (1, False) and type(made.devices) is int
+    for words, message in (
+        ({"devices": None}, r"^devices must be int, got None$"),
+        ({"devices": 1.5}, r"^devices must be int, got 1\.5$"),
+        ({"merge_adapters": "no"}, r"^merge_adapters must be bool, got 'no'$"),
+    ):
+        with pytest.raises(fd.UserError, match=message):
+            dataclasses.replace(flex, **words)

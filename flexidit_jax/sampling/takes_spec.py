@@ -62,6 +62,8 @@ def takes_spec(positional: str, several: bool = False) -> Callable[[Callable[...
             if several and isinstance(given, (list, tuple)):
                 if words.get("seed", 0) is None:  # one for all
                     words["seed"] = drawn_seed()
+                if None in given:
+                    raise UserError("spec must be a SampleSpec, got NoneType")
                 return method(*leading, **others, spec=[spec_of(one, words, also, method.__name__) for one in given])
             return method(*leading, **others, spec=spec_of(given, words, also, method.__name__))
 

@@ -9,6 +9,7 @@ import re
 from typing import Any
 
 import jax.numpy as jnp
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -75,6 +76,30 @@ def test_what_no_model_could_do_is_refused_at_once(words: dict[str, Any], says: 
 
 
 # ---------------------------------------------------------------- Records
+
+
+def test_numbers_of_numpy_and_jax_are_numbers_and_a_whole_float_is_an_integer() -> None:
+    words = {"guidance": np.float32(1.5), "guidance_channels": jnp.asarray(3)}
+    spec = fd.SampleSpec(steps=10.0, seed=np.uint32(7), **words)
+    assert spec == fd.SampleSpec(steps=10, seed=7, guidance=1.5, guidance_channels=3)
+    assert [type(getattr(spec, key)) for key in ("steps", "seed", "guidance")] == [int, int, float]
+    assert fd.SampleSpec(weak=np.array([2, 4]), solver={"name": "sa_solver", "tau": np.float64(1)}).solver[1][1] == 1.0
+
+
+def test_a_seed_that_nobody_chose_is_drawn_once_and_said(flex: fd.FlexiDiT, capsys: pytest.CaptureFixture[str]) -> None:
+    """A spec holds the number from then on: what is recorded, compared and sampled is a value."""
+    spec = fd.SampleSpec(seed=None, steps=2)
+    assert capsys.readouterr().err == f"seed: drew {spec.seed}; seed={spec.seed} makes the same samples again\n"
+    assert fd.SampleSpec.of_record(spec.recorded()) == spec == dataclasses.replace(spec)
+    assert 0 <= spec.seed < 2**31 and spec.seed != fd.SampleSpec(seed=None).seed
+    capsys.readouterr()
+    chain = flex.steps([1, 2], spec=[spec, fd.SampleSpec(steps=3)], seed=None)
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1
+    assert next(chain).seeds.tolist() == [int(re.search(r"drew (\d+);", line)[1])] * 2
+    with pytest.raises(fd.UserError):
+        fd.SampleSpec(seed=None, packing="pakced")
+    assert capsys.readouterr().err == ""
 
 
 def test_a_record_holds_every_key_and_comes_back() -> None:
