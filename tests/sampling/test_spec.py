@@ -9,7 +9,6 @@ import re
 from typing import Any
 
 import jax.numpy as jnp
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
