@@ -60,9 +60,9 @@ def build_dit(
     for key, value in {"dtype": dtype, "attention": attention, "remat": remat}.items():
         if value not in choices[key]:
             raise UserError(f"model.{key} must be one of {', '.join(choices[key])}, got {value!r}")
-    sides = latent if isinstance(latent, (tuple, list)) else ()
+    sides = tuple(latent) if isinstance(latent, (tuple, list)) else ()
     if len(sides) != 4 or not all(isinstance(side, int) and 0 < side < 2**31 for side in sides):
-        raise UserError(f"model.latent must be (frames, height, width, channels), got {shown(latent)}")
+        raise UserError(f"model.latent must be (frames, height, width, channels), got {shown(sides or latent)}")
     base = as_patch(patch)
     grid(tuple(latent), base)
     if "width" in conditioner:
