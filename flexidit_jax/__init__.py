@@ -10,7 +10,8 @@
 from flexidit_jax.api import FlexiDiT, FlopCount, load
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.types import Prediction
+from flexidit_jax.sampling.snapshot import NotFinite
 from flexidit_jax.sampling.spec import SampleSpec
 
-__all__ = ["FlexiDiT", "FlopCount", "Prediction", "SampleSpec", "UserError", "load"]
+__all__ = ["FlexiDiT", "FlopCount", "NotFinite", "Prediction", "SampleSpec", "UserError", "load"]
 __version__ = "0.1.0"

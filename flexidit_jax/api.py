@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flexidit_jax.common import build
+from flexidit_jax.common.arguments import finite_array, path_of, shown, typed
 from flexidit_jax.common.build import Section
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.trees import count
@@ -32,7 +33,8 @@ from flexidit_jax.models.flops import FlopCount, forward_flops
 from flexidit_jax.models.patch import as_video, grid
 from flexidit_jax.sampling.engine import Engine
 from flexidit_jax.sampling.plan import Plan
-from flexidit_jax.sampling.sampler import Sampler, Snapshot
+from flexidit_jax.sampling.sampler import Sampler
+from flexidit_jax.sampling.snapshot import Snapshot, gathered
 from flexidit_jax.sampling.spec import SampleSpec
 from flexidit_jax.sampling.takes_spec import takes_spec
 
@@ -57,6 +59,17 @@ class FlexiDiT:
     codec: Any
     merge_adapters: bool = True
     devices: int = 1
+
+    def __post_init__(self) -> None:
+        for name, kind in (("merge_adapters", "bool"), ("devices", "int")):
+            object.__setattr__(self, name, typed(getattr(self, name), kind, name))
+
+    @classmethod
+    def of(cls, config: Section, params: Params, process: NoiseProcess) -> FlexiDiT:
+        """A model out of what `convert.read_model` reads: its sections `model` and `codec`, and its stored tree."""
+        model = build.call(build_dit, config["model"], "model")
+        codec = config["codec"] and build.part("flexidit_jax.codecs", "Codec", config["codec"], "codec")
+        return cls(model.at(patches_of(params)[0]), params, process, codec)
 
     @property
     def patches(self) -> tuple[Patch, ...]:
@@ -88,13 +101,17 @@ class FlexiDiT:
             its own and leaves the pre-trained ones as they are, to the bit.
 
         Raises:
-          UserError: a patch that does not divide the latent or is smaller than the pre-trained one.
+          UserError: a patch that does not divide the latent or is smaller than the pre-trained one, or a rank above the
+            model's width.
         """
-        if isinstance(patches, (int, str)) or not len(patches):
-            raise UserError(f"patches must be a sequence of patch sizes such as (2, 4), got {patches!r}")
-        wanted = [as_patch(patch) for patch in patches]
+        if isinstance(patches, str) or not isinstance(patches, Collection) or not len(patches):
+            raise UserError(f"patches must be a sequence of patch sizes such as (2, 4), got {shown(patches)}")
+        wanted = [as_patch(patch) for patch in (patches.tolist() if hasattr(patches, "tolist") else patches)]
         for patch in wanted:
             grid(self.model.latent, patch)
+        adapters = typed(adapters, "int | None", "adapters")
+        if adapters is not None and not 1 <= adapters <= self.model.width:
+            raise UserError(f"adapters must be a rank in 1..{self.model.width}, the model's width, got {adapters}")
         return dataclasses.replace(self, params=flexify(self.params, wanted, adapters))
 
     def predict(self, x: Array, t: Array, labels: Any, patch: int | str | tuple[int, ...] | None = None) -> Prediction:
@@ -102,7 +119,8 @@ class FlexiDiT:
 
         Args:
           x: [B, H, W, C] or [B, F, H, W, C].
-          t: [B], times 0..T-1 (of a flow, real numbers 0..T; of a SiT, from noise at 0 to data at 1).
+          t: [B], times that the process tells a network: 0..T-1, or real numbers between (of a flow 0..T; of a SiT from
+            noise at 0 to data at 1).
           labels: [B], what the conditioner reads (classes: 0..classes, the last or None meaning none), or a condition.
           patch: the mode; the most powerful by default.
 
@@ -110,15 +128,21 @@ class FlexiDiT:
           Prediction(output, variance), each shaped like x; variance None where the process learns none.
 
         Raises:
-          UserError: x of another latent shape, labels out of range, or a mode the model lacks.
+          UserError: x of another latent shape, x or t that are not finite, times or labels out of range, or a mode the
+            model lacks.
         """
-        video = as_video(x, self.model.latent)
-        mode = self.patches[0] if patch is None else as_patch(patch)
+        video = as_video(x, self.model.latent, "x")
+        mode = self._mode(patch)
         cond = parsed(self.model.conditioner, labels)
+        t = finite_array(t, "t")
         if np.shape(t) != (len(video),) or size(cond) != len(video):
             raise UserError(f"x, t and labels must be as many: {len(video)}, shape {np.shape(t)}, {size(cond)}")
-        out = _predict(self.model.at(mode), self.params, mode, video, jnp.asarray(t), cond)
-        return Prediction(*(None if part is None else part.reshape(x.shape) for part in read_by(self.process, out)))
+        low, high = self.process.times
+        if not isinstance(t, jax.core.Tracer) and not low <= np.min(t) <= np.max(t) <= high:
+            raise UserError(f"t must lie in {low}..{high}, the times of the process, got {np.min(t)}..{np.max(t)}")
+        out = _predict(self.model.at(mode), self.params, mode, jnp.asarray(video), jnp.asarray(t), cond)
+        out = read_by(self.process, out)
+        return Prediction(*(None if part is None else part.reshape(np.shape(x)) for part in out))
 
     @takes_spec(
         "steps schedule guide budget guidance weak_guidance guidance_interval weak solver latency_ms batch packing"
@@ -171,15 +195,17 @@ class FlexiDiT:
 
         Raises:
           UserError: labels, words or shapes that do not fit the model or each other.
+          NotFinite: samples that became NaN or infinite; it holds all images, and says which failed.
         """
-        if decode:
+        if typed(decode, "bool", "decode"):
             self._check_codec()
         chain = self.sampler.batches(labels, spec, batch, negative, first, noise, step_noise, progress)
-        made = self.decode if decode else np.asarray
-        out = np.concatenate([made(snapshot.x)[: snapshot.count] for snapshot in chain if snapshot.finished])
-        if noise is not None and not decode:
-            return out.reshape(np.shape(noise))
-        return out[:, 0] if self.model.latent[0] == 1 and not decode else out
+        clips = self.model.latent[0] > 1 or np.ndim(noise) == 5
+
+        def made(x: Array) -> np.ndarray:
+            return self.decode(x) if decode else np.asarray(x) if clips else np.asarray(x)[:, 0]
+
+        return gathered(chain, made)
 
     @takes_spec("", several=True)
     def steps(
@@ -204,6 +230,7 @@ class FlexiDiT:
 
         Raises:
           UserError: see `sample`; at once, not at the first step.
+          NotFinite: see `sample`; after the last step of the last batch. Of a batch, `Snapshot.failed` tells.
         """
         chain = self.sampler.batches(labels, spec, batch, negative, first, noise, step_noise, progress)
         return map(Snapshot.cut, chain)
@@ -212,10 +239,10 @@ class FlexiDiT:
         """Latents [B, F, H, W, C], of images also [B, H, W, C], as data: uint8 [B, H, W, channels], with F for video.
 
         Raises:
-          UserError: no codec, one whose weights are missing, or latents of another shape.
+          UserError: no codec, one whose weights are missing, or latents of another shape or not finite.
         """
         self._check_codec()
-        data = self.codec.decode(as_video(latents, self.model.latent))
+        data = self.codec.decode(jnp.asarray(as_video(latents, self.model.latent, "latents")))
         return data[:, 0] if self.model.latent[0] == 1 else data
 
     def _check_codec(self) -> None:
@@ -238,9 +265,9 @@ class FlexiDiT:
         Raises:
           UserError: a mode the layout cannot hold, or a path that cannot be written.
         """
-        mode = self.patches[0] if patch is None else as_patch(patch)
+        file, mode = path_of(path, "path"), self._mode(patch)
         model = self.model.at(mode)
-        write_published(Path(path), model, write_dit(model, at(self.params, mode)))
+        write_published(file, model, write_dit(model, at(self.params, mode)))
 
     def save(self, path: str | Path, adapters_only: bool = False) -> None:
         """Writes `config.json` and `model.safetensors` into a folder that `load` reads.
@@ -253,12 +280,21 @@ class FlexiDiT:
         Raises:
           UserError: the folder cannot be written, or there are no adapters to save by themselves.
         """
+        folder, adapters_only = path_of(path, "path"), typed(adapters_only, "bool", "adapters_only")
         config = {
             "model": describe(self.model),
             "process": build.describe(self.process),
             "codec": None if self.codec is None else build.describe(self.codec),
         }
-        write_saved(Path(path), config, self.params, adapters_only)
+        write_saved(folder, config, self.params, adapters_only)
+
+    def _mode(self, patch: int | str | tuple[int, ...] | None) -> Patch:
+        """A mode of this model, the most powerful by default."""
+        mode = self.patches[0] if patch is None else as_patch(patch)
+        if mode not in self.patches:
+            known = ", ".join(map(short_patch_name, self.patches))
+            raise UserError(f"patch: the model has no mode {short_patch_name(mode)}; it has {known}")
+        return mode
 
     def _cost(self, patch: Patch) -> int:
         rank = lora.rank_of(self.params["modes"][patch_name(patch)]) or 0
@@ -290,20 +326,22 @@ def load(
       UserError: nothing there that holds a model, a file that is damaged or of another layout, weights that are not
         finite, or a model of other heads or of another process than are asked for.
     """
+    path_of(path, "path")  # looked at, and left as it is: a str may be a name at the hub
+    num_heads, weights = typed(num_heads, "int | None", "num_heads"), typed(weights, "str | None", "weights")
+    if not (base is None or isinstance(base, FlexiDiT)):
+        path_of(base, "base")
 
     def stored() -> Params | None:
-        if isinstance(base, (str, Path)):
-            return read_model(base, num_heads, None, lambda: None)[1]
-        return getattr(base, "params", None)
+        if base is None or isinstance(base, FlexiDiT):
+            return base and base.params
+        return read_model(base, num_heads, None, lambda: None)[1]
 
     asked = asked_process(process)
     config, params = read_model(path, num_heads, weights, stored)
-    model = build.call(build_dit, config["model"], "model")
-    if num_heads is not None and model.num_heads != num_heads:
-        raise UserError(f"{path} is a model of {model.num_heads} heads, but num_heads={num_heads}; leave that out")
-    noise_process = process_of(Path(path), config["process"], asked)
-    codec = config["codec"] and build.part("flexidit_jax.codecs", "Codec", config["codec"], "codec")
-    return FlexiDiT(model.at(patches_of(params)[0]), params, noise_process, codec)
+    flex = FlexiDiT.of(config, params, process_of(Path(path), config["process"], asked))
+    if num_heads is not None and flex.model.num_heads != num_heads:
+        raise UserError(f"{path} is a model of {flex.model.num_heads} heads, but num_heads={num_heads}; leave that out")
+    return flex
 
 
 @partial(jax.jit, static_argnames=("model", "patch"))

@@ -36,14 +36,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one job.
 
     Returns:
-      The exit status: 0 done, 2 bad input (one line says what); 130 stopped by Ctrl-C and `--stopped-status`, 0 unless
-      said, by SIGTERM: the same command goes on.
+      The exit status: 0 done, 2 bad input (one line says what), 1 samples that are not finite (one line says which);
+      130 stopped by Ctrl-C and `--stopped-status`, 0 unless said, by SIGTERM: the same command goes on.
     """
     try:
         return cluster.leave(_run(sys.argv[1:] if argv is None else argv))
     except UserError as error:
         print(f"error: {cluster.me()}{error}", file=sys.stderr)
-        return cluster.leave(2, failed=True)
+        return cluster.leave(error.status, failed=True)
     except KeyboardInterrupt:
         print(f"{cluster.me()}interrupted", file=sys.stderr)
         return cluster.leave(130, failed=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -54,6 +55,20 @@ def dit() -> fd.FlexiDiT:
 def flex(dit: fd.FlexiDiT) -> fd.FlexiDiT:
     """The golden DiT with modes 2 and 4."""
     return dit.flexify((2, 4))
+
+
+@pytest.fixture(scope="session")
+def spoilt() -> Callable[..., fd.FlexiDiT]:
+    """A model with NaN in the row of a class, the last being that of none: its samples come to nothing."""
+
+    def spoil(model: fd.FlexiDiT, label: int) -> fd.FlexiDiT:
+        trunk = model.params["trunk"]
+        table = np.array(trunk["conditioner"]["table"])
+        table[label] = np.nan
+        trunk = {**trunk, "conditioner": {"table": jax.numpy.asarray(table)}}
+        return dataclasses.replace(model, params={**model.params, "trunk": trunk})
+
+    return spoil
 
 
 @pytest.fixture(scope="session")

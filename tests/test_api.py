@@ -17,6 +17,7 @@ import pytest
 import flexidit_jax as fd
 from flexidit_jax.codecs.identity import Codec
 from flexidit_jax.common.trees import flatten
+from flexidit_jax.diffusion import flow
 from flexidit_jax.diffusion.gaussian import Process
 from flexidit_jax.models.build import build_dit
 
@@ -47,10 +48,10 @@ def assert_same_bits(ours: fd.FlexiDiT, theirs: fd.FlexiDiT) -> None:
 
 
 def test_names() -> None:
-    assert set(fd.__all__) == {"FlexiDiT", "FlopCount", "Prediction", "SampleSpec", "UserError", "load"}
+    assert set(fd.__all__) == {"FlexiDiT", "FlopCount", "NotFinite", "Prediction", "SampleSpec", "UserError", "load"}
     assert fd.FlopCount._fields == ("total", "relative")
     assert fd.Prediction._fields == ("output", "variance")
-    assert list(inspect.signature(fd.load).parameters) == ["path", "num_heads", "base", "process"]
+    assert list(inspect.signature(fd.load).parameters) == ["path", "num_heads", "base", "weights", "process"]
     assert list(inspect.signature(fd.FlexiDiT.predict).parameters) == ["self", "x", "t", "labels", "patch"]
 
 
@@ -112,6 +113,14 @@ def test_the_null_class_has_two_names(flex: fd.FlexiDiT) -> None:
     assert not np.array_equal(named.output, flex.predict(x, t, [0] * 3).output)
 
 
+def test_predict_reads_real_times_lists_and_what_is_traced(flex: fd.FlexiDiT) -> None:
+    x, t = np.random.default_rng(0).normal(size=(2, 8, 8, 4)).astype(np.float32), np.array([0.5, 999.0], np.float32)
+    plain = flex.predict(x, t, [0, 1]).output
+    np.testing.assert_array_equal(flex.predict(x.tolist(), t.tolist(), [0, 1]).output, plain)
+    traced = jax.jit(lambda x, t: flex.predict(x, t, [0, 1]).output)(x, t)
+    np.testing.assert_allclose(traced, plain, rtol=0, atol=1e-5 * np.abs(plain).max())
+
+
 def test_predict_refusals(flex: fd.FlexiDiT) -> None:
     x, t = np.zeros((2, 8, 8, 4), np.float32), np.zeros(2, np.int32)
     with pytest.raises(fd.UserError, match=r"^x must have shape \[B, 8, 8, 4\], got \[2, 8, 8, 3\]$"):
@@ -123,6 +132,20 @@ def test_predict_refusals(flex: fd.FlexiDiT) -> None:
         flex.predict(x, t, [0, null + 1])
     with pytest.raises(fd.UserError, match=r"the model has no mode 8; it has 2, 4"):
         flex.predict(x, t, [0, 1], patch=8)
+    with pytest.raises(fd.UserError, match=r"^x must be finite, got nan at \[1, 2, 3, 0\]$"):
+        spoilt = x.copy()
+        spoilt[1, 2, 3, 0] = np.nan
+        flex.predict(spoilt, t, [0, 1])
+    for wrong in ([0, 1000], [-1, 5]):
+        with pytest.raises(
+            fd.UserError, match=rf"^t must lie in 0\.\.999, the times of the process, got {min(wrong)}\.\."
+        ):
+            flex.predict(x, wrong, [0, 1])
+    with pytest.raises(fd.UserError, match=r"^t must be finite, got nan at \[0\]$"):
+        flex.predict(x, [np.nan, 1], [0, 1])
+    flowing = dataclasses.replace(flex, process=flow.Process(steps=20))
+    with pytest.raises(fd.UserError, match=r"^t must lie in 0\.\.20, the times of the process, got 0\.0\.\.20\.5$"):
+        flowing.predict(x, [0, 20.5], [0, 1])
     for times, labels in ((t[:1], [0, 1]), (t, [0]), (np.int32(3), [0, 1])):
         with pytest.raises(fd.UserError, match=r"^x, t and labels"):
             flex.predict(x, times, labels)
@@ -184,7 +207,7 @@ def test_sample_refusals(dit: fd.FlexiDiT, flex: fd.FlexiDiT) -> None:
         ({**latent, "batch": "x"}, r"^batch must be int or None, got 'x'$"),
         ({**latent, "batch": 1.5}, r"^batch must be int or None, got 1\.5$"),
         ({**latent, "noise": noise[:1]}, r"^noise is for 1 samples, but 2 are asked for$"),
-        ({**latent, "noise": noise[:, :4]}, r"^x must have shape \[B, 8, 8, 4\], got \[2, 4, 8, 4\]$"),
+        ({**latent, "noise": noise[:, :4]}, r"^noise must have shape \[B, 8, 8, 4\], got \[2, 4, 8, 4\]$"),
         ({**latent, "step_noise": np.zeros((4, 2, 8, 8, 4))}, r"^step_noise must .* come with noise"),
         ({**latent, "noise": noise, "step_noise": np.zeros((3, 2, 8, 8, 4))}, r"^step_noise must have shape \[steps=4"),
         ({**latent, "solver": "dpdm"}, r"^no 'dpdm' in solvers/; did you mean 'ddpm'\?$"),
@@ -277,13 +300,13 @@ def test_load_takes_a_run_or_one_of_its_steps(smoke_run: Path, trained: fd.Flexi
 def test_load_refusals(dit: fd.FlexiDiT, tmp_path: Path) -> None:
     with pytest.raises(fd.UserError, match=r"nowhere does not exist; give a run's folder, a saved model or a DiT"):
         fd.load("nowhere")
-    with pytest.raises(fd.UserError, match=r"^num_heads=5 .* the width 64$"):
+    with pytest.raises(fd.UserError, match=r" is a model of 4 heads, but num_heads=5; leave that out$"):
         fd.load(GOLDEN, num_heads=5)
     dit.save(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     for text, message in (
         (json.dumps({**config, "format": "other/2"}), r"is not a model saved by this version \(format 'other/2'\)$"),
-        (json.dumps(config)[:50], r"/config\.json cannot be read"),
+        (json.dumps(config)[:50], r"/config\.json is not valid JSON"),
         ("[]", r"is not a model saved by this version|cannot be read"),
     ):
         (tmp_path / "config.json").write_text(text)
@@ -345,3 +368,15 @@ def test_export_refuses_where_it_may_not_write(dit: fd.FlexiDiT, tmp_path: Path,
     (tmp_path / "file").touch()
     with pytest.raises(fd.UserError, match=r"^cannot write to "):
         dit.export(tmp_path / name)
+
+
+def test_devices_and_adapters_are_read_when_a_model_is_made(flex: fd.FlexiDiT) -> None:
+    made = dataclasses.replace(flex, devices=np.int64(1), merge_adapters=np.bool_(False))
+    assert (made.devices, made.merge_adapters) == (1, False) and type(made.devices) is int
+    for words, message in (
+        ({"devices": None}, r"^devices must be int, got None$"),
+        ({"devices": 1.5}, r"^devices must be int, got 1\.5$"),
+        ({"merge_adapters": "no"}, r"^merge_adapters must be bool, got 'no'$"),
+    ):
+        with pytest.raises(fd.UserError, match=message):
+            dataclasses.replace(flex, **words)

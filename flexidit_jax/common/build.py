@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
+import math
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from contextvars import ContextVar
 from inspect import Parameter
 from typing import Any, TypeAlias
 
+from flexidit_jax.common.arguments import typed
 from flexidit_jax.common.errors import UserError, nearest
 
 
@@ -66,8 +68,11 @@ def defaults_noted() -> Iterator[dict[str, Any]]:
         _NOTED.reset(token)
 
 
-def check(maker: Callable[..., Any], section: Mapping[str, Any], where: str) -> Mapping[str, Parameter]:
+def check(maker: Callable[..., Any], section: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Refuses a key that `maker` does not take, or a value that its annotation rules out.
+
+    Returns:
+      The section, its values as the annotations have them.
 
     Raises:
       UserError: the key as `where.key` beside the nearest valid one, or what it must be.
@@ -82,8 +87,8 @@ def split(section: Mapping[str, Any], where: str, *makers: Callable[..., Any]) -
       UserError: see `check`; the nearest key is that of any of them.
     """
     parameters = [inspect.signature(maker).parameters for maker in makers]
-    _checked({key: parameter for taken in parameters for key, parameter in taken.items()}, section, where)
-    return [{key: value for key, value in section.items() if key in taken} for taken in parameters]
+    read = _checked({key: parameter for taken in parameters for key, parameter in taken.items()}, section, where)
+    return [{key: value for key, value in read.items() if key in taken} for taken in parameters]
 
 
 def _check_section(section: Any, where: str) -> None:
@@ -91,26 +96,17 @@ def _check_section(section: Any, where: str) -> None:
         raise UserError(f"config key '{where}' must be a section, got {section!r}")
 
 
-def _checked(parameters: Mapping[str, Parameter], section: Mapping[str, Any], where: str) -> Mapping[str, Parameter]:
+def _checked(parameters: Mapping[str, Parameter], section: Mapping[str, Any], where: str) -> dict[str, Any]:
     _check_section(section, where)
     if (noted := _NOTED.get()) is not None:
         noted |= {f"{where}.{key}": value for key, parameter in parameters.items() if _json(value := parameter.default)}
-    for key, value in section.items():
+    for key in section:
         if key not in parameters:
             raise UserError(f"unknown config key '{where}.{key}'{nearest(str(key), parameters)}")
-        check_type(value, str(parameters[key].annotation), f"config key '{where}.{key}'")
-    return parameters
-
-
-def check_type(value: Any, annotation: str, what: str) -> None:
-    """Refuses a value that an annotation made of plain types rules out.
-
-    Raises:
-      UserError: `what`, and what it must be.
-    """
-    if not _suits(value, annotation):
-        words = annotation.replace(" | ", " or ").replace("Section", "a section")
-        raise UserError(f"{what} must be {words}, got {value!r}")
+    return {
+        key: typed(value, str(parameters[key].annotation), f"config key '{where}.{key}'")
+        for key, value in section.items()
+    }
 
 
 def call(maker: Callable[..., Any], section: Mapping[str, Any], where: str) -> Any:
@@ -119,11 +115,12 @@ def call(maker: Callable[..., Any], section: Mapping[str, Any], where: str) -> A
     Raises:
       UserError: an unknown key (the nearest valid one is named) or a missing one.
     """
-    for key, parameter in check(maker, section, where).items():
+    read = check(maker, section, where)
+    for key, parameter in inspect.signature(maker).parameters.items():
         required = parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD
-        if required and key not in section:
+        if required and key not in read:
             raise UserError(f"config key '{where}.{key}' is missing")
-    return maker(**section)
+    return maker(**read)
 
 
 def part(package: str, attribute: str, section: Mapping[str, Any], where: str) -> Any:
@@ -158,17 +155,10 @@ def describe(part: Any) -> dict[str, Any]:
     return {"name": type(part).__module__.rsplit(".", 1)[-1], **dataclasses.asdict(part)}
 
 
-def _suits(value: Any, annotation: str) -> bool:
-    """Whether a value may be given for an annotation made of plain types; others are not judged, but for None."""
-    plain = {"int": int, "float": (int, float), "str": str, "bool": bool, "None": type(None), "Section": Mapping}
-    parts = annotation.split(" | ")
-    if not all(part in plain for part in parts):
-        return value is not None or "None" in parts or annotation in ("Any", "object", str(Parameter.empty))
-    return any(isinstance(value, plain[part]) and (part == "bool") == isinstance(value, bool) for part in parts)
-
-
 def positive(where: str, **values: float) -> None:
     """Refuses numbers that must be above zero and are not."""
     for key, value in values.items():
         if not value > 0:
             raise UserError(f"{where}.{key} must be positive, got {value!r}")
+        if value == math.inf:
+            raise UserError(f"{where}.{key} must be finite, got {value!r}")

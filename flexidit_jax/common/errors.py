@@ -12,9 +12,14 @@ STOPPED = 75
 class UserError(Exception):
     """Bad input: one line saying what is wrong, what was found and what would do.
 
-    The command line prints the message alone and exits with status 2; Python callers see an
+    The command line prints the message alone and exits with `status`; Python callers see an
     ordinary exception.
+
+    Attributes:
+      status: 2; another for what is no mistake in the input.
     """
+
+    status = 2
 
 
 def nearest(word: str, known: Iterable[str], most: int = 1) -> str:

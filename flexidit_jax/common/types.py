@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import numpy as np
 
+from flexidit_jax.common.arguments import shown, single
 from flexidit_jax.common.errors import UserError
 
 Array: TypeAlias = jax.Array | np.ndarray
@@ -38,13 +39,14 @@ def as_patch(value: int | str | Sequence[int]) -> Patch:
     Raises:
       UserError: not one to three positive integers.
     """
+    value = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(value, str):
         sides = [int(side) for side in value.split("x")] if re.fullmatch(r"[0-9]+(x[0-9]+){0,2}", value) else []
     else:
-        sides = list(value) if isinstance(value, (Sequence, np.ndarray)) else [value]
-    integers = all(isinstance(side, (int, np.integer)) and not isinstance(side, bool) for side in sides)
-    if not integers or not 1 <= len(sides) <= 3 or min(sides) < 1:
-        raise UserError(f"patch {value!r} is not one to three positive integers, such as 4, (2, 4) or '2x4x4'")
+        sides = list(map(single, value)) if isinstance(value, (Sequence, np.ndarray, jax.Array)) else [value]
+    integers = all(isinstance(side, int) and not isinstance(side, bool) for side in sides)
+    if not integers or not 1 <= len(sides) <= 3 or not 1 <= min(sides) <= max(sides) < 2**31:
+        raise UserError(f"patch {shown(value)} is not one to three positive integers, such as 4, (2, 4) or '2x4x4'")
     if len(sides) == 1:
         sides = sides * 2
     frames, height, width = [1, *sides][-3:]

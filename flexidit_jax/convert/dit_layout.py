@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import TypeAlias
 
 import numpy as np
 
@@ -34,12 +35,18 @@ BLOCK_LAYERS = {
 }
 
 
-def heads_of(width: int, given: int | None) -> int:
+#: of a DiT whose file does not tell: a number, or numbers by width, of which the published ones need none
+Heads: TypeAlias = int | Mapping[int, int] | None
+
+
+def heads_of(width: int, given: Heads) -> int:
     """The number of heads, which a DiT state dict does not hold.
 
     Raises:
       UserError: not given, and the width is not a published one.
     """
+    if isinstance(given, Mapping):
+        given = given.get(width)
     if given is not None:
         if not isinstance(given, (int, np.integer)) or given < 1 or width % given:
             raise UserError(f"num_heads={given!r} is not an integer that divides the width {width}")
@@ -53,7 +60,7 @@ def heads_of(width: int, given: int | None) -> int:
     return published[width]
 
 
-def read_dit(state: StateDict, num_heads: int | None = None, input_size: int | None = None) -> tuple[DiT, Params]:
+def read_dit(state: StateDict, num_heads: Heads = None, input_size: int | None = None) -> tuple[DiT, Params]:
     """A state dict of the published layout -> the model it describes and its plain parameters.
 
     Size, patch, classes and resolution are read off the tensors; so is the unit of the positions,
@@ -160,7 +167,7 @@ def _float32(array: Array) -> np.ndarray:
     return np.asarray(array).astype(np.float32)
 
 
-def _model_of(state: StateDict, num_heads: int | None, input_size: int | None) -> DiT:
+def _model_of(state: StateDict, num_heads: Heads, input_size: int | None) -> DiT:
     """The model a state dict describes, from the few tensors that tell."""
     telling = {
         "x_embedder.proj.weight": 4,

@@ -14,7 +14,7 @@ from flexidit_jax.common.tensor_files import SUFFIXES
 from flexidit_jax.common.types import Params
 from flexidit_jax.common.weights import full_set, within
 from flexidit_jax.convert.diffusers_layout import STEM, is_diffusers_folder, read_folder
-from flexidit_jax.convert.dit_layout import read_dit
+from flexidit_jax.convert.dit_layout import Heads, read_dit
 from flexidit_jax.convert.saved import WEIGHTS, read_saved
 from flexidit_jax.convert.weight_files import read_state_dict
 from flexidit_jax.models.build import describe
@@ -46,14 +46,15 @@ def files_of_model(names: Sequence[str]) -> list[str]:
 
 
 def read_model(
-    path: str | Path, num_heads: int | None, which: str | None, base: Callable[[], Params | None]
+    path: str | Path, num_heads: Heads, which: str | None, base: Callable[[], Params | None]
 ) -> tuple[dict[str, Any], Params]:
     """The `model`, `process` and `codec` sections, and the stored tree (`models.flexify`).
 
     Weights by themselves do not tell their process: its section is None.
 
     Args:
-      path, num_heads: see `flexidit_jax.load`; a `Path` is never a name at the hub.
+      path: see `flexidit_jax.load`; a `Path` is never a name at the hub.
+      num_heads: where nothing there tells: a number, or numbers by width.
       which: its `weights`.
       base: reads the stored tree that adapters saved by themselves were made for.
 
@@ -81,7 +82,7 @@ def read_model(
 
 
 def _published(
-    state: dict[str, np.ndarray], num_heads: int | None, input_size: int | None = None, vae: Path | None = None
+    state: dict[str, np.ndarray], num_heads: Heads, input_size: int | None = None, vae: Path | None = None
 ) -> tuple[dict[str, Any], Params]:
     """A published DiT: latents of the SD-VAE, which a diffusers pipeline brings along."""
     model, params = read_dit(state, num_heads, input_size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import jax
 import numpy as np
 
 from flexidit_jax.common import build
+from flexidit_jax.common.arguments import shown
+from flexidit_jax.common.build import Section
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.files import written_aside
 from flexidit_jax.common.tensor_files import differences, json_object, read_safetensors, write_safetensors
@@ -60,6 +63,8 @@ def read_saved(folder: Path, which: str | None, base: Params | None) -> tuple[di
     config = json_object(folder / "config.json")
     if (written := config.get("format")) != FORMAT:
         raise UserError(f"{folder} is not a model saved by this version (format {written!r})")
+    keys = ("patches", "base", "model", "process", "codec")
+    config = build.call(_described, {key: config[key] for key in keys if key in config}, f"{folder}/config.json")
     if which is not None:
         raise UserError(f"{folder} is a saved model, which has one set of weights; leave out weights={which!r}")
     params = unflatten(read_safetensors(folder / WEIGHTS)[0])
@@ -79,6 +84,15 @@ def read_saved(folder: Path, which: str | None, base: Params | None) -> tuple[di
     if problems:
         raise UserError(f"{folder / WEIGHTS} does not hold this model: " + "; ".join(problems))
     return config, params
+
+
+def _described(
+    patches: Sequence[Any], base: str | None, model: Section, process: Section, codec: Section | None
+) -> dict[str, Any]:
+    """What a folder's `config.json` says of its model; `build` names a key that is missing or of another type."""
+    if isinstance(patches, str) or not isinstance(patches, Sequence) or not patches:
+        raise UserError(f"config key 'patches' must be a list of patch sizes, got {shown(patches)}")
+    return {"patches": patches, "base": base, "model": model, "process": process, "codec": codec}
 
 
 def _shapes(config: dict[str, Any], params: Params) -> dict[str, tuple[int, ...]]:

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from flexidit_jax.common import build
+from flexidit_jax.common.arguments import shown
 from flexidit_jax.common.build import Section
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.notes import note
@@ -29,7 +30,7 @@ def asked_process(asked: str | Section | None) -> Section | None:
     if asked is None:
         return None
     if not isinstance(asked, (str, Mapping)):
-        raise UserError(f'process must be a name such as "sit", or a section with a name, got {asked!r}')
+        raise UserError(f'process must be a name such as "sit", or a section with a name, got {shown(asked)}')
     section = {"name": asked} if isinstance(asked, str) else dict(asked)
     _made(section)
     return section

@@ -20,6 +20,9 @@ from flexidit_jax.common.build import positive
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.types import Array
 
+#: steps of a chain: more is a slip, and would fill the memory with their levels
+MOST = 10**6
+
 
 @dataclass(frozen=True)
 class Chain:
@@ -63,6 +66,11 @@ class Process:
     def __post_init__(self) -> None:
         positive("process", steps=self.steps, shift=self.shift)
 
+    @property
+    def times(self) -> tuple[int, int]:
+        """See `diffusion.process`."""
+        return 0, self.steps
+
     def time(self, s: Array) -> Array:
         """Shares of noise -> the times the network is told."""
         return self.steps * s
@@ -80,13 +88,15 @@ class Process:
         return self.shift * s / (1 + (self.shift - 1) * s)
 
     def chain(self, n: int) -> Chain:
-        """n levels evenly spaced (before the shift) from 1/n to 1; any n.
+        """n levels evenly spaced (before the shift) from 1/n to 1; any n up to `MOST`.
 
         Raises:
-          UserError: n is below 1.
+          UserError: n is below 1, or above.
         """
         if n < 1:
             raise UserError(f"steps must be at least 1, got {n}")
+        if n > MOST:
+            raise UserError(f"steps must be at most {MOST}, got {n}")
         s = self.shifted(np.arange(1, n + 1) / n)
         return Chain(self.time(s), s, -self.sign * s)
 

@@ -118,6 +118,11 @@ class Process:
         if not self.beta_start <= self.beta_end < 1:
             raise UserError(f"process.beta_end must lie in [beta_start, 1), got {self.beta_end!r}")
 
+    @property
+    def times(self) -> tuple[int, int]:
+        """See `diffusion.process`."""
+        return 0, self.steps - 1
+
     @cached_property
     def alpha_bar(self) -> np.ndarray:
         """[T] float64."""

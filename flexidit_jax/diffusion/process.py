@@ -19,11 +19,15 @@ class NoiseProcess(Protocol):
       steps: T; times lie in 0..T.
       learns_variance: whether the second half of a network of 2C channels is the variance of a reverse step.
       ignores_variance: where it is not, whether networks have 2C channels all the same; nobody reads the second half.
+      times: the lowest and the highest time that a network is told.
     """
 
     steps: int
     learns_variance: bool
     ignores_variance: bool
+
+    @property
+    def times(self) -> tuple[float, float]: ...
 
     def chain(self, n: int) -> Any:
         """The levels of n steps, noise ascending, [n] float64: `t`, `x0_from_x`, `x0_from_output` and what its

@@ -8,6 +8,9 @@ with log std^2 between log_low and log_high by the learned v. `x_last`, `x0_prev
 and z of the row before. A solver is a table made on the host, a row for every sample is one small argument, and
 so one compiled program runs them all, for any number of steps. History lives in latent space and survives a
 change of patch size.
+
+What is no number stays none from row to row. So each row looks at its own x', within its program, and keeps the step
+in which that was first not finite: whoever reads a sample's end knows, and nobody waits for it in between.
 """
 
 from __future__ import annotations
@@ -85,18 +88,25 @@ class Carry(NamedTuple):
     Attributes:
       x: where the network is evaluated next.
       x_last, x0_prev, z_last: the row's corrected x, its x0 and its noise.
+      lost: the step that first made an x that is not finite, -1 while there is none; [B, 1, ...], as many axes as x.
     """
 
     x: Array
     x_last: Array
     x0_prev: Array
     z_last: Array
+    lost: Array
 
 
 def begin(x: Array) -> Carry:
     """The carry before the first row: x_T and no history."""
     nothing = jnp.zeros_like(x)
-    return Carry(x, nothing, nothing, nothing)
+    return Carry(x, nothing, nothing, nothing, np.full(lost_shape(jnp.shape(x)), -1, np.float32))
+
+
+def lost_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of `Carry.lost` where that of x is `shape`."""
+    return shape[:1] + (1,) * len(shape[1:])
 
 
 def advance(row: Steps, carry: Carry, prediction: Prediction, noise: Array) -> Carry:
@@ -108,11 +118,13 @@ def advance(row: Steps, carry: Carry, prediction: Prediction, noise: Array) -> C
       prediction: the (guided) prediction at `carry.x`.
       noise: shaped like x.
     """
-    x, x_last, x0_prev, z_last = carry
+    x, x_last, x0_prev, z_last, lost = carry
     x0 = row.x0_from_x * x + row.x0_from_output * prediction.output
     corrected = row.kx * x + row.kl * x_last + row.k0 * x0 + row.k1 * x0_prev + row.kz * z_last
     logvar = row.log_low
     if prediction.variance is not None:
         logvar = log_variance(prediction.variance, row.log_low, row.log_high)
     std = jnp.where(row.noisy > 0, jnp.exp(0.5 * logvar), 0.0)  # a step without noise reads no variance
-    return Carry(row.cx * corrected + row.c0 * x0 + row.c1 * x0_prev + std * noise, corrected, x0, noise)
+    x = row.cx * corrected + row.c0 * x0 + row.c1 * x0_prev + std * noise
+    finite = jnp.isfinite(x).all(tuple(range(1, jnp.ndim(x))), keepdims=True)
+    return Carry(x, corrected, x0, noise, jnp.where(finite | (lost >= 0), lost, row.step))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,8 +15,11 @@ from flexidit_jax.common.types import Patch
 from flexidit_jax.diffusion.process import NoiseProcess
 from flexidit_jax.models.dit import DiT
 from flexidit_jax.runs.pictures import contact_sheet
+from flexidit_jax.sampling.snapshot import NotFinite
 from flexidit_jax.sampling.spec import SampleSpec
 from flexidit_jax.training.state import TrainState
+
+logger = logging.getLogger(__name__)
 
 
 def preview(
@@ -32,7 +36,7 @@ def preview(
 ) -> np.ndarray:
     """One sheet of the samples that a config's `sample` section asks for, uint8 [H, W, C].
 
-    Training goes on to the same bits with and without previews.
+    Training goes on to the same bits with and without previews. Samples that became NaN are crossed out, and said.
 
     Args:
       state, patches: of now, and its modes.
@@ -47,4 +51,10 @@ def preview(
         spec = SampleSpec(
             steps=spec.steps, guidance=1.0, guidance_channels=spec.guidance_channels, solver=spec.solver, seed=spec.seed
         )
-    return np.atleast_3d(contact_sheet(flex.sample(labels, spec=spec, **where, progress=False)))
+    failed: Sequence[int] = ()
+    try:
+        images = flex.sample(labels, spec=spec, **where, progress=False)
+    except NotFinite as error:  # of the average; whether to go on is for the loss to say
+        logger.warning("preview: %s", error)
+        images, failed = error.images, error.failed
+    return np.atleast_3d(contact_sheet(images, failed))

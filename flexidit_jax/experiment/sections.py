@@ -90,7 +90,7 @@ def build_sampling(section: Section) -> Sampling:
         }
 
     of_spec, rest = build.split(section, "sample", SampleSpec, own)
-    if not 0 <= (seed := of_spec.get("seed", 0)) < 2**31:
+    if (seed := of_spec.get("seed")) is not None and not 0 <= seed < 2**31:
         raise UserError(f"sample.seed must lie in 0..2^31-1, got {seed!r}")
     return Sampling(spec=SampleSpec(**of_spec), **own(**rest))
 

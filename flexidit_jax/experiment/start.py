@@ -19,6 +19,8 @@ from flexidit_jax.common.hub import pinned
 from flexidit_jax.common.notes import note
 from flexidit_jax.common.tensor_files import json_object
 from flexidit_jax.common.types import Params, Patch, short_patch_name
+from flexidit_jax.convert.read_model import read_model
+from flexidit_jax.convert.which_process import process_of
 from flexidit_jax.experiment.experiment import Experiment
 from flexidit_jax.models.build import init
 from flexidit_jax.models.flexify import adapter_rank, at
@@ -47,13 +49,12 @@ def trained_model(experiment: Experiment, workdir: Path) -> FlexiDiT:
 
 
 def load_source(experiment: Experiment) -> FlexiDiT:
-    """The model of `init_from`, for the process of the config; a weight file of its width has the config's heads."""
+    """The model of `init_from`; of what it does not tell, its process and heads, the config's are taken."""
     source, ours = experiment.init_from, experiment.model
-    read = partial(load, source, process=build.describe(experiment.process))
-    if Path(source).is_dir():
-        return read()
-    flex = read(num_heads=ours.num_heads)
-    return flex if flex.model.width == ours.width else read()
+    config, params = read_model(source, {ours.width: ours.num_heads}, None, lambda: None)
+    recorded = config["process"]
+    asked = build.describe(experiment.process) if recorded is None else None
+    return FlexiDiT.of(config, params, process_of(Path(source), recorded, asked))
 
 
 def recorded(experiment: Experiment, workdir: Path) -> dict[str, Any]:

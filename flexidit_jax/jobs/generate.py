@@ -30,6 +30,7 @@ from flexidit_jax.runs.image_shards import ImageShards
 from flexidit_jax.runs.stop import Stop
 from flexidit_jax.runs.workdir import out_folder
 from flexidit_jax.sampling.plan import Plan
+from flexidit_jax.sampling.snapshot import NotFinite
 from flexidit_jax.sampling.spec import SampleSpec
 
 #: samples per call where `sample.batch` leaves it open
@@ -41,8 +42,13 @@ READS = ("init_from", "generate", *HOW, "sample.batch", "sample.negative")
 def run(config: ConfigDict, workdir: Path) -> int:
     """Draws images 0 .. `generate.num` - 1 with the words of `config.sample` into `generate.out`.
 
+    A shard with images that became NaN or infinite is not written, and the next start tries it again; all others are.
+
     Returns:
       0 when all are there, `STOPPED` when stopped by SIGTERM, 130 when stopped by Ctrl-C.
+
+    Raises:
+      NotFinite: images that are none.
     """
     # ---------------------------------------------------------------- Words
     experiment = build_experiment(config)
@@ -56,6 +62,9 @@ def run(config: ConfigDict, workdir: Path) -> int:
     if classes is None:
         raise UserError("generate draws classes, and this model is not conditioned on any")
     spec, negative = experiment.sample.spec, experiment.sample.others["negative"]
+    if experiment.raw["sample"].get("seed", 0) is None and (there := ImageShards.recorded(folder)):
+        spec = dataclasses.replace(spec, seed=there["sample"]["seed"])
+        print(f"{folder}: going on with seed {spec.seed}, which was drawn for the images there")
     negatives(flex.model.conditioner, negative, 1)  # one for all
     batch = even(min(experiment.sample.batch or BATCH, section.num), flex.devices)
     size = section.shard or ImageShards.recorded(folder).get("shard") or batch
@@ -78,7 +87,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
     todo = section.num - shards.there()
     if missing and todo < section.num:
         print(f"{folder}: resuming, {section.num - todo} of {section.num} images are there")
-    clock, made = time.perf_counter(), 0
+    clock, made, held_back, lost = time.perf_counter(), 0, 0, []
     with shards.claimed():
         # ------------------------------------------------------------ Images: the next while the last are written
         with (
@@ -101,17 +110,28 @@ def run(config: ConfigDict, workdir: Path) -> int:
 
                 # to the end of the shard even where fewer are left, so that no batch has another shape
                 words = {"spec": drawn, "negative": negative, "batch": batch, "first": first, "progress": tick}
-                images = flex.sample(labels[first:end], **words)
+                try:
+                    images = flex.sample(labels[first:end], **words)
+                except NotFinite as error:
+                    if bad := [row for row in error.rows if numbers.start + kept <= row[0] < numbers.stop]:
+                        bar.say(f"images {numbers.start + kept}..{numbers.stop - 1} are not written: {error}")
+                        lost += bad
+                        held_back += count
+                        continue
+                    images = error.images  # only what is there already, or fills the shard up, is lost
                 if written is not None:
                     written.result()
                 written = writer.submit(shards.write, shard, images[new])
                 made += count
             if written is not None:
                 written.result()
-        if made < todo:
-            there = section.num - todo + made
+        there = section.num - todo + made
+        if made + held_back < todo:
             print(f"{folder}: stopped, {there} of {section.num} images are there; the same command goes on")
             return stop.status
+        if lost:
+            print(f"{folder}: {there} of {section.num} images are there; the same command tries the others again")
+            raise NotFinite(lost, section.num)
         seconds = time.perf_counter() - clock
 
         # ------------------------------------------------------------ One array

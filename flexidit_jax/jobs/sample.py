@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 from ml_collections import ConfigDict
 
 from flexidit_jax.api import FlexiDiT
@@ -22,15 +21,19 @@ from flexidit_jax.models.conditioning.condition import negatives, size
 from flexidit_jax.runs.pictures import write_preview
 from flexidit_jax.runs.workdir import check_writable
 from flexidit_jax.sampling.engine import compiled_programs
-from flexidit_jax.sampling.sampler import Snapshot
 from flexidit_jax.sampling.schedule import pair_text, text_of
+from flexidit_jax.sampling.snapshot import NotFinite, Snapshot, gathered
 
 #: of what may change between two starts, the sections and keys that it reads
 READS = ("init_from", "sample")
 
 
 def run(config: ConfigDict, workdir: Path) -> int:
-    """Samples `config.sample` and writes into `workdir/samples/<schedule>_seed<n>_<digest of all words>/`."""
+    """Samples `config.sample` and writes into `workdir/samples/<schedule>_seed<n>_<digest of all words>/`.
+
+    Raises:
+      NotFinite: some of them are none; the others are written.
+    """
     experiment = build_experiment(config)
     asked = experiment.sample
     decode, others = asked.others["decode"], {key: value for key, value in asked.others.items() if key != "decode"}
@@ -53,15 +56,19 @@ def run(config: ConfigDict, workdir: Path) -> int:
     check_writable(folder)
 
     clock, before = time.perf_counter(), compiled_programs()
+    failure = None
     with Compilations() as compiled:
-        if asked.preview_every is None:
-            images = flex.sample(asked.labels, spec=spec, batch=batch, decode=decode, **others)
-        else:
-            chain = flex.steps(asked.labels, spec=spec, batch=batch, **others)
-            images = _with_previews(flex, chain, asked.preview_every, folder)
+        try:
+            if asked.preview_every is None:
+                images = flex.sample(asked.labels, spec=spec, batch=batch, decode=decode, **others)
+            else:
+                chain = flex.steps(asked.labels, spec=spec, batch=batch, **others)
+                images = gathered(_with_previews(flex, chain, asked.preview_every, folder), flex.decode)
+        except NotFinite as error:
+            images, failure = error.images, error
     seconds, programs = time.perf_counter() - clock, compiled_programs() - before
 
-    written = asked.files.write(folder, images)
+    written = asked.files.write(folder, images, failure.failed if failure else ())
     try:
         with written_aside(folder / "sample.json") as file:
             file.write_text(record + "\n")
@@ -74,17 +81,16 @@ def run(config: ConfigDict, workdir: Path) -> int:
     print(f"seconds: {seconds:.1f} for {len(images)} samples, compilation included")
     print(f"programs: {programs} ({pairs}); {compiled}")
     print(f"written: {folder}/{', '.join([*written, 'sample.json'])}")
+    if failure:
+        raise failure
     return 0
 
 
-def _with_previews(flex: FlexiDiT, chain: Iterator[Snapshot], every: int, folder: Path) -> np.ndarray:
-    """All images; on the way, every so many steps, a sheet of the estimates of the batch under way."""
-    finished = []
+def _with_previews(flex: FlexiDiT, chain: Iterator[Snapshot], every: int, folder: Path) -> Iterator[Snapshot]:
+    """The chain; on the way, every so many steps, a sheet of the estimates of the batch under way."""
     for old in folder.glob("preview_*.png"):  # of an earlier start
         old.unlink()
     for number, snapshot in enumerate(chain, 1):
         if number % every == 0:
-            write_preview(folder, number, flex.decode(snapshot.x0))
-        if snapshot.finished:
-            finished.append(flex.decode(snapshot.x))
-    return np.concatenate(finished)
+            write_preview(folder, number, flex.decode(snapshot.blanked().x0), snapshot.failed)
+        yield snapshot

@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 
 from flexidit_jax.common import build
+from flexidit_jax.common.arguments import shown
 from flexidit_jax.common.build import Section
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.types import Array, Params, as_patch
@@ -61,8 +62,9 @@ def build_dit(
     for key, value in {"dtype": dtype, "attention": attention, "remat": remat}.items():
         if value not in choices[key]:
             raise UserError(f"model.{key} must be one of {', '.join(choices[key])}, got {value!r}")
-    if len(latent) != 4 or not all(isinstance(side, int) and side > 0 for side in latent):
-        raise UserError(f"model.latent must be (frames, height, width, channels), got {tuple(latent)!r}")
+    sides = tuple(latent) if isinstance(latent, (tuple, list)) else ()
+    if len(sides) != 4 or not all(isinstance(side, int) and 0 < side < 2**31 for side in sides):
+        raise UserError(f"model.latent must be (frames, height, width, channels), got {shown(sides or latent)}")
     base = as_patch(patch)
     grid(tuple(latent), base)
     if "width" in conditioner:

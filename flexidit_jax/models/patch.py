@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from flexidit_jax.common.arguments import finite_array
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.types import Array, Patch, short_patch_name
 
@@ -143,14 +144,18 @@ def unpatchify(x: Array, patch: Patch, latent: tuple[int, ...]) -> Array:
     return x.reshape(x.shape[0], f * pf, h * ph, w * pw, -1)
 
 
-def as_video(x: Array, latent: tuple[int, ...]) -> Array:
+def as_video(x: Array, latent: tuple[int, ...], name: str) -> Array:
     """x [B, H, W, C] or [B, F, H, W, C] as [B, F, H, W, C].
 
+    Args:
+      name: what x is called, for the message.
+
     Raises:
-      UserError: of another latent shape.
+      UserError: of another latent shape, or not finite.
     """
+    x = finite_array(x, name)
     shape = np.shape(x)
     if shape[1:] == latent or (latent[0] == 1 and shape[1:] == latent[1:]):
-        return jnp.asarray(x).reshape(-1, *latent)
+        return x.reshape(-1, *latent)
     wanted = latent[1:] if latent[0] == 1 else latent
-    raise UserError(f"x must have shape [B, {', '.join(map(str, wanted))}], got {list(shape)}")
+    raise UserError(f"{name} must have shape [B, {', '.join(map(str, wanted))}], got {list(shape)}")

@@ -1,6 +1,7 @@
 """The engine's programs as `jax.export` artifacts: any batch size, several platforms, no weights inside.
 
-    step(weights, rows, scale, x, x_last, x0_prev, z_last, cond, guide_cond, noise) -> (x, x_last, x0_prev, z_last)
+    step(weights, rows, scale, x, x_last, x0_prev, z_last, lost, cond, guide_cond, noise)
+        -> (x, x_last, x0_prev, z_last, lost)
     noise(seeds, indices, draws) -> [B, F, H, W, C]
 
 Every sample has a row of a solver's table, a scale and a seed of its own: rows [B, columns], scale, seeds, indices and
@@ -20,7 +21,7 @@ from jax import export
 
 from flexidit_jax.common.errors import UserError, nearest
 from flexidit_jax.common.types import Array, Patch, as_patch, short_patch_name
-from flexidit_jax.diffusion.steps import Carry, Steps
+from flexidit_jax.diffusion.steps import Carry, Steps, lost_shape
 from flexidit_jax.models.conditioning.condition import shapes
 from flexidit_jax.sampling.engine import Engine
 from flexidit_jax.sampling.noise import normal
@@ -86,10 +87,10 @@ def export_step(engine: Engine, pair: Pair, channels: int | None, platforms: Seq
 
     def step(
         weights: list[Array], rows: Array, scale: Array, x: Array, x_last: Array, x0_prev: Array, z_last: Array,
-        cond: list[Array], guide_cond: list[Array], noise: Array,
+        lost: Array, cond: list[Array], guide_cond: list[Array], noise: Array,
     ) -> tuple[Array, ...]:  # fmt: skip
         guided = None if pair[1] is None else read.unflatten(guide_cond)
-        carry = Carry(x, x_last, x0_prev, z_last)
+        carry = Carry(x, x_last, x0_prev, z_last, lost)
         return tuple(run(*tree.unflatten(weights), StepRows(rows, scale), carry, read.unflatten(cond), guided, noise))
 
     x = jax.ShapeDtypeStruct((batch, *engine.model.latent), np.float32)
@@ -100,6 +101,7 @@ def export_step(engine: Engine, pair: Pair, channels: int | None, platforms: Seq
         jax.ShapeDtypeStruct((batch, len(Steps._fields)), np.float32),
         jax.ShapeDtypeStruct((batch,), np.float32),
         *[x] * 4,
+        jax.ShapeDtypeStruct(lost_shape(x.shape), np.float32),
         fields,
         fields,
         x,

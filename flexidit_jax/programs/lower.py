@@ -16,7 +16,7 @@ from flexidit_jax.common.axes import MESH_AXES
 from flexidit_jax.common.trees import merge
 from flexidit_jax.common.types import Params, short_patch_name
 from flexidit_jax.diffusion.process import NoiseProcess
-from flexidit_jax.diffusion.steps import Carry, Steps
+from flexidit_jax.diffusion.steps import Carry, Steps, lost_shape
 from flexidit_jax.models.build import init
 from flexidit_jax.models.conditioning.condition import shapes
 from flexidit_jax.models.dit import DiT
@@ -102,7 +102,8 @@ def sampling_programs(
             rows = (jax.ShapeDtypeStruct((batch, *rest), np.float32) for rest in ((len(Steps._fields),), ()))
             cond = shapes(flex.model.conditioner, batch)
             guide_cond = None if pair[1] is None else cond
-            arguments = _put((*weights, StepRows(*rows), Carry(x, x, x, x), cond, guide_cond, x), here)
+            carry = Carry(x, x, x, x, jax.ShapeDtypeStruct(lost_shape(x.shape), np.float32))
+            arguments = _put((*weights, StepRows(*rows), carry, cond, guide_cond, x), here)
             layout = f", {packing}" if segment.two_lengths else ""
             yield Lowering(
                 f"sample, {pair_text(*pair)}{layout}",

@@ -6,6 +6,7 @@ Every export holds the copy of this script that reads it: `python exported/serve
 import argparse
 import hashlib
 import json
+import math
 import re
 import sys
 import zipfile
@@ -16,9 +17,23 @@ import jax
 import jax.export
 import numpy as np
 
-FORMAT = 2
+FORMAT = 3
 #: of FlexiDiT.sample
 GUIDANCE = 1.5
+
+
+class NotFinite(ValueError):
+    """Samples that became NaN or infinite: `failed` are their indices, `latents` those of all, zeros for them."""
+
+    def __init__(self, latents, failed, after, steps, first):
+        told = [f"number {first + i} after {k} of {steps} steps" for i, k in zip(failed[:4], after)]
+        told += [f"{len(failed) - 4} more"] if len(failed) > 4 else []
+        super().__init__(
+            f"{len(failed)} of {len(latents)} samples became NaN or infinite: {', '.join(told)}; the others are sound;"
+            " less guidance may help, else look for weights that are damaged or too large"
+        )
+        self.latents, self.failed = np.array(latents), failed
+        self.latents[failed] = 0
 
 
 def per_step(text, steps):
@@ -89,6 +104,8 @@ def sample(folder, cond, negative=None, table=None, schedule=None, guide=None, g
     negative = None if negative is None else condition(manifest["cond"], negative, "negative")
     itself, weaker = guides(cond, negative)
     batch = len(cond["null"])
+    if not math.isfinite(guidance):
+        raise ValueError(f"guidance must be finite, got {guidance}")
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed must lie in 0..2^32-1, got {seed}")
     if not 0 <= first <= 2**32 - batch:
@@ -128,7 +145,8 @@ def sample(folder, cond, negative=None, table=None, schedule=None, guide=None, g
     for name, asked in {"guide": guide and set(guide) != {"none"}, "negative": negative is not None}.items():
         if asked and guidance == 1:
             raise ValueError(f"{name} is read by no step: guidance=1 runs no guide; change that, or leave {name} out")
-    carry = (draw(0), *[np.zeros((batch, *manifest["latent"]), np.float32)] * 3)
+    nothing = np.zeros((batch, *manifest["latent"]), np.float32)
+    carry = (draw(0), nothing, nothing, nothing, np.full((batch, 1, 1, 1, 1), -1, np.float32))
     for k, (patch, by) in enumerate(zip(schedule, guide or schedule)):
         scale = guidance if by == patch else 1 + (guidance - 1) / manifest["scale_ratio"]
         by, scale = ("none", 1.0) if scale == 1 or by == "none" else (by, scale)
@@ -136,7 +154,10 @@ def sample(folder, cond, negative=None, table=None, schedule=None, guide=None, g
         given = listed(cond), listed(itself if by == patch else weaker)
         for row in rows[step == k]:
             carry = program(f"{patch}+{by}")(np.tile(row, (batch, 1)), every(scale, np.float32), *carry, *given, noise)
-    return np.asarray(carry[0])
+    latents, lost = np.asarray(carry[0]), np.ravel(carry[4]).astype(int)
+    if (failed := np.flatnonzero(lost >= 0)).size:
+        raise NotFinite(latents, failed.tolist(), (lost[failed] + 1).tolist(), steps, first)
+    return latents
 
 
 def typed(text):
@@ -174,6 +195,10 @@ def main(argv=None):
         np.save(out, sample(**words))
         if (scale := words.get("guidance", 1.0)) != GUIDANCE:
             print(f"guidance: {scale:g} (in Python {GUIDANCE} unless said)")
+    except NotFinite as error:
+        np.save(out, error.latents)
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

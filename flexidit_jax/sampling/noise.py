@@ -7,6 +7,7 @@ from functools import partial
 import jax
 import numpy as np
 
+from flexidit_jax.common.arguments import finite_array
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.types import Array
 from flexidit_jax.models.patch import as_video
@@ -46,13 +47,14 @@ def given_noise(
       steps: of the sample that has most.
 
     Raises:
-      UserError: shapes that do not fit the latent, the number of samples or each other.
+      UserError: shapes that do not fit the latent, the number of samples or each other, or noise that is not finite.
     """
-    start = None if noise is None else as_video(noise, latent)
+    start = None if noise is None else as_video(noise, latent, "noise")
     if start is not None and len(start) != n:
         raise UserError(f"noise is for {len(start)} samples, but {n} are asked for")
     if captured is None:
         return start, None
+    captured = finite_array(captured, "step_noise")
     if start is None or np.shape(captured) != (steps, *np.shape(noise)):
         raise UserError(
             f"step_noise must have shape [steps={steps}, *noise.shape] and come with noise, got {np.shape(captured)}"

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flexidit_jax.common import build
+from flexidit_jax.common.arguments import finite_array, shown, typed
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.progress import Progress
 from flexidit_jax.common.types import Array
@@ -26,40 +26,13 @@ from flexidit_jax.sampling.latency import chooser
 from flexidit_jax.sampling.noise import draws, given_noise, normal
 from flexidit_jax.sampling.packing import choices
 from flexidit_jax.sampling.plan import Cost, Plan
+from flexidit_jax.sampling.snapshot import NotFinite, Snapshot
 from flexidit_jax.sampling.spec import SampleSpec
 from flexidit_jax.sampling.trajectory import Program, StepRows, Trajectory
 from flexidit_jax.sampling.unread import unread
 
 #: one for all samples or one for each; a trajectory is a spec that was looked at before
 Specs: TypeAlias = SampleSpec | Trajectory | Sequence[SampleSpec | Trajectory]
-
-
-class Snapshot(NamedTuple):
-    """A batch of samples between two steps.
-
-    Attributes:
-      done, steps: int [B], the steps each sample has made, and how many it makes.
-      x: [B, F, H, W, C], where the network is evaluated next; x_0 of samples that are finished.
-      x0: [B, F, H, W, C], the network's latest estimate of x_0: previews decode it.
-      count: the first so many are samples; the others fill the batch up.
-    """
-
-    done: np.ndarray
-    steps: np.ndarray
-    x: Array
-    x0: Array
-    count: int
-
-    @property
-    def finished(self) -> bool:
-        """Whether all of them are."""
-        return bool((self.done == self.steps).all())
-
-    def cut(self) -> Snapshot:
-        """Without what fills the batch up."""
-        if self.count == len(self.done):
-            return self
-        return Snapshot(*(leaf[: self.count] for leaf in self[:-1]), self.count)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -107,8 +80,11 @@ class State:
     @property
     def snapshot(self) -> Snapshot:
         """What there is to see."""
-        steps = np.array([chain.steps for chain in self.chains])[self.which]
-        return Snapshot(self.told("done"), steps, self.carry.x, self.carry.x0_prev, len(self.at))
+        steps, seeds = (np.array([getattr(chain, name) for chain in self.chains]) for name in ("steps", "seed"))
+        done, carry = self.told("done"), self.carry
+        return Snapshot(
+            done, steps[self.which], seeds[self.which], carry.x, carry.x0_prev, carry.lost, count=len(self.at)
+        )
 
 
 class Sampler:
@@ -129,11 +105,16 @@ class Sampler:
         """What every step of a spec runs; `batch` matters with `latency_ms` alone.
 
         Raises:
-          UserError: see `SampleSpec.plan`; no batch with `latency_ms`.
+          UserError: see `SampleSpec.plan`; more guided channels than there are, no batch with `latency_ms`.
         """
-        layouts = choices(spec.packing, self._adapters)
+        layouts, channels = choices(spec.packing, self._adapters), spec.guidance_channels
+        if channels is not None and not 1 <= channels <= self.engine.model.latent[-1]:
+            raise UserError(f"guidance_channels must lie in 1..{self.engine.model.latent[-1]}, got {channels}")
         table, ms = spec.table(self._process), spec.latency_ms
-        choose = None if ms is None else chooser(ms, self.engine, table, batch, layouts, spec.guidance_channels)
+        if ms is None:
+            batch, choose = batch_size(batch), None
+        else:
+            choose = chooser(ms, self.engine, table, typed(batch, "int | None", "batch"), layouts, channels)
         return spec.plan(self.engine.patches, table, self._cost, choose)
 
     def unread(self, spec: SampleSpec, negative: Any = None) -> dict[str, str]:
@@ -151,8 +132,6 @@ class Sampler:
           UserError: what this model cannot do.
         """
         layouts, channels = choices(spec.packing, self._adapters), spec.guidance_channels
-        if channels is not None and not 1 <= channels <= self.engine.model.latent[-1]:
-            raise UserError(f"guidance_channels must lie in 1..{self.engine.model.latent[-1]}, got {channels}")
         table, segments = spec.table(self._process), self.plan(spec, batch).segments
         runs = fastest(segments, layouts, times_of(self.engine, table, batch, channels))
         return Trajectory.of(runs, table, channels, spec.seed)
@@ -185,9 +164,7 @@ class Sampler:
         if self.engine.even(batch) != batch:
             raise UserError(f"{batch} samples do not split over the devices evenly; {self.engine.even(batch)} would")
         chains, which = self._chains(specs, batch, batch)
-        numbers = np.arange(batch) if numbers is None else np.asarray(numbers)
-        if numbers.shape != (batch,) or numbers.dtype.kind not in "iu" or not 0 <= min(numbers) <= max(numbers) < 2**32:
-            raise UserError(f"numbers must be {batch} whole numbers in 0..2^32-1, got {numbers.tolist()!s:.60}")
+        numbers = np.arange(batch) if numbers is None else _sample_numbers(numbers, batch)
         noise, captured = given_noise(noise, captured, latent, batch, max(chain.steps for chain in chains))
         if noise is None:
             seeds = np.array([chain.seed for chain in chains])[which]
@@ -207,6 +184,7 @@ class Sampler:
 
     def step(self, state: State) -> State:
         """Every sample that is not finished makes a step of its own, which may take several evaluations."""
+        _check_state(state)
         ends = state.told("ends")
         while (rows := np.flatnonzero(state.at < ends)).size:
             for program, group in state.waiting(rows).items():
@@ -214,7 +192,11 @@ class Sampler:
         return state
 
     def run(self, state: State) -> Iterator[Snapshot]:
-        """All steps to the end; to cancel, stop iterating."""
+        """All steps to the end; to cancel, stop iterating. What became of samples, `Snapshot.failed` tells."""
+        _check_state(state)
+        return self._run(state)
+
+    def _run(self, state: State) -> Iterator[Snapshot]:
         before, snapshot = state.carry.x, state.snapshot
         while not snapshot.finished:
             reached, state = state.carry.x, self.step(state)
@@ -243,12 +225,15 @@ class Sampler:
 
         Raises:
           UserError: what this model cannot do, before anything is evaluated.
+          NotFinite: after the last step of the last batch, if samples became NaN or infinite.
         """
         conditioner = self.engine.model.conditioner
         cond = parsed(conditioner, asked)
         n = size(cond)
         away = negatives(conditioner, negative, n)
-        check_numbers(first, n, batch)
+        first, batch = first_number(first, n), batch_size(batch)
+        if not callable(progress):
+            progress = typed(progress, "bool", "progress")
         batch = self.engine.even(min(batch or n, n))
         chains, which = self._chains(specs, n, batch)
         most = np.array([chain.steps for chain in chains])[which]
@@ -256,6 +241,7 @@ class Sampler:
         parts = [np.minimum(np.arange(begin, begin + batch), n - 1) for begin in range(0, n, batch)]
 
         def all_steps() -> Iterator[Snapshot]:
+            lost = []
             with Progress(sum(max(most[part]) for part in parts), "sampling", enabled=progress is True) as bar:
                 tick = progress if callable(progress) else bar.advance
                 for number, part in enumerate(parts):
@@ -272,6 +258,8 @@ class Sampler:
                     for snapshot in self.run(self.start(*words)):
                         tick()
                         yield snapshot._replace(count=min(batch, n - number * batch))
+                    lost.append(snapshot.lost)
+            NotFinite.check(np.concatenate(lost).ravel()[:n], most, first)
 
         return all_steps()
 
@@ -338,17 +326,40 @@ def _put(carry: Carry, new: Carry, rows: Array) -> Carry:
     return jax.tree.map(lambda old, leaf: old.at[rows].set(leaf, mode="drop"), carry, new)
 
 
-def check_numbers(first: int, n: int, batch: int | None) -> None:
-    """Refuses samples that have no number, and batches that hold none.
+def first_number(first: Any, n: int) -> int:
+    """The number of the first of n samples.
 
     Raises:
-      UserError: not whole numbers, or out of their range.
+      UserError: not a whole number, or one from which there are not so many.
     """
-    build.check_type(first, "int", "first")
-    build.check_type(batch, "int | None", "batch")
+    first = typed(first, "int", "first")
     if first < 0:
         raise UserError(f"first must be at least 0, got {first!r}")
     if first > 2**32 - n:
         raise UserError(f"first must lie in 0..2^32-{n} for {n} samples, got {first!r}")
+    return first
+
+
+def batch_size(batch: Any) -> int | None:
+    """Samples per call of the network; None where that is open.
+
+    Raises:
+      UserError: not a whole number, or none from 1 on.
+    """
+    batch = typed(batch, "int | None", "batch")
     if batch is not None and batch < 1:
-        raise UserError(f"batch must be at least 1, got {batch}")
+        raise UserError(f"batch must be at least 1, got {batch!r}")
+    return batch
+
+
+def _sample_numbers(numbers: Any, count: int) -> np.ndarray:
+    """The numbers of `count` samples, int [count]."""
+    found = np.asarray(finite_array(numbers, "numbers"))
+    if found.shape != (count,) or not (0 <= found.min() <= found.max() < 2**32) or (found % 1).any():
+        raise UserError(f"numbers must be {count} whole numbers in 0..2^32-1, got {found.tolist()!s:.60}")
+    return found.astype(int)
+
+
+def _check_state(state: Any) -> None:
+    if not isinstance(state, State):
+        raise UserError(f"state must be one that `start` or `step` made, got {shown(state)}")

@@ -15,6 +15,7 @@ from typing import NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
+from flexidit_jax.common.arguments import holds
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.types import Patch, as_patch, short_patch_name
 
@@ -96,7 +97,7 @@ def parse_numbers(value: float | str, steps: int, where: str) -> np.ndarray:
     if isinstance(value, (int, float)):
         return np.full(steps, float(value))
     runs = _runs(value, steps, where, "a number, or number:steps,number:steps (such as 1:50,1.5:200)", float)
-    if not np.isfinite([number for number, _ in runs]).all():
+    if not holds([number for number, _ in runs]):
         raise UserError(f"{where} {value!r} holds a number that is not finite")
     return np.repeat([number for number, _ in runs], [count for _, count in runs])
 

@@ -7,7 +7,8 @@ sampled (conditions, the number of the first, noise) and *where* (batch, devices
 from __future__ import annotations
 
 import functools
-import math
+import secrets
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
@@ -15,6 +16,8 @@ from typing import Any
 import numpy as np
 
 from flexidit_jax.common import build
+from flexidit_jax.common.arguments import holds, shown, typed
+from flexidit_jax.common.cluster import processes as cluster
 from flexidit_jax.common.errors import UserError, nearest
 from flexidit_jax.common.types import Patch, as_patch, short_patch_name
 from flexidit_jax.diffusion.process import NoiseProcess
@@ -77,7 +80,8 @@ class SampleSpec:
       solver: a module of `diffusion/solvers`: `"ddpm"`, `"ddim"`, `"dpmpp_2m"` or `"sa_solver"` for a
         Gaussian process, `"euler"` or `"heun"` (twice the evaluations) for flow matching and SiT; or its
         name and keywords, such as `{"name": "sa_solver", "tau": 0.5}`.
-      seed: sample i of a seed has the same noise, to the bit, in any batch.
+      seed: sample i of a seed has the same noise, to the bit, in any batch. None draws one when the spec is made and
+        says which: from then on the spec holds that number.
       weak: with three or more modes, the one that a budget or `"x/y"` mixes in; the weakest by default.
       latency_ms: instead of a budget, milliseconds for all steps of one batch (decoding apart): the
         weak-first schedule predicted to take that long or less on this device, from evaluations that
@@ -102,7 +106,7 @@ class SampleSpec:
     guidance_interval: tuple[float, float] | None = None
     guidance_channels: int | None = None
     solver: str | Mapping[str, Any] = "ddpm"
-    seed: int = 0
+    seed: int | None = 0
     weak: int | str | tuple[int, ...] | None = None
     latency_ms: float | None = None
     packing: str = "separate"
@@ -113,9 +117,9 @@ class SampleSpec:
         _check_latency(self.latency_ms)
         _check_interval(self.guidance_interval)
         for field in fields(self):
-            build.check_type(getattr(self, field.name), field.type, field.name)
+            object.__setattr__(self, field.name, typed(getattr(self, field.name), field.type, field.name))
         if not isinstance(self.solver_section, (str, dict)):
-            raise UserError(f"solver must be a name, or a name and keywords, got {self.solver!r}")
+            raise UserError(f"solver must be a name, or a name and keywords, got {shown(self.solver)}")
         if self.schedule is not None and self.budget is not None:
             raise UserError(
                 f"give a schedule or a budget, not both (schedule={self.schedule!r}, budget={self.budget!r})"
@@ -125,15 +129,17 @@ class SampleSpec:
                 f"latency_ms goes without a schedule or a budget (schedule={self.schedule!r}, budget={self.budget!r})"
             )
         if self.budget is not None and not 0 < self.budget <= 1:
-            raise UserError(f"budget must lie in (0, 1] (1 runs every step powerful), got {self.budget!r}")
-        if not 0 <= self.seed < 2**32:
+            raise UserError(f"budget must lie in (0, 1] (1 runs every step powerful), got {shown(self.budget)}")
+        if self.seed is not None and not 0 <= self.seed < 2**32:
             raise UserError(f"seed must lie in 0..2^32-1, got {self.seed!r}")
         for field in fields(self):
             if not _finite(value := getattr(self, field.name)):
-                raise UserError(f"{field.name} must be finite, got {value!s:.40}")
+                raise UserError(f"{field.name} must be finite, got {shown(value)}")
         check_packing(self.packing)
         if self.weak is not None:
             as_patch(self.weak)
+        if self.seed is None:
+            object.__setattr__(self, "seed", drawn_seed())
 
     @property
     def solver_section(self) -> str | dict[str, Any]:
@@ -247,6 +253,14 @@ class SampleSpec:
 INTRODUCED: dict[str, Any] = {}
 
 
+def drawn_seed() -> int:
+    """A seed nobody chose; says which, on standard error."""
+    seed = secrets.randbelow(2**31)
+    if cluster.first():
+        print(f"seed: drew {seed}; seed={seed} makes the same samples again", file=sys.stderr, flush=True)
+    return seed
+
+
 def check_known(words: Iterable[str], also: Iterable[str], where: str) -> None:
     """Refuses a word that is no key of a spec, nor one of `also`, which `where` takes beside.
 
@@ -281,7 +295,7 @@ def _finite(value: Any) -> bool:
     if isinstance(value, tuple):
         return all(map(_finite, value))
     try:
-        return not isinstance(value, (int, float)) or math.isfinite(value)
+        return not isinstance(value, (int, float)) or holds(value)
     except OverflowError:  # an integer that no float holds
         return False
 
@@ -289,10 +303,10 @@ def _finite(value: Any) -> bool:
 def _check_latency(latency_ms: Any) -> None:
     number = isinstance(latency_ms, (int, float)) and not isinstance(latency_ms, bool)
     if latency_ms is not None and not (number and latency_ms > 0):
-        raise UserError(f"latency_ms must be a positive number of milliseconds, got {latency_ms!r}")
+        raise UserError(f"latency_ms must be a positive number of milliseconds, got {shown(latency_ms)}")
 
 
 def _check_interval(interval: Any) -> None:
     numbers = isinstance(interval, tuple) and all(isinstance(end, (int, float)) for end in interval)
     if interval is not None and not (numbers and len(interval) == 2 and interval[0] <= interval[1]):
-        raise UserError(f"guidance_interval must be (lowest, highest) of the times guided, got {interval!r}")
+        raise UserError(f"guidance_interval must be (lowest, highest) of the times guided, got {shown(interval)}")

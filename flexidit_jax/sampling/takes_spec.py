@@ -10,7 +10,7 @@ from typing import Any
 
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.sampling.schedule import X_OVER_Y
-from flexidit_jax.sampling.spec import SampleSpec, check_known
+from flexidit_jax.sampling.spec import SampleSpec, check_known, drawn_seed
 from flexidit_jax.sampling.unread import ASKS, check_read
 
 #: ways to choose a schedule: a keyword that is one puts those of a spec aside
@@ -68,6 +68,10 @@ def takes_spec(positional: str, several: bool = False) -> Callable[[Callable[...
             others = {word: words.pop(word) for word in own if word in words and word != "spec"}
             given, also = words.pop("spec", None), [word for word in own if word != "self"]
             listed = several and isinstance(given, (list, tuple))
+            if listed and words.get("seed", 0) is None:  # one for all
+                words["seed"] = drawn_seed()
+            if listed and None in given:
+                raise UserError("spec must be a SampleSpec, got NoneType")
             specs = [spec_of(one, words, also, method.__name__) for one in (given if listed else [given])]
             beside = {} if given is not None else others  # a negative goes along with ready specs, guided or not
             typed = {word: value for word, value in (words | beside).items() if value is not None}

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from flexidit_jax.common.arguments import shown
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.types import Patch, as_patch, short_patch_name
 from flexidit_jax.diffusion.steps import Steps
@@ -103,7 +104,7 @@ def check_read(told: Sequence[Mapping[str, str]], typed: Mapping[str, Any], wher
     """
     for key in ASKS:
         if key in typed and told and all(key in one for one in told):
-            said, leave = f"{where}{key}={typed[key]!r}", f"leave {where}{key} out"
+            said, leave = f"{where}{key}={shown(typed[key])}", f"leave {where}{key} out"
             if key == "schedule":
                 x, _, y = typed[key].partition("/")
                 said, leave = f"the {y} of {said}", f"write {where}{key}='{x}/{x}'"

@@ -148,7 +148,8 @@ def test_another_models_file_is_refused() -> None:
 @pytest.mark.parametrize(("width", "heads"), [(384, 6), (768, 12), (1024, 16), (1152, 16)])
 def test_heads_of_published_widths(width: int, heads: int) -> None:
     assert heads_of(width, None) == heads
-    assert heads_of(width, 2) == 2  # what is given wins
+    assert heads_of(width, 2) == heads_of(width, {width: 2, 12: 3}) == 2  # what is given wins
+    assert heads_of(width, {12: 3}) == heads
 
 
 def test_heads_that_cannot_be_told_are_refused(published: State) -> None:

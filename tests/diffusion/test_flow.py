@@ -60,6 +60,8 @@ def test_process_refuses(words: dict[str, float], message: str) -> None:
     with pytest.raises(UserError) as caught:
         flow.Process(**words)
     assert str(caught.value) == message
+    with pytest.raises(UserError, match=r"^steps must be at most 1000000, got 100000000000000000000$"):
+        flow.Process().chain(10**20)
     with pytest.raises(UserError, match=r"^steps must be at least 1, got 0$"):
         flow.Process().chain(0)
 

@@ -98,9 +98,9 @@ def covariances(table: Steps, chain: Any, variance: float) -> list[np.ndarray]:
     matrix, after = np.diag([variance, 0.0, 0.0, 0.0]), []
     axes = np.concatenate([np.zeros((1, 5)), np.eye(5)])  # the origin, the carry's four, the noise
     for row in rows(table):
-        carry = Carry(*axes[:, :4].T)
+        carry = Carry(*axes[:, :4].T, lost=np.full(len(axes), -1.0))
         out = step(row, carry, exact(row, carry.x, levels(chain)[row.t]), axes[:, 4])
-        out = np.stack(out, axis=1)
+        out = np.stack(out[:4], axis=1)
         change = out[1:] - out[0]
         matrix = change[:4].T @ matrix @ change[:4] + np.outer(change[4], change[4])
         after.append(matrix)
@@ -299,6 +299,22 @@ def test_the_right_x0_is_read_off_the_output() -> None:
         ("huen", FLOW, "no 'huen' in solvers/; did you mean 'heun'?"),
         ({"name": "sa_solver", "tua": 1.0}, GAUSSIAN, "unknown config key 'solver.tua'; did you mean 'tau'?"),
         ({"name": "sa_solver", "tau": -1.0}, GAUSSIAN, "solver.tau must be at least 0, got -1.0"),
+        ({"name": "sa_solver", "tau": np.nan}, GAUSSIAN, "solver.tau must be at least 0, got nan"),
+        ({"name": "sa_solver", "tau": np.inf}, GAUSSIAN, "solver.tau must be finite, got inf"),
+        (
+            {"name": "sa_solver", "tau": 1e30},
+            GAUSSIAN,
+            "solver {'name': 'sa_solver', 'tau': 1e+30} makes rows that are",
+        ),
+        (
+            {"name": "sa_solver", "between": 0.5},
+            GAUSSIAN,
+            "solver.between must be (lowest, highest) share of T, within",
+        ),
+        ({"name": "sa_solver", "between": (0.8, 0.2)}, GAUSSIAN, "solver.between must be (lowest, highest) share of T"),
+        ({"name": "sa_solver", "between": (-1, 2)}, GAUSSIAN, "solver.between must be (lowest, highest) share of T"),
+        ({"name": "sa_solver", "between": (0, np.nan)}, GAUSSIAN, "solver.between must be finite, got nan at [1]"),
+        ({"name": "sa_solver", "between": "ab"}, GAUSSIAN, "solver.between must be an array of numbers, got 'ab'"),
         ({"name": "ddim", "steps": 3}, GAUSSIAN, "unknown config key 'solver.steps'"),
         ({"tau": 1.0}, GAUSSIAN, "solver wants a name, such as"),
     ],
@@ -313,11 +329,11 @@ def test_advance_uses_every_column() -> None:
     names = ("x0_from_x", "x0_from_output", "kx", "kl", "k0", "k1", "kz", "cx", "c0", "c1")
     weights = dict(zip(names, (2.0, 3.0, 5.0, 7.0, 11.0, 13.0, 17.0, 19.0, 23.0, 29.0), strict=True))
     row = Steps(step=0.0, t=0.0, **weights, log_low=-2.0, log_high=4.0, noisy=1.0)
-    carry = Carry(x=0.1, x_last=0.2, x0_prev=0.3, z_last=0.4)
+    carry = Carry(x=0.1, x_last=0.2, x0_prev=0.3, z_last=0.4, lost=-1.0)
     output, variance, noise = 0.5, 0.5, 0.7
     x0 = 2 * 0.1 + 3 * output
     corrected = 5 * 0.1 + 7 * 0.2 + 11 * x0 + 13 * 0.3 + 17 * 0.4
     x = 19 * corrected + 23 * x0 + 29 * 0.3
     for raw, noisy, std in ((variance, 1.0, np.exp(1.25)), (None, 1.0, np.exp(-1.0)), (variance, 0.0, 0.0)):
         after = advance(row._replace(noisy=noisy), carry, Prediction(output, raw), noise)
-        np.testing.assert_allclose(after, (x + std * noise, corrected, x0, noise), rtol=1e-12)
+        np.testing.assert_allclose(after, (x + std * noise, corrected, x0, noise, -1), rtol=1e-12)

@@ -105,6 +105,7 @@ def test_every_sample_has_a_row_of_its_own(flex: fd.FlexiDiT, exported: Path) ->
     rows, scale = np.stack([tables["ddpm_5"][1], tables["ddim_4"][3]]), np.array([1.2, 2.0], np.float32)
     rng = np.random.default_rng(0)
     *carry, noise = (rng.normal(size=(2, *SHAPE)).astype(np.float32) for _ in range(5))
+    carry.append(np.full((2, 1, 1, 1, 1), -1, np.float32))
     cond = [np.array([3, 0], np.int32), np.array([False, True])]
     weights = [stored[name] for name in entry["weights"]]
     together = step(weights, rows, scale, *carry, cond, cond, noise)
@@ -173,6 +174,33 @@ def test_the_command_and_a_server_without_the_package(smoke_run: Path, tmp_path:
     assert_same_sample(np.load(tmp_path / "x.npy")[:, 0], ours)
 
 
+def test_a_server_says_of_a_lost_sample_what_the_sampler_says(
+    flex: fd.FlexiDiT,
+    spoilt: Callable[..., fd.FlexiDiT],
+    exported: Path,
+    tmp_path: Path,
+    serve: ModuleType,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The null condition is spoilt, and guides from the fourth step on; one sample has it as its own."""
+    folder, out = tmp_path / "spoilt", tmp_path / "x.npy"
+    write(spoilt(flex, 10), folder)
+    words = {"schedule": "2:5", "guide": "none:3,2:2", "guidance": 1.5, "guidance_channels": 3, "first": 7}
+    with pytest.raises(fd.NotFinite) as caught:
+        spoilt(flex, 10).sample([1, None, 3], steps=5, decode=False, progress=False, **words)
+    assert caught.value.rows == ((7, 4, 5), (8, 1, 5), (9, 4, 5))
+    flags = ["--schedule=2:5", "--guide=none:3,2:2", "--guidance=1.5", "--first=7", f"--out={out}"]
+    with pytest.raises(SystemExit) as ended:
+        serve.main([str(folder), "--cond=1,none,3", *flags])
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == f"error: {caught.value}\n"
+    with pytest.raises(SystemExit):
+        serve.main([str(folder), "--cond=1,none,3", f"--out={out}"])  # unguided: one is lost
+    served, sound = np.load(out), serve.sample(exported, [1, 3, 3])
+    assert not served[1].any()
+    assert_same_sample(served[0], sound[0])
+
+
 def test_the_server_imports_jax_and_numpy_alone() -> None:
     nodes = list(ast.walk(ast.parse(SERVE.read_text())))
     tops = {alias.name.split(".")[0] for node in nodes if isinstance(node, ast.Import) for alias in node.names}
@@ -202,6 +230,8 @@ def flip(file: Path) -> None:
         (None, ["--schedule=2:4"], "'2:4' adds up to 4 steps, but the table has 5"),
         (None, ["--schedule=3:5"], r"no program 3\+none; there are noise, 2\+none"),
         (None, ["--schedule=4:5", "--guide=2:5", "--guidance=2"], r"no program 4\+2"),
+        (None, ["--guidance=nan"], "guidance must be finite, got nan"),
+        (None, ["--guidance=inf"], "guidance must be finite, got inf"),
         (None, ["--seed=-1"], r"seed must lie in 0..2\^32-1, got -1"),
         (None, [f"--seed={2**32}"], r"seed must lie in 0..2\^32-1, got 4294967296"),
         (None, ["--first=-1"], r"first must lie in 0..2\^32-3 for 3 samples, got -1"),
@@ -257,7 +287,7 @@ def test_arrays_that_are_no_condition(
     assert re.fullmatch(f"error: {said}\n", message), message
 
 
-@pytest.mark.parametrize("found", [1, None, "2"])
+@pytest.mark.parametrize("found", [2, None, "3"])
 def test_another_format_is_refused_before_anything_is_read(
     exported: Path, tmp_path: Path, serve: ModuleType, capsys: pytest.CaptureFixture[str], found: object
 ) -> None:
@@ -267,7 +297,7 @@ def test_another_format_is_refused_before_anything_is_read(
         serve.main([str(tmp_path), "--cond=1"])
     assert ended.value.code == 2
     assert capsys.readouterr().err == (
-        f"error: {tmp_path} is an export of format {found!r}, and this script reads 2; use the serve_exported.py that"
+        f"error: {tmp_path} is an export of format {found!r}, and this script reads 3; use the serve_exported.py that"
         " came with it, or export again\n"
     )
 
@@ -289,7 +319,7 @@ def test_steps_are_added_up_before_they_are_spelt_out(serve: ModuleType) -> None
 
 def test_an_export_holds_the_script_that_reads_it(exported: Path) -> None:
     assert (exported / "serve_exported.py").read_bytes() == SERVE.read_bytes()
-    assert json.loads((exported / "manifest.json").read_text())["format"] == 2
+    assert json.loads((exported / "manifest.json").read_text())["format"] == 3
 
 
 # ---------------------------------------------------------------- The section

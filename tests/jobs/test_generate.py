@@ -22,6 +22,7 @@ import pytest
 
 import flexidit_jax as fd
 from flexidit_jax.codecs.sd_vae import Codec
+from flexidit_jax.common.trees import fingerprint
 from flexidit_jax.evaluation.requests import labels_of
 from flexidit_jax.jobs.generate import _manifest
 from flexidit_jax.main import main
@@ -630,3 +631,65 @@ def test_one_process_at_a_time(generate: Generate, broken: Path, capsys: pytest.
     finally:
         os.close(other)
     assert generate(broken) == 0
+
+
+# ---------------------------------------------------------------- Images that are lost, a seed that is drawn
+
+
+def test_a_shard_with_a_lost_image_is_tried_again(
+    generate: Generate,
+    unbroken: Path,
+    smoke_run: Path,
+    spoilt: Callable[..., fd.FlexiDiT],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out, model = tmp_path / "out", fd.load(smoke_run)
+    labels = labels_of("uniform", 3, np.arange(24), 10)
+    lost = next(label for label in range(10) if {i // 8 for i in np.flatnonzero(labels == label)} == {1})
+    numbers = np.flatnonzero(labels == lost).tolist()
+    monkeypatch.setattr("flexidit_jax.jobs.generate.trained_model", lambda *words: spoilt(model, lost))
+    monkeypatch.setattr("flexidit_jax.jobs.generate.fingerprint", lambda params: fingerprint(model.params))
+    assert generate(out) == 1
+    said = capsys.readouterr()
+    named = ", ".join(f"number {number} after 1 of 4 steps" for number in numbers)
+    assert f"images 8..15 are not written: {len(numbers)} of 8 samples became NaN or infinite: {named}; the" in said.out
+    assert said.out.endswith(f"{out}: 14 of 22 images are there; the same command tries the others again\n")
+    assert said.err.splitlines()[-1].startswith(f"error: {len(numbers)} of 22 samples became NaN or infinite: {named};")
+    assert set(files(out)) == {"manifest.json", "shards/000000.npy", "shards/000002.npy"}
+    monkeypatch.setattr("flexidit_jax.jobs.generate.trained_model", lambda *words: model)
+    assert generate(out) == 0
+    assert "resuming, 14 of 22 images are there" in capsys.readouterr().out
+    assert files(out) == files(unbroken)
+
+
+def test_what_only_fills_a_shard_up_may_be_lost(
+    generate: Generate,
+    unbroken: Path,
+    smoke_run: Path,
+    spoilt: Callable[..., fd.FlexiDiT],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, few = fd.load(smoke_run), 9  # 7 of the second shard are left
+    labels = labels_of("uniform", 3, np.arange(16), 10)
+    filling = next(int(label) for label in labels[few:] if label not in labels[:few])
+    monkeypatch.setattr("flexidit_jax.jobs.generate.trained_model", lambda *words: spoilt(model, filling))
+    assert generate(tmp_path / "out", f"--num={few}") == 0
+    made, sound = (np.load(folder / "samples.npz")["arr_0"] for folder in (tmp_path / "out", unbroken))
+    np.testing.assert_array_equal(made, sound[:few])
+
+
+def test_a_seed_that_was_drawn_is_gone_on_with(
+    generate: Generate, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert generate(out, "--config.sample.seed=None") == 0
+    seed = int(re.search(r"^seed: drew (\d+);", capsys.readouterr().err, re.MULTILINE)[1])
+    assert json.loads((out / "manifest.json").read_text())["sample"]["seed"] == seed
+    before = files(out)
+    shard(out, 1).unlink()
+    assert generate(out, "--config.sample.seed=None") == 0
+    assert f"{out}: going on with seed {seed}, which was drawn for the images there\n" in capsys.readouterr().out
+    assert files(out) == before

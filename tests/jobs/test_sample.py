@@ -221,6 +221,94 @@ def test_contact_sheet_of_a_clip_shows_first_frames() -> None:
     assert (tile(contact_sheet(clip), 0, 1) == 200).all()
 
 
+def test_contact_sheet_crosses_out_what_failed() -> None:
+    images = np.full((4, 8, 8, 3), 7, np.uint8)
+    sheet = contact_sheet(images, [2])
+    assert (np.asarray(sheet)[1:-1, 1:98] == np.asarray(contact_sheet(images))[1:-1, 1:98]).all()
+    cross = tile(sheet, 0, 2)
+    assert set(np.unique(cross)) == {0, 255}
+    for turned in (cross, cross[::-1], cross[:, ::-1]):
+        assert not turned[range(48), range(48)].any()
+    assert (cross[1:47, [0, -1]] == 255).all() and (cross[24, :20] == 255).all()
+
+
+# ---------------------------------------------------------------- Samples that are lost
+
+
+@pytest.fixture
+def three(run: Path, spoilt: Callable[..., fd.FlexiDiT], monkeypatch: pytest.MonkeyPatch) -> fd.FlexiDiT:
+    """Jobs sample from the run's model, whose class 3 is spoilt."""
+    model = spoilt(fd.load(run), 3)
+    for job in ("sample", "evaluate"):
+        monkeypatch.setattr(f"flexidit_jax.jobs.{job}.trained_model", lambda *words: model)
+    return model
+
+
+LOST = (
+    "error: 5 of 50 samples became NaN or infinite: number 3 after 1 of 4 steps, number 13 after 1 of 4 steps, number"
+    " 23 after 1 of 4 steps, number 33 after 1 of 4 steps, 1 more; the others are sound; less guidance may help, else"
+    " look for weights that are damaged or too large"
+)
+
+
+@pytest.mark.parametrize("previews", [False, True], ids=["at once", "with previews"])
+def test_sound_samples_are_written_and_the_others_named(
+    run: Path, three: fd.FlexiDiT, capsys: pytest.CaptureFixture[str], previews: bool
+) -> None:
+    words = ("budget=None", f"seed={20 + previews}", "files.images=True", "files.npz=True")
+    flags = [f"--config.sample.{word}" for word in words]
+    assert sample(run, *flags, *(["--config.sample.preview_every=2"] if previews else [])) == 1
+    said = capsys.readouterr()
+    assert said.err.splitlines()[-1] == LOST
+    folder = Path(
+        re.search(r"^written: (.*)/grid.png, 000000.png to 000049.png without 3, 13, 23, ", said.out, re.M)[1]
+    )
+    there = {int(file.stem) for file in folder.glob("0*.png")}
+    assert there == {number for number in range(50) if number % 10 != 3}
+    with np.load(folder / "samples.npz") as arrays:
+        assert arrays["failed"].tolist() == [3, 13, 23, 33, 43]
+        images = fd.load(run).sample(LABELS, steps=4, guidance=1.0, seed=20 + previews, progress=False)
+        np.testing.assert_array_equal(arrays["arr_0"], np.delete(images, [3, 13, 23, 33, 43], axis=0))
+    sheet = np.asarray(contact_sheet(images, [3, 13, 23, 33, 43]))
+    with Image.open(folder / "grid.png") as image:
+        np.testing.assert_array_equal(np.asarray(image), sheet)
+    if previews:
+        with Image.open(folder / "preview_00004.png") as image:
+            np.testing.assert_array_equal(np.asarray(image), sheet)
+
+
+def test_a_picture_of_an_earlier_start_does_not_stand_for_a_lost_sample(tmp_path: Path) -> None:
+    images = np.zeros((3, 8, 8, 1), np.uint8)
+    files = Files(grid=False, images=True, npz=True)
+    files.write(tmp_path, images)
+    assert files.write(tmp_path, images, [1]) == ["000000.png to 000002.png without 1", "samples.npz"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["000000.png", "000002.png", "samples.npz"]
+
+
+def test_nothing_is_scored_where_samples_are_lost(
+    run: Path, three: fd.FlexiDiT, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run / "evaluation.json").unlink(missing_ok=True)
+    assert main([SMOKE, f"--workdir={run}", "--mode=evaluate", "--config.sample.budget=None"]) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: 10 of 100 samples became NaN or infinite: number 3 after 1 of 4 steps, number 13")
+    assert not (run / "evaluation.json").exists()
+
+
+# ---------------------------------------------------------------- A seed that is drawn
+
+
+def test_a_seed_nobody_chose_is_said_and_recorded(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sample(run, "--config.sample.seed=None", "--config.sample.budget=None") == 0
+    said = capsys.readouterr()
+    seed = int(re.search(r"^seed: drew (\d+); seed=\1 makes the same samples again$", said.err, re.MULTILINE)[1])
+    folder = folder_of(said.out)
+    assert folder.name.startswith(f"2x4_seed{seed}_")
+    assert json.loads((folder / "sample.json").read_text())["seed"] == seed
+    assert sample(run, f"--config.sample.seed={seed}", "--config.sample.budget=None") == 0
+    assert folder_of(capsys.readouterr().out) == folder
+
+
 # ---------------------------------------------------------------- Previews, negatives
 
 

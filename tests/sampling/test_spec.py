@@ -39,12 +39,13 @@ def test_equal_words_are_one_key_of_a_table() -> None:
     ("words", "says"),
     [
         ({"steps": "10"}, "steps must be int, got '10'"),
-        ({"steps": 10.0}, "steps must be int, got 10.0"),
+        ({"steps": 10.5}, "steps must be int, got 10.5"),
+        ({"steps": 2**63}, "steps must lie within 64 bits, got 9223372036854775808"),
         ({"steps": True}, "steps must be int, got True"),
         ({"budget": "half"}, "budget must be float or None, got 'half'"),
         ({"schedule": 4}, "schedule must be str or None, got 4"),
         ({"guidance": None}, "guidance must be float or str, got None"),
-        ({"seed": None}, "seed must be int, got None"),
+        ({"seed": 1.5}, "seed must be int or None, got 1.5"),
         ({"seed": 2**32}, f"seed must lie in 0..2^32-1, got {2**32}"),
         ({"guidance_channels": 1.5}, "guidance_channels must be int or None, got 1.5"),
         ({"packing": "pakced"}, "no packing 'pakced'; did you mean 'packed'?"),
@@ -57,7 +58,9 @@ def test_equal_words_are_one_key_of_a_table() -> None:
         ({"weak": b"abc"}, "weak must be made of numbers and words, got bytes"),
         ({"steps": np.zeros((2, 2))}, "steps must be int, got ((0.0, 0.0), (0.0, 0.0))"),
         ({"guidance": float("nan")}, "guidance must be finite, got nan"),
-        ({"weak_guidance": 10**400}, f"weak_guidance must be finite, got 1{39 * '0'}"),
+        ({"weak_guidance": 10**400}, f"weak_guidance must be finite, got 1{96 * '0'}..."),
+        ({"weak_guidance": 10**5000}, "weak_guidance must be finite, got an integer of 16610 bits"),
+        ({"guidance": 1e39}, "guidance must be finite, got 1e+39"),
         ({"guidance_interval": (0, float("inf"))}, "guidance_interval must be finite, got (0, inf)"),
         (
             {"solver": {"name": "sa_solver", "tau": float("nan")}},
@@ -72,6 +75,30 @@ def test_what_no_model_could_do_is_refused_at_once(words: dict[str, Any], says: 
 
 
 # ---------------------------------------------------------------- Records
+
+
+def test_numbers_of_numpy_and_jax_are_numbers_and_a_whole_float_is_an_integer() -> None:
+    words = {"guidance": np.float32(1.5), "guidance_channels": jnp.asarray(3)}
+    spec = fd.SampleSpec(steps=10.0, seed=np.uint32(7), **words)
+    assert spec == fd.SampleSpec(steps=10, seed=7, guidance=1.5, guidance_channels=3)
+    assert [type(getattr(spec, key)) for key in ("steps", "seed", "guidance")] == [int, int, float]
+    assert fd.SampleSpec(weak=np.array([2, 4]), solver={"name": "sa_solver", "tau": np.float64(1)}).solver[1][1] == 1.0
+
+
+def test_a_seed_that_nobody_chose_is_drawn_once_and_said(flex: fd.FlexiDiT, capsys: pytest.CaptureFixture[str]) -> None:
+    """A spec holds the number from then on: what is recorded, compared and sampled is a value."""
+    spec = fd.SampleSpec(seed=None, steps=2)
+    assert capsys.readouterr().err == f"seed: drew {spec.seed}; seed={spec.seed} makes the same samples again\n"
+    assert fd.SampleSpec.of_record(spec.recorded()) == spec == dataclasses.replace(spec)
+    assert 0 <= spec.seed < 2**31 and spec.seed != fd.SampleSpec(seed=None).seed
+    capsys.readouterr()
+    chain = flex.steps([1, 2], spec=[spec, fd.SampleSpec(steps=3)], seed=None)
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1
+    assert next(chain).seeds.tolist() == [int(re.search(r"drew (\d+);", line)[1])] * 2
+    with pytest.raises(fd.UserError):
+        fd.SampleSpec(seed=None, packing="pakced")
+    assert capsys.readouterr().err == ""
 
 
 def test_a_record_holds_every_key_and_comes_back() -> None:

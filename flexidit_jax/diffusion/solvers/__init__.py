@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from flexidit_jax.common import build
+from flexidit_jax.common.arguments import holds, shown
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.diffusion.process import NoiseProcess, suits
 from flexidit_jax.diffusion.steps import Steps
@@ -33,10 +34,14 @@ def make_table(solver: str | Mapping[str, Any], process: NoiseProcess, steps: in
     """The table of a solver given by name, or by name and keywords: `{"name": "sa_solver", "tau": 0.5}`.
 
     Raises:
-      UserError: see `find`; or a keyword the solver does not take, or steps the process does not have.
+      UserError: see `find`; or a keyword the solver does not take, steps the process does not have, or rows that no
+        program could follow.
     """
     section = dict(solver) if isinstance(solver, Mapping) else {"name": solver}
     if "name" not in section:
         raise UserError('solver wants a name, such as "ddpm" or {"name": "sa_solver", "tau": 1.0}')
     table = find(section.pop("name"), process)
-    return build.call(partial(table, process, steps), section, "solver")
+    rows = build.call(partial(table, process, steps), section, "solver")
+    if not holds(rows):
+        raise UserError(f"solver {shown(solver)} makes rows that are not finite; give its keywords smaller numbers")
+    return rows

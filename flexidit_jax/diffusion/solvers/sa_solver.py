@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from flexidit_jax.common.arguments import finite_array, holds, shown
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.diffusion.gaussian import Chain, Process
 from flexidit_jax.diffusion.steps import Steps
@@ -36,10 +37,15 @@ def table(process: Process, steps: int, tau: float = 1.0, between: tuple[float, 
       between: the times, as shares of T, at which tau holds; elsewhere it is 0.
 
     Raises:
-      UserError: a negative tau.
+      UserError: a tau that is negative or not finite, or times that are no stretch of 0..1.
     """
-    if tau < 0:
+    if not tau >= 0:
         raise UserError(f"solver.tau must be at least 0, got {tau!r}")
+    if not holds(tau):
+        raise UserError(f"solver.tau must be finite, got {tau!r}")
+    pair = finite_array(between, "solver.between")
+    if np.shape(pair) != (2,) or not 0 <= pair[0] <= pair[1] <= 1:
+        raise UserError(f"solver.between must be (lowest, highest) share of T, within 0..1, got {shown(between)}")
     chain = process.chain(steps)
     low, high = (share * process.steps for share in between)
     return over(chain, tau * ((low <= chain.t) & (chain.t <= high)))

@@ -16,13 +16,22 @@ def attention(q: Array, k: Array, v: Array, mask: Array | None, implementation: 
     """softmax(q k^T / sqrt(e)) v per head, the softmax in float32.
 
     Args:
-      q, k, v: [B, N, h, e].
+      q, k, v: [B, N, h, e]. With a mask a token whose k or v is not finite makes NaN of itself, and not of others in
+        its row that do not see it.
       mask: bool [B or 1, 1, N, N], true where a token (third axis) sees another; each sees at least one.
       implementation: "xla" is this file; "cudnn" the fused kernel of a GPU.
 
     Returns:
       [B, N, h, e] in the dtype of v.
     """
+    if mask is not None:  # zero times NaN is NaN
+        sound = jnp.isfinite(k) & jnp.isfinite(v)
+        x = _attention(q, jnp.where(sound, k, 0), jnp.where(sound, v, 0), mask, implementation)
+        return jnp.where(sound, x, jnp.nan)
+    return _attention(q, k, v, mask, implementation)
+
+
+def _attention(q: Array, k: Array, v: Array, mask: Array | None, implementation: str) -> Array:
     if implementation != "xla":
         return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation=implementation)
     q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q, k, v))  # [B, h, N, e]

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
+from flexidit_jax.common.arguments import shown
 from flexidit_jax.common.axes import laid
 from flexidit_jax.common.errors import UserError, nearest
 from flexidit_jax.common.types import Array
@@ -62,15 +63,16 @@ class Conditioner(nn.Module):
         Raises:
           UserError: outside 0..classes, or a name that no class or several classes have.
         """
-        if isinstance(labels, str) or np.ndim(np.asarray(labels, object)) != 1:
-            raise UserError(f"labels must be a list such as [0, {self.classes - 1}], got {labels!r}")
-        values = [self._number(label) for label in labels]
+        rows = np.asarray(labels, object)
+        if isinstance(labels, str) or rows.ndim != 1:
+            raise UserError(f"labels must be a list such as [0, {self.classes - 1}], got {shown(labels)}")
+        values = [self._number(label) for label in rows]
         if not values:
             raise UserError(f"labels are empty; give at least one of 0..{self.classes}")
         for value in values:
             whole = np.ndim(value) == 0 and np.issubdtype(np.asarray(value).dtype, np.integer)
             if isinstance(value, (bool, np.bool_)) or not whole:
-                raise UserError(f"label {value!r} is not an integer in 0..{self.classes}")
+                raise UserError(f"label {shown(value)} is not an integer in 0..{self.classes}")
             if not 0 <= value <= self.classes:
                 raise UserError(f"label {value} is out of range: 0..{self.classes}, {self.classes} meaning no class")
         label = np.array(values, np.int32)

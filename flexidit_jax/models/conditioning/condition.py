@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flexidit_jax.common.arguments import finite_array
 from flexidit_jax.common.errors import UserError, nearest
 from flexidit_jax.common.types import Array
 
@@ -108,6 +109,8 @@ def parsed(conditioner: Any, asked: Any) -> Condition:
             text = f"{like.dtype} {[count or 'B', *like.shape[1:]]}".replace("'", "")
             found = "rows of other lengths" if array is None else f"{array.dtype} {list(array.shape)}"
             raise UserError(f"{key} of the condition must be {text}, got {found}")
+        if array.dtype.kind != "b":
+            finite_array(array, f"{key} of the condition")
         low, high = conditioner.limits.get(key, (None, None))
         if low is not None and not (low <= array.min() and array.max() <= high):
             raise UserError(f"{key} of the condition must lie in {low}..{high}, got {array.min()}..{array.max()}")
