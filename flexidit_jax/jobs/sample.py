@@ -6,6 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from ml_collections import ConfigDict
 
 from flexidit_jax.api import FlexiDiT
 from flexidit_jax.common.compilations import Compilations
-from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.errors import UserError, together
 from flexidit_jax.common.files import written_aside
 from flexidit_jax.experiment.experiment import build_experiment
 from flexidit_jax.experiment.start import trained_model
@@ -27,15 +28,16 @@ from flexidit_jax.sampling.schedule import pair_text, text_of
 
 def run(config: ConfigDict, workdir: Path) -> int:
     """Samples `config.sample` and writes into `workdir/samples/<schedule>_seed<n>_<digest of all words>/`."""
-    experiment = build_experiment(config)
+    experiment = build_experiment(config, workdir)
     asked = experiment.sample
     decode, others = asked.others["decode"], {key: value for key, value in asked.others.items() if key != "decode"}
     if not decode and (asked.files.grid or asked.files.images):
         raise UserError("sample.decode=False draws latents, which are no pictures; of sample.files set npz alone")
     if not decode and asked.preview_every:
         raise UserError("sample.decode=False draws latents, which are no pictures; leave sample.preview_every out")
-    flex = trained_model(experiment, workdir)
-    n = size(flex.model.conditioner.parse(asked.labels))
+    flex, *_ = together(partial(trained_model, experiment, workdir), *([experiment.codec.check] if decode else []))
+    cond = flex.model.conditioner.parse(asked.labels)
+    n = size(cond)
     batch = min(asked.batch or n, n)
     plan = flex.plan(spec=asked.spec, batch=batch)
     spec = asked.spec.settled(plan)
@@ -62,6 +64,8 @@ def run(config: ConfigDict, workdir: Path) -> int:
         raise UserError(f"cannot write to {folder} ({error.strerror})") from None
     flops = flex.flops(spec=spec)
     pairs = ", ".join(pair_text(*pair) for pair in plan.pairs)
+    if said := getattr(flex.model.conditioner, "said", lambda cond: "")(cond):
+        print(f"labels: {said}")
     print(f"schedule: {plan}")
     print(f"FLOPs: {flops.total / 1e9:.3f} G per sample, {100 * flops.relative:.1f} % of every step powerful")
     print(f"seconds: {seconds:.1f} for {len(images)} samples, compilation included")
