@@ -54,6 +54,7 @@ def test_latents_of_a_folder_stay_when_it_moves_and_not_when_it_is_another(
     assert run(built("train", "val"), tmp_path / "run") == 0
     before = written(tmp_path / "out")
     assert read("train", "val") == [4, 4]
+    assert build_experiment(built("gone", "gone")).model.conditioner.names == ("class0", "class1")  # recorded with them
     (photos / "train").rename(photos / "moved")
     (photos / "val").rename(photos / "val2")
     assert run(built("moved", "val2"), tmp_path / "run") == 0

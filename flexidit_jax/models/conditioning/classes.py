@@ -42,7 +42,7 @@ class Conditioner(nn.Module):
             )
         if self.names is not None and not isinstance(self.names, str):
             if not isinstance(self.names, Sequence) or not all(isinstance(name, str) for name in self.names):
-                raise UserError(f"model.conditioner.names must be a list of names, or of one file, got {self.names!r}")
+                raise UserError(f"model.conditioner.names must be names or 'imagenet', got {self.names!r}")
             object.__setattr__(self, "names", tuple(self.names))  # a list, as JSON has it, is no key of a program
         if self.names is not None and (named := len(_lines(self.names))) != self.classes:
             which = f"={self.names}" if isinstance(self.names, str) else ""
@@ -96,14 +96,14 @@ class Conditioner(nn.Module):
             return self.classes
         if self.names is None or not isinstance(label, str):
             return label
-        names = class_names(self.names)
-        numbers = class_names(self.names, exact=True).get(label) or names.get(_spelled(label), ())
+        names = class_names(self.names, exact=True)
+        numbers = names.get(label) or class_names(self.names).get(_spelled(label), ())
         if len(numbers) == 1:
             return numbers[0]
         if numbers:
             choice = ", ".join(f"{number} ({_lines(self.names)[number]})" for number in numbers)
             raise UserError(f"label {label!r} names several classes, give a number: {choice}")
-        raise UserError(f"no class is called {label!r}{nearest(_spelled(label), names, most=3)}")
+        raise UserError(f"no class is called {label!r}{nearest(label, names, most=3)}")
 
 
 @cache
