@@ -99,6 +99,7 @@ def test_a_folder_is_trained_on_sampled_by_name_and_scored(
     del recorded["model"]["conditioner"]["names"], recorded["dataset"]["max_pixels"]  # as before there were any
     record.write_text(json.dumps(recorded))
     assert "training is finished" in said(0)
+    assert "training is finished" in said(0, "--config.dataset.max_pixels=300_000_000")  # as a refusal advises
     for file in (images / "bee").glob("*.png"):
         file.unlink()
     assert "dataset.classes is 3 there, 2 here" in said(2)
