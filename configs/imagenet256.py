@@ -38,7 +38,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.dataset = {"name": "imagenet", "size": 256, "data_dir": None, "max_corrupt": 0.001}
     config.codec = {
         "name": "sd_vae",
-        "path": "weights/sd-vae-ft-ema",
+        "path": "./weights/sd-vae-ft-ema",
         "dtype": "bfloat16",
         "decode_dtype": "float32",
         "slice": 16,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 #: what a job returns that SIGTERM stopped: sysexits.h's EX_TEMPFAIL, "try again later"; see `--stopped-status`
 STOPPED = 75
@@ -20,6 +21,23 @@ class UserError(Exception):
     """
 
     status = 2
+
+
+def together(*parts: Callable[[], Any]) -> list[Any]:
+    """What each of `parts` returns. Where some refuse, the others are asked all the same.
+
+    Raises:
+      UserError: all that is wrong, in one line and in the order of `parts`.
+    """
+    made, refusals = [], []
+    for part in parts:
+        try:
+            made.append(part())
+        except UserError as error:
+            refusals.append(str(error))
+    if refusals:
+        raise UserError("; also, ".join(dict.fromkeys(refusals)))
+    return made
 
 
 def nearest(word: str, known: Iterable[str], most: int = 1) -> str:

@@ -3,6 +3,7 @@
 A source is random access (`len`, `[i]`) and yields `{"x": [F, H, W, C] float32 in [-1, 1], ...}`, the
 other keys being what conditioners read. A dataset may have `augment(record, rng)`, applied in training; it
 mirrors half of the images. One whose files lie anywhere may have `fingerprint(held_out)`, by which encoding and
-a resumed run tell its images from others. Records of an encoded dataset (`data.latents`) hold `mean` and `std`
-in place of `x`; its `check_origin` refuses those of another dataset or codec.
+a resumed run tell its images from others; `names`, which become labels; and `summary()`, what a job says of it. Records
+of an encoded dataset (`data.latents`) hold `mean` and `std` in place of `x`; its `check_origin` refuses those of
+another dataset or codec.
 """

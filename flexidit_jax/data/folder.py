@@ -1,10 +1,10 @@
-"""Your own images: a folder of class folders, `path/<class>/<any name>.jpg`, classes in the order of their names."""
+"""Your own images: a folder of class folders, `path/<class>/<any name>.jpg` or deeper, classes in order of names."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,25 +14,24 @@ import numpy as np
 from flexidit_jax.common.build import positive
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.data.as_shown import as_shown
+from flexidit_jax.data.class_folders import ClassFolders, class_names, list_class_folders
 from flexidit_jax.data.corrupt import Intact
 from flexidit_jax.data.photos import Photos, photo
 
-#: of file names, in any case
-ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-
-File = tuple[str, int]  # and its label
+File = tuple[str, int]  # below the folder, and its label
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset(Photos):
     """Centre crops as DiT's, of images as a viewer shows them: upright (EXIF), over white where they are transparent.
 
-    Passed over are names that begin with a dot, and folders within class folders.
+    What is below a class folder, however deep, is of that class. Passed over are names that begin with a dot, and files
+    that are no pictures (`data.picture_kinds`).
 
     Attributes:
-      size, max_corrupt: see `data.photos.Photos`.
+      size, max_corrupt, max_pixels: see `data.photos.Photos`.
       path: the folder of class folders.
-      classes: how many there are. None counts them, which wants the folder to be there for sampling too.
+      classes: how many there are. None counts the folders that hold images; it stays None where `path` is not there.
       validation: a folder of the same class folders, never trained on.
       held_out_share: without `validation`, the share of every class kept from training, evenly along its names.
     """
@@ -48,20 +47,21 @@ class Dataset(Photos):
             raise UserError(f"dataset.held_out_share is a share in [0, 1), such as 0.02, got {self.held_out_share!r}")
         if self.held_out_share and self.validation is not None:
             raise UserError("dataset.validation and dataset.held_out_share are both set; one of them is enough")
-        if self.classes is None:
-            object.__setattr__(self, "classes", self._counted())
-        positive("dataset", classes=self.classes)
+        if self.classes is None and _there(self.path):
+            object.__setattr__(self, "classes", len(self._names) or len(self._listed.images))
+        if self.classes is not None:
+            positive("dataset", classes=self.classes)
 
     def source(self) -> Sequence[dict[str, np.ndarray]]:
         """The training records {"x", "label"}.
 
         Raises:
-          UserError: no such folder, no class folders or another number of them, a class without images; or as for
-            `held_out`, where that is asked for.
+          UserError: no such folder, or no class folders with images or another number of them; or as for `held_out`,
+            where that is asked for.
         """
-        if self.validation is not None or self.held_out_share:
+        if self._holds_out:
             self.held_out()  # refused now, and not when the training is over
-        return Intact(_Crops(self._trained, self.size), self.max_corrupt)
+        return self._records(self.path, self._trained)
 
     def held_out(self) -> Sequence[dict[str, np.ndarray]]:
         """The records of `validation`, or those kept from training.
@@ -69,10 +69,15 @@ class Dataset(Photos):
         Raises:
           UserError: there are none, or as for `source`.
         """
-        return Intact(_Crops(self._held_out, self.size), self.max_corrupt)
+        return self._records(self.path if self.validation is None else self.validation, self._held_out)
+
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """Those of the class folders; None where they are not there, or not as many as `classes`."""
+        return self._names if len(self._names) == self.classes else None
 
     def fingerprint(self, held_out: bool = False) -> str | None:
-        """A hash of the names of all training images, or of those held out, with their class; wherever they are.
+        """A hash of the names of all training images, or of those held out, from their class on; wherever they are.
 
         Returns:
           None where their folder is not there, or is empty as a mount point is.
@@ -83,43 +88,73 @@ class Dataset(Photos):
         folders = (self.path, self.validation if held_out else None)
         if not all(_there(folder) for folder in folders if folder is not None):
             return None
-        files = self._held_out if held_out else self._trained
-        names = "\n".join("/".join(Path(file).parts[-2:]) for file, _ in files)
+        names = "\n".join(file for file, _ in (self._held_out if held_out else self._trained))
         return hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()[:16]
 
-    def _counted(self) -> int:
-        try:
-            return len(_class_folders(self.path, "path"))
-        except UserError as error:
-            raise UserError(f"{error}; where the folder is not, dataset.classes says how many there are") from None
+    def summary(self) -> str:
+        """How many images there are, how many are held out, and what is left out and why.
+
+        Raises:
+          UserError: see `source` and `held_out`.
+        """
+        if self.validation is not None:
+            return f"{self._listed}{self._listed.others()}; held out: {self._validation}{self._validation.others()}"
+        kept = "none held out to evaluate with (dataset.held_out_share or dataset.validation does)"
+        if self._holds_out:
+            kept = f"{len(self._held_out):,} of them held out"
+        return f"{self._listed}, {kept}{self._listed.others()}"
+
+    def _records(self, path: str, files: list[File]) -> Sequence[dict[str, np.ndarray]]:
+        return Intact(_Crops(Path(path).expanduser(), files, self), self.max_corrupt)
+
+    @property
+    def _holds_out(self) -> bool:
+        return self.validation is not None or self.held_out_share > 0
 
     @cached_property
-    def _files(self) -> list[list[File]]:
-        folders = _class_folders(self.path, "path")
-        if len(folders) != self.classes:
-            raise UserError(f"dataset.classes is {self.classes}, but {self.path} has {len(folders)} class folders")
-        return _files(folders)
+    def _names(self) -> tuple[str, ...]:
+        """Of the class folders; none where something forbids to look, which `_listed` says."""
+        try:
+            return tuple(class_names(Path(self.path).expanduser()))
+        except (OSError, UserError):
+            return ()
+
+    @cached_property
+    def _listed(self) -> ClassFolders:
+        found = _listed(self.path, "path", self.classes is None)
+        if self.classes not in (None, len(found.images)):
+            raise UserError(
+                f"dataset.classes is {self.classes}, but {self.path} has {len(found.images)} class folders;"
+                f" dataset.classes=None counts them{found.not_classes()}"
+            )
+        return found
+
+    @cached_property
+    def _validation(self) -> ClassFolders:
+        found = _listed(self.validation, "validation")
+        for odd in sorted(found.images.keys() ^ self._listed.images.keys()):
+            verb = "has" if odd in found.images else "lacks"
+            raise UserError(
+                f"dataset.validation={self.validation} {verb} a class folder {odd!r}, unlike dataset.path"
+                f"{found.not_classes()}"
+            )
+        return found
 
     @cached_property
     def _trained(self) -> list[File]:
-        return [file for files in self._files for i, file in enumerate(files) if not self._kept_out(i)]
+        return [(f, label) for label, i, f in _numbered(self._listed) if not self._kept_out(i)]
 
     @cached_property
     def _held_out(self) -> list[File]:
-        if self.validation is None:
-            kept = [file for files in self._files for i, file in enumerate(files) if self._kept_out(i)]
-            if kept:
-                return kept
-            raise UserError(
-                f"no image of {self.path} is kept from training (dataset.held_out_share={self.held_out_share:g});"
-                " set that to a larger share, or dataset.validation to a folder of the same class folders"
-            )
-        files = _files(_class_folders(self.validation, "validation"))
-        theirs, ours = ({Path(f[0][0]).parent.name for f in each} for each in (files, self._files))
-        for odd in sorted(theirs ^ ours):
-            verb = "has" if odd in theirs else "lacks"
-            raise UserError(f"dataset.validation={self.validation} {verb} a class folder {odd!r}, unlike dataset.path")
-        return [file for each in files for file in each]
+        if self.validation is not None:
+            return [(f, label) for label, _, f in _numbered(self._validation)]
+        kept = [(f, label) for label, i, f in _numbered(self._listed) if self._kept_out(i)]
+        if kept:
+            return kept
+        raise UserError(
+            f"no image of {self.path} is kept from training (dataset.held_out_share={self.held_out_share:g});"
+            " set that to a larger share, or dataset.validation to a folder of the same class folders"
+        )
 
     def _kept_out(self, i: int) -> bool:
         """Whether the i-th image of a class is: those at which the share times i passes a whole number."""
@@ -129,21 +164,22 @@ class Dataset(Photos):
 class _Crops(Sequence):
     """Image files, read, decoded and cropped when they are asked for."""
 
-    def __init__(self, files: list[File], size: int) -> None:
-        self._files, self._size = files, size
+    def __init__(self, folder: Path, files: list[File], keys: Photos) -> None:
+        self._folder, self._files, self._keys = folder, files, keys
 
     def __len__(self) -> int:
         return len(self._files)
 
     def __getitem__(self, i: int) -> dict[str, np.ndarray]:
-        file, label = self._files[i]
+        name, label = self._files[i]
+        file = self._folder / name
         try:
-            data = Path(file).read_bytes()
+            data = file.read_bytes()
         except OSError as error:  # not skipped: the next try may succeed, and a resumed run would read another record
             raise UserError(
                 f"{file} was listed but cannot be read ({error.strerror}); when it can, the same command goes on"
             ) from None
-        return photo(data, label, self._size, file, as_shown)
+        return photo(data, label, self._keys.size, str(file), as_shown, self._keys.max_pixels)
 
 
 def _there(folder: str) -> bool:
@@ -151,37 +187,28 @@ def _there(folder: str) -> bool:
     return os.path.isdir(path) and bool(os.listdir(path))
 
 
-def _class_folders(path: str, key: str) -> list[Path]:
-    """The class folders, in the order of their names.
+def _numbered(folders: ClassFolders) -> Iterator[tuple[int, int, str]]:
+    """Every image with the number of its class and its own within the class."""
+    for label, files in enumerate(folders.images.values()):
+        for i, file in enumerate(files):
+            yield label, i, file
+
+
+def _listed(path: str, key: str, counting: bool = False) -> ClassFolders:
+    """What there is at `dataset.<key>`.
 
     Raises:
-      UserError: there are none; the message says which files go where.
+      UserError: no class folders with images; the message says which files go where.
     """
     try:
-        entries = list(os.scandir(Path(path).expanduser()))
-        problem = "has no class folders"
+        found = list_class_folders(Path(path).expanduser())
+        problem = f"has no class folders with images{found.others()}"
     except OSError as error:
-        entries = []
-        problem = f"cannot be listed ({error.strerror})"
-    found = [Path(entry) for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
-    if not found:
-        raise UserError(
-            f"dataset.{key}={path} {problem}; it must hold one folder per class with its images,"
-            f" such as {Path(path) / 'cat' / '001.jpg'} ({' '.join(ENDINGS)})"
-        )
-    return sorted(found, key=lambda folder: folder.name)
-
-
-def _files(folders: list[Path]) -> list[list[File]]:
-    """The images of every class with their label, in the order of their names: the same on every machine."""
-    classes = []
-    for label, folder in enumerate(folders):
-        names = [
-            e.path for e in os.scandir(folder) if e.name.lower().endswith(ENDINGS) and e.name[0] != "." and e.is_file()
-        ]
-        if not names:
-            raise UserError(
-                f"class folder {folder} holds no images ({' '.join(ENDINGS)}); put some there, or remove it"
-            )
-        classes.append([(name, label) for name in sorted(names)])
-    return classes
+        found, problem = ClassFolders(), f"cannot be listed ({error.strerror})"
+    if found.images:
+        return found
+    told = "; where the folder is not, dataset.classes says how many there are" if counting else ""
+    raise UserError(
+        f"dataset.{key}={path} {problem}; it must hold one folder per class with its images, such as"
+        f" {Path(path) / 'cat' / '001.jpg'} (or .png, .webp, .tif and others){told}"
+    )

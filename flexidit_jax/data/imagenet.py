@@ -15,7 +15,7 @@ import numpy as np
 
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.data.corrupt import Corrupt, Intact
-from flexidit_jax.data.photos import Photos, photo
+from flexidit_jax.data.photos import MAX_PIXELS, Photos, photo
 
 NAME = "imagenet2012"
 
@@ -25,7 +25,7 @@ class Dataset(Photos):
     """Centre crops, read as DiT reads them: no image is turned as its EXIF says, and transparency is dropped.
 
     Attributes:
-      size, max_corrupt: see `data.photos.Photos`.
+      size, max_corrupt, max_pixels: see `data.photos.Photos`.
       data_dir: where tensorflow-datasets keeps its data; None means ~/tensorflow_datasets.
     """
 
@@ -50,7 +50,7 @@ class Dataset(Photos):
         return self._images("validation")
 
     def _images(self, split: str) -> Sequence[dict[str, np.ndarray]]:
-        return Intact(_Crops(self._records(split), self.size), self.max_corrupt)
+        return Intact(_Crops(self._records(split), self.size, self.max_pixels), self.max_corrupt)
 
     def _records(self, split: str) -> Sequence[dict[str, Any]]:
         import tensorflow_datasets as tfds  # only where ImageNet is trained on
@@ -84,8 +84,8 @@ def _makes(home: Path) -> str:
 class _Crops(Sequence):
     """Prepared records, decoded and cropped when they are asked for."""
 
-    def __init__(self, records: Sequence[dict[str, Any]], size: int) -> None:
-        self._records, self._size = records, size
+    def __init__(self, records: Sequence[dict[str, Any]], size: int, max_pixels: int = MAX_PIXELS) -> None:
+        self._records, self._size, self._max_pixels = records, size, max_pixels
 
     def __len__(self) -> int:
         return len(self._records)
@@ -102,4 +102,5 @@ class _Crops(Sequence):
                 f" folder {NAME} is deleted first"
             ) from None
         name = np.asarray(record["file_name"]).item()
-        return photo(record["image"], record["label"], self._size, name.decode() if isinstance(name, bytes) else name)
+        name = name.decode() if isinstance(name, bytes) else name
+        return photo(record["image"], record["label"], self._size, name, max_pixels=self._max_pixels)

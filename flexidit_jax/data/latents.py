@@ -58,6 +58,13 @@ class Dataset:
         """Of the dataset encoded."""
         return self.of.classes
 
+    @property
+    def names(self) -> Sequence[str] | None:
+        """What the classes are called: as the dataset encoded has it, or had it when its images were there."""
+        names = getattr(self.of, "names", None)
+        manifest = self._folder(TRAIN) / "manifest.json"
+        return _manifest(manifest.parent)["names"] if names is None and manifest.exists() else names
+
     def source(self) -> Sequence[dict[str, np.ndarray]]:
         """The training records {"mean", "std", "label", ...}.
 
@@ -207,7 +214,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(file.read_text())
         kept = {key: manifest[key] for key in ("num", "shard", "record", "dataset", "codec")}
-        return kept | {"images": manifest.get("images")}
+        return kept | {key: manifest.get(key) for key in ("images", "names")}
     except FileNotFoundError:
         asked = " (with --config.encode.held_out=True)" if folder.name == HELD_OUT else ""
         raise UserError(f"no latents in {folder}; {MAKES}{asked}") from None

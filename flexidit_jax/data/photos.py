@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,6 +14,11 @@ from flexidit_jax.common.build import positive
 from flexidit_jax.data.as_shown import in_8_bits
 from flexidit_jax.data.corrupt import Corrupt, check_share
 from flexidit_jax.data.crop import centre_crop
+from flexidit_jax.data.picture_kinds import formats
+
+#: pixels of a picture that Pillow refuses to go beyond unless it is told
+MAX_PIXELS = 178_956_970
+_OPENING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -22,13 +28,15 @@ class Photos:
     Attributes:
       size: side of the crop in pixels.
       max_corrupt: share of the images that may be corrupt (see `data.corrupt`); they are skipped.
+      max_pixels: width times height of the largest image that is read; a larger one counts as corrupt.
     """
 
     size: int = 256
     max_corrupt: float = 0.001
+    max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
-        positive("dataset", size=self.size)
+        positive("dataset", size=self.size, max_pixels=self.max_pixels)
         check_share(self.max_corrupt)
 
     @property
@@ -42,24 +50,47 @@ class Photos:
 
 
 def photo(
-    data: bytes, label: int, size: int, name: str, read: Callable[[Image.Image], Image.Image] = in_8_bits
+    data: bytes,
+    label: int,
+    size: int,
+    name: str,
+    read: Callable[[Image.Image], Image.Image] = in_8_bits,
+    max_pixels: int = MAX_PIXELS,
 ) -> dict[str, np.ndarray]:
     """The record of an image file: {"x": the centre crop, float32 [1, size, size, 3] in [-1, 1], "label": int32}.
 
     Args:
       read: what the pixels mean, a function of `data.as_shown`; raises where it cannot tell.
+      max_pixels: of the whole image.
 
     Raises:
-      Corrupt: `data` holds no whole image, or one whose pixels have no defined range.
+      Corrupt: `data` holds no whole image, one of too many pixels, or one whose pixels have no defined range.
     """
     try:
-        pixels = centre_crop(read(Image.open(io.BytesIO(data))), size)
-    except MemoryError:
+        image = _opened(data, max_pixels)
+        if (pixels := image.width * image.height) > max_pixels:  # which the header says: nothing is decoded yet
+            raise Corrupt(name, f"{pixels:,} pixels, more than dataset.max_pixels={max_pixels} admits")
+        crop = centre_crop(read(image), size)
+    except (MemoryError, Corrupt):
         raise
     except UnidentifiedImageError:
         raise Corrupt(name, "not an image" if data else "empty") from None
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more
         raise Corrupt(name, " ".join(str(error).split()) or type(error).__name__) from None
-    x = pixels / np.float32(127.5)
+    x = crop / np.float32(127.5)
     x -= 1
     return {"x": x[None], "label": np.int32(label)}
+
+
+def _opened(data: bytes, max_pixels: int) -> Image.Image:
+    """The image before it is decoded, however large.
+
+    Pillow has one limit for the whole process, warns above it and refuses only what is twice as large. It is put aside
+    for the moment of opening; afterwards, for pictures within pictures, it is at least ours.
+    """
+    with _OPENING:
+        kept, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(io.BytesIO(data), formats=formats())
+        finally:
+            Image.MAX_IMAGE_PIXELS = kept and max(kept, max_pixels)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -11,10 +13,11 @@ from ml_collections import ConfigDict
 from flexidit_jax.common import build
 from flexidit_jax.common.build import Section
 from flexidit_jax.common.config import plain
-from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.errors import UserError, together
 from flexidit_jax.diffusion.process import NoiseProcess, suits
 from flexidit_jax.evaluation.studies.quality_vs_compute import Report
 from flexidit_jax.evaluation.studies.schedule_search import Search, build_search
+from flexidit_jax.experiment.dataset import build_dataset
 from flexidit_jax.experiment.sections import (
     Compilation,
     Encoding,
@@ -40,7 +43,7 @@ class Experiment:
     """Everything a config names, built.
 
     Attributes:
-      raw: the config as JSON holds it, classes counted.
+      raw: the config as JSON holds it, classes counted and named.
       defaults: what its keys mean where they are left out, by path.
       init_from: a run, saved model or DiT weight file to start from; None starts from scratch.
       profile_at: steps done before a few are traced; None traces none.
@@ -83,24 +86,36 @@ class Experiment:
         """What the keys of `origin` mean where they are left out."""
         return {re.sub(r"^dataset\.of\.", "dataset.", key): value for key, value in self.defaults.items()}
 
-    def check(self) -> None:
-        """Says before long work that weights of the codec are missing, that records are of another codec, or that
-        there are no such features to score with.
+    def check(self, *wanted: Callable[[], Any]) -> list[Any]:
+        """Says before long work, and of everything at once, what is missing or does not fit: what a job wants, weights
+        of the codec, records of another codec, features to score with.
+
+        Args:
+          wanted: what makes it, such as `dataset.source`.
+
+        Returns:
+          What `wanted` made.
 
         Raises:
-          UserError: so it is.
+          UserError: so it is; what is wanted is named first.
         """
-        self.codec.check()
+        reported = () if self.report is None else (self.dataset.held_out,)
+        return together(*wanted, *reported, self.codec.check, self._check_origin, self._check_features)[: len(wanted)]
+
+    def _check_origin(self) -> None:
         if (check_origin := getattr(self.dataset, "check_origin", None)) is not None:
             check_origin(self.origin, self.origin_defaults)
+
+    def _check_features(self) -> None:
         if self.evaluate is not None:
             build.check_part("flexidit_jax.metrics.features", "Features", self.evaluate.features, "evaluate.features")
-        if self.report is not None:
-            self.dataset.held_out()  # the report wants them
 
 
-def build_experiment(config: ConfigDict) -> Experiment:
+def build_experiment(config: ConfigDict, workdir: Path | None = None) -> Experiment:
     """Builds and checks a whole config.
+
+    Args:
+      workdir: the run's folder, whose record says how many classes there are where nobody can count them.
 
     Raises:
       UserError: an unknown key anywhere, or values that do not fit each other.
@@ -125,8 +140,10 @@ def build_experiment(config: ConfigDict) -> Experiment:
         encode: Section | None = None,
         compile: Section | None = None,
     ) -> Experiment:
-        data = build.part("flexidit_jax.data", "Dataset", dataset, "dataset")
-        _count_classes(raw, data)
+        data = build_dataset(raw, workdir)
+        latents = build.part("flexidit_jax.codecs", "Codec", codec, "codec")
+        if getattr(data, "classes", 0) is None:  # nobody knows how many: all that is missing is said
+            together(data.source, latents.check)
         network = build.call(build_dit, model, "model")
         sampling = build_sampling(sample)
         evaluation = evaluate and build.call(Evaluation, evaluate, "evaluate")
@@ -140,7 +157,7 @@ def build_experiment(config: ConfigDict) -> Experiment:
             profile_at=profile_at,
             model=network,
             process=build.part("flexidit_jax.diffusion", "Process", process, "process"),
-            codec=build.part("flexidit_jax.codecs", "Codec", codec, "codec"),
+            codec=latents,
             dataset=data,
             train=build.call(build_training, {"base": network.base_patch, **train}, "train"),
             sample=sampling,
@@ -185,18 +202,3 @@ def build_experiment(config: ConfigDict) -> Experiment:
         built = build.call(experiment, raw, "config")
     defaults = {key.removeprefix("config."): value for key, value in noted.items()}
     return replace(built, defaults=defaults | {f"sample.{key}": value for key, value in INTRODUCED.items()})
-
-
-def _count_classes(raw: dict[str, Any], dataset: Any) -> None:
-    """Puts the classes that `dataset` has where a config leaves them to be counted (None), in place.
-
-    So the config that a run records says how many there were, also where nobody can count them any more.
-
-    Args:
-      raw: a config as JSON holds it; its sections `model.conditioner` and `dataset` are looked at.
-      dataset: what its `dataset` section builds.
-    """
-    images = raw["dataset"].get("of", raw["dataset"])
-    for section in (raw["model"].get("conditioner") or {}, images):
-        if isinstance(section, dict) and "classes" in section and section["classes"] is None:
-            section["classes"] = dataset.classes

@@ -30,7 +30,7 @@ READS = ("compile", "train", *HOW, "sample.labels", "sample.batch")
 
 def run(config: ConfigDict, workdir: Path) -> int:
     """Compiles what `config.compile` says and writes `workdir/compile/<slice>.json` and `.md`."""
-    experiment = build_experiment(config)
+    experiment = build_experiment(config, workdir)
     section, train = experiment.compile, experiment.train
     where = devices_here() if section.topology is None else tpu_slice(section.topology)
     folder = workdir / "compile"

@@ -21,13 +21,14 @@ from flexidit_jax.codecs.latents import stacked
 from flexidit_jax.common.cluster import processes as cluster
 from flexidit_jax.common.cluster.messages import gathered
 from flexidit_jax.common.data_parallel import even, local_mesh, split
-from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.errors import UserError, together
 from flexidit_jax.common.files import folder_named
 from flexidit_jax.common.progress import Progress, warnings_said
 from flexidit_jax.data.latent_writer import LatentShards
 from flexidit_jax.data.latents import FLIPPED, HELD_OUT, TRAIN, layout
 from flexidit_jax.data.latents import Dataset as Latents
 from flexidit_jax.data.read_ahead import read_ahead
+from flexidit_jax.experiment.dataset import say_found
 from flexidit_jax.experiment.experiment import Experiment, build_experiment
 from flexidit_jax.experiment.sections import Encoding
 from flexidit_jax.runs.shards import of_host
@@ -39,7 +40,6 @@ SEVERAL_PROCESSES = True  # it may be started as one of them, each taking shards
 PATIENCE = 7 * 24 * 3600
 
 logger = logging.getLogger(__name__)
-
 #: of what may change between two starts, the sections and keys that it reads
 READS = ("encode",)
 
@@ -51,25 +51,27 @@ def run(config: ConfigDict, workdir: Path) -> int:
       0 when all are there, `STOPPED` when stopped by SIGTERM, 130 when stopped by Ctrl-C.
     """
     # ---------------------------------------------------------------- What is encoded, and whereto
-    experiment = build_experiment(config)
+    experiment = build_experiment(config, workdir)
     section, codec = experiment.encode, experiment.codec
     if not hasattr(codec, "moments"):
         name = experiment.raw["codec"]["name"]
         raise UserError(f"codec {name!r} has no posterior to keep; encode is for codecs that draw, such as 'sd_vae'")
-    codec.check()
     dataset, home = experiment.dataset, workdir / "latents"
     if isinstance(dataset, Latents):
         dataset, home = dataset.of, folder_named(dataset.path, "dataset.path")
     folder = out_folder(section.out, home)
-    sources = {TRAIN: dataset.source()} | ({HELD_OUT: dataset.held_out()} if section.held_out else {})
+    wanted = {TRAIN: dataset.source} | ({HELD_OUT: dataset.held_out} if section.held_out else {})
+    sources = dict(zip(wanted, together(*wanted.values(), codec.check), strict=False))
 
     # ---------------------------------------------------------------- The folder: what is there, what is missing
     made = experiment.origin
+    defaults = experiment.origin_defaults | {"names": getattr(dataset, "names", None)}  # once they were not recorded
     parts = {
-        name: LatentShards(folder / name, _words(experiment, dataset, source, name) | made, experiment.origin_defaults)
+        name: LatentShards(folder / name, _words(experiment, dataset, source, name) | made, defaults)
         for name, source in sources.items()
     }
     host, hosts = jax.process_index(), jax.process_count()
+    say_found(dataset)
     missing, unchecked, made = {}, 0, 0
     with SharedStop("finishing this shard before stopping") as stop:
         for name, shards in parts.items():
@@ -120,6 +122,7 @@ def _words(experiment: Experiment, dataset: Any, source: Sequence[Any], part: st
         "dtype": section.dtype,
         "shape": list(dataset.shape),
         "classes": getattr(dataset, "classes", None),
+        "names": getattr(dataset, "names", None),
         "flipped": flipped,
         "record": layout(experiment.model.latent, section.dtype, flipped, others),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -12,6 +13,7 @@ from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.files import written_aside
 from flexidit_jax.evaluation.judge import Judge
 from flexidit_jax.evaluation.requests import balanced_labels
+from flexidit_jax.experiment.dataset import say_found
 from flexidit_jax.experiment.experiment import build_experiment
 from flexidit_jax.experiment.sections import HOW
 from flexidit_jax.experiment.start import trained_model
@@ -27,12 +29,13 @@ READS = (
 
 def run(config: ConfigDict, workdir: Path) -> int:
     """Draws `config.evaluate.samples` samples over all classes and writes `workdir/evaluation.json`."""
-    experiment = build_experiment(config)
+    experiment = build_experiment(config, workdir)
     if experiment.evaluate is None:
         raise UserError("this config has no evaluate section")
     samples = experiment.evaluate.samples
-    experiment.check()
-    flex = trained_model(experiment, workdir)
+    dataset = experiment.dataset
+    *_, flex = experiment.check(dataset.source, dataset.held_out, partial(trained_model, experiment, workdir))
+    say_found(dataset)
     asked = experiment.sample
     batch = min(asked.batch or samples, samples)
     plan = flex.plan(spec=asked.spec, batch=batch)

@@ -18,7 +18,7 @@ READS = ("init_from", "export", "sample.solver", "sample.steps")
 
 def run(config: ConfigDict, workdir: Path) -> int:
     """Exports the newest checkpoint of `workdir` (or `init_from`) as `config.export` says."""
-    experiment = build_experiment(config)
+    experiment = build_experiment(config, workdir)
     section = experiment.export
     folder = out_folder(section.out, workdir / "exported", "export.out")
     flex = trained_model(experiment, workdir)

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from ml_collections import ConfigDict
 
 from flexidit_jax.api import FlexiDiT
 from flexidit_jax.common.data_parallel import even
-from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.errors import UserError, together
 from flexidit_jax.common.progress import Progress
 from flexidit_jax.common.trees import fingerprint
 from flexidit_jax.evaluation.requests import labels_of
@@ -51,13 +52,13 @@ def run(config: ConfigDict, workdir: Path) -> int:
       NotFinite: images that are none.
     """
     # ---------------------------------------------------------------- Words
-    experiment = build_experiment(config)
+    experiment = build_experiment(config, workdir)
     section = experiment.generate
     if section is None:
         raise UserError("this config has no generate section; give it one, such as config.generate = {'num': 50_000}")
     folder = out_folder(section.out, workdir / "generated")
-    flex = dataclasses.replace(trained_model(experiment, workdir), devices=jax.local_device_count())
-    flex.codec.check()
+    flex, _ = together(partial(trained_model, experiment, workdir), experiment.codec.check)
+    flex = dataclasses.replace(flex, devices=jax.local_device_count())
     classes = getattr(flex.model.conditioner, "classes", None)
     if classes is None:
         raise UserError("generate draws classes, and this model is not conditioned on any")

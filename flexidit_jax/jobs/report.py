@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -24,11 +25,10 @@ READS = ("init_from", "evaluate", "report")
 
 def run(config: ConfigDict, workdir: Path) -> int:
     """Measures `config.report` on the newest checkpoint of `workdir` and writes `workdir/report`."""
-    experiment = build_experiment(config)
+    experiment = build_experiment(config, workdir)
     if experiment.report is None:
         raise UserError("this config has no report section")
-    experiment.check()
-    flex = trained_model(experiment, workdir)
+    _, flex = experiment.check(experiment.dataset.source, partial(trained_model, experiment, workdir))
     judge = Judge(experiment.dataset, experiment.codec, experiment.evaluate.features)
     report, images = measure(flex, experiment.report, judge)
     report |= {

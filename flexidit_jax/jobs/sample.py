@@ -6,13 +6,14 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from flexidit_jax.api import FlexiDiT
 from flexidit_jax.common.compilations import Compilations
-from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.errors import UserError, together
 from flexidit_jax.common.files import written_aside
 from flexidit_jax.experiment.experiment import build_experiment
 from flexidit_jax.experiment.start import trained_model
@@ -34,15 +35,16 @@ def run(config: ConfigDict, workdir: Path) -> int:
     Raises:
       NotFinite: some of them are none; the others are written.
     """
-    experiment = build_experiment(config)
+    experiment = build_experiment(config, workdir)
     asked = experiment.sample
     decode, others = asked.others["decode"], {key: value for key, value in asked.others.items() if key != "decode"}
     if not decode and (asked.files.grid or asked.files.images):
         raise UserError("sample.decode=False draws latents, which are no pictures; of sample.files set npz alone")
     if not decode and asked.preview_every:
         raise UserError("sample.decode=False draws latents, which are no pictures; leave sample.preview_every out")
-    flex = trained_model(experiment, workdir)
-    n = size(flex.model.conditioner.parse(asked.labels))
+    flex, *_ = together(partial(trained_model, experiment, workdir), *([experiment.codec.check] if decode else []))
+    cond = flex.model.conditioner.parse(asked.labels)
+    n = size(cond)
     negatives(flex.model.conditioner, others["negative"], n)
     batch = min(asked.batch or n, n)
     plan = flex.plan(spec=asked.spec, batch=batch)
@@ -76,6 +78,8 @@ def run(config: ConfigDict, workdir: Path) -> int:
         raise UserError(f"cannot write to {folder} ({error.strerror})") from None
     flops = flex.flops(spec=spec)
     pairs = ", ".join(pair_text(*pair) for pair in plan.pairs)
+    if said := getattr(flex.model.conditioner, "said", lambda cond: "")(cond):
+        print(f"labels: {said}")
     print(f"schedule: {plan}; guidance: {spec.guidance_text}")
     print(f"FLOPs: {flops.total / 1e9:.3f} G per sample, {flops.shares}")
     print(f"seconds: {seconds:.1f} for {len(images)} samples, compilation included")

@@ -34,14 +34,13 @@ READS = (
 
 def run(config: ConfigDict, workdir: Path) -> int:
     """Searches for `config.search` on the newest checkpoint of `workdir` and writes `workdir/search`."""
-    experiment = build_experiment(config)
+    experiment = build_experiment(config, workdir)
     section, asked = experiment.search, experiment.sample
     if section is None:
         raise UserError("this config has no search section")
     if asked.spec.guide is not None:
         raise UserError(f"search wants sample.guide=None, each mode guiding itself, got {asked.spec.guide!r}")
-    experiment.check()
-    flex = trained_model(experiment, workdir)
+    _, flex = experiment.check(experiment.dataset.source, partial(trained_model, experiment, workdir))
     negatives(flex.model.conditioner, asked.others["negative"], 1)  # one for all
     check_writable(workdir / "search")
     spec = replace(asked.spec, **dict.fromkeys(CHOOSING))

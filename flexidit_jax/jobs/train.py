@@ -20,6 +20,7 @@ from flexidit_jax.common.trees import merge
 from flexidit_jax.common.types import Params
 from flexidit_jax.data.loader import batches
 from flexidit_jax.evaluation.preview import preview
+from flexidit_jax.experiment.dataset import say_found
 from flexidit_jax.experiment.experiment import Experiment, build_experiment
 from flexidit_jax.experiment.sections import HOW
 from flexidit_jax.experiment.start import first_params, recorded
@@ -60,19 +61,18 @@ def run(config: ConfigDict, workdir: Path) -> int:
     Returns:
       0 when finished, `STOPPED` when stopped by SIGTERM, 130 when stopped by Ctrl-C.
     """
-    experiment = build_experiment(config)
-    experiment.check()
-    source = experiment.dataset.source()
+    experiment = build_experiment(config, workdir)
     mesh = make_mesh(**experiment.train.mesh)
     check_axes(experiment.model.width, experiment.model.num_heads, mesh)
     check_batch(experiment.train.batch, mesh, experiment.train.accumulate)
-    images = getattr(experiment.dataset, "fingerprint", lambda: None)()  # where they lie anywhere
-    agree(config, workdir, images)
     check_watching(experiment.train.preview_every)
     if experiment.train.preview_every:  # what is drawn on the way is looked at before
         cond = parsed(experiment.model.conditioner, experiment.sample.labels)
         negatives(experiment.model.conditioner, experiment.sample.others["negative"], size(cond))
-    first = None if has_checkpoint(workdir) else first_params(experiment)  # refused before anything is written
+    start = (lambda: None) if has_checkpoint(workdir) else partial(first_params, experiment)
+    source, first = experiment.check(experiment.dataset.source, start)  # refused before anything is written
+    images = getattr(experiment.dataset, "fingerprint", lambda: None)()  # where they lie anywhere
+    agree(config, workdir, images)
     with folder.claimed(workdir, experiment.raw, experiment.defaults):
         with Stop("saving before stopping") as stop, ExitStack() as closing:
             status = _train(experiment, source, images, first, workdir, mesh, stop, closing)
@@ -131,6 +131,7 @@ def _train(
     checkpoints.check_room(state)
     words = recorded(experiment, workdir)
     folder.record(workdir, words)  # nothing is refused from here on
+    say_found(experiment.dataset)
     for line in train.short_averages() if cluster.first() else ():
         print(f"warning: {line}")
     print(parameter_overview.get_parameter_overview(merge(state.frozen, state.params), include_stats=False))

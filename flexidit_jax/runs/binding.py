@@ -20,9 +20,9 @@ CONFIG_FILE = "config.json"
 FREE = {"init_from", "profile_at", "sample", "evaluate", "report", "generate", "export", "search", "encode", "compile"}
 FREE_WITHIN = {
     "train": {"log_every", "checkpoint_every", "keep", "mesh", "workers", "accumulate", "preview_every", "spike"},
-    "model": {"attention", "remat", "unroll"},
+    "model": {"attention", "remat", "unroll", "names"},
     "codec": {"path", "slice", "decode_dtype"},
-    "dataset": {"data_dir", "path", "validation", "max_corrupt"},
+    "dataset": {"data_dir", "path", "validation", "max_corrupt", "max_pixels"},
 }
 #: of these, what the bits of drawn images depend on all the same
 BINDS_IMAGES = {"decode_dtype"}
@@ -38,12 +38,7 @@ def check_config(workdir: Path, config: dict[str, Any], defaults: Mapping[str, A
     Raises:
       UserError: the first key on which they differ, with both values, and the flag that restores the recorded one.
     """
-    try:
-        recorded = json.loads((workdir / CONFIG_FILE).read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{workdir / CONFIG_FILE} cannot be read ({error}); name another --workdir") from None
-    if not isinstance(recorded, dict):
-        raise UserError(f"{workdir / CONFIG_FILE} holds no config; name another --workdir")
+    recorded = recorded_config(workdir)
     differs = difference(_binding(config), _binding(recorded), defaults)
     if differs is not None:
         key, ours, theirs = differs
@@ -52,6 +47,21 @@ def check_config(workdir: Path, config: dict[str, Any], defaults: Mapping[str, A
             f"--workdir={workdir} was trained with another config: {key} is {theirs!r} there, {ours!r} here;"
             f" name another --workdir, or {_restoring(key, theirs, config) if said else 'go back to that value'}"
         )
+
+
+def recorded_config(workdir: Path) -> dict[str, Any]:
+    """The config of the last start in a run's folder.
+
+    Raises:
+      UserError: it cannot be read, or is none.
+    """
+    try:
+        recorded = json.loads((workdir / CONFIG_FILE).read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{workdir / CONFIG_FILE} cannot be read ({error}); name another --workdir") from None
+    if not isinstance(recorded, dict):
+        raise UserError(f"{workdir / CONFIG_FILE} holds no config; name another --workdir")
+    return recorded
 
 
 def _restoring(key: str, value: Any, config: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.data.folder import Dataset
@@ -180,9 +180,6 @@ def test_a_file_that_cannot_be_read_is_not_skipped(images: Path) -> None:
     )
 
 
-ENDINGS = ".bmp .gif .jpeg .jpg .pgm .png .ppm .tif .tiff .webp"
-
-
 def test_absent_data_says_which_files_go_where(tmp_path: Path, images: Path) -> None:
     def refused(path: Path | str, **keys: object) -> str:
         with pytest.raises(UserError) as caught:
@@ -192,17 +189,26 @@ def test_absent_data_says_which_files_go_where(tmp_path: Path, images: Path) -> 
         assert "\n" not in str(caught.value)
         return str(caught.value)
 
-    wanted = f"it must hold one folder per class with its images, such as {{}}/cat/001.jpg ({ENDINGS})"
+    wanted = (
+        "it must hold one folder per class with its images, such as {}/cat/001.jpg (or .png, .webp, .tif and others)"
+    )
     nowhere = tmp_path / "nowhere"
     told = "; where the folder is not, dataset.classes says how many there are"
     for classes, more in ((None, told), (3, "")):
         assert refused(nowhere, classes=classes) == (
             f"dataset.path={nowhere} cannot be listed (No such file or directory); {wanted.format(nowhere)}{more}"
         )
-    flat = images / "ant" / "more"
-    assert refused(flat) == f"dataset.path={flat} has no class folders; {wanted.format(flat)}{told}"
-    assert refused(images, classes=4) == f"dataset.classes is 4, but {images} has 3 class folders"
-    assert refused(tmp_path) == f"class folder {images} holds no images ({ENDINGS}); put some there, or remove it"
+    flat = images / "ant"
+    assert refused(flat) == (
+        f"dataset.path={flat} has no class folders with images; left out: 4 images beside the class folders (0.jpg), 1"
+        f" file of kind .txt (notes.txt); no class: more (no images); {wanted.format(flat)}{told}"
+    )
+    empty = flat / "more"
+    assert refused(empty, classes=3) == f"dataset.path={empty} has no class folders with images; {wanted.format(empty)}"
+    assert refused(images, classes=4) == (
+        f"dataset.classes is 4, but {images} has 3 class folders; dataset.classes=None counts them; no class: .cache"
+        " (hidden)"
+    )
     assert refused(images).startswith(f"no image of {images} is kept from training (dataset.held_out_share=0); set")
     assert refused(images, held_out_share=0.1).startswith(f"no image of {images} is kept from training")
     assert refused(images, held_out_share=1.5) == ("dataset.held_out_share is a share in [0, 1), such as 0.02, got 1.5")
@@ -210,3 +216,64 @@ def test_absent_data_says_which_files_go_where(tmp_path: Path, images: Path) -> 
     assert refused(images, validation=str(nowhere)).startswith(f"dataset.validation={nowhere} cannot be listed")
     assert refused(images, size=0) == "dataset.size must be positive, got 0"
     assert Dataset(path=str(nowhere), classes=3).classes == 3  # sampling asks for no more
+
+
+def test_images_of_deeper_folders_and_other_kinds(images: Path) -> None:
+    flat = Dataset(path=str(images), size=16).fingerprint()
+    paint(images / "ant" / "more" / "day1" / "9.png", 60 + 40)
+    paint(images / "bee" / "4.AVIF" if features.check("avif") else images / "bee" / "4.tga", 120 + 40)
+    dataset = Dataset(path=str(images), size=16)
+    expected = [(k, i) for k in range(3) for i in range(4)]
+    expected.insert(8, (1, 4))
+    assert levels(dataset.source()) == [*expected, (2, 4)]
+    assert dataset.fingerprint() != flat
+    (images / "ant" / "more" / "day1").rename(images / "ant" / "more" / "day2")
+    assert Dataset(path=str(images), size=16).fingerprint() not in (flat, dataset.fingerprint())
+
+
+def test_the_fingerprint_of_a_flat_folder_is_as_ever(tmp_path: Path) -> None:
+    """A run of before is told by it from one of other images."""
+    for name in ("Zebra/2.jpg", "ant/0.png", "ant/10.png", "ant/9.png", "bee/a b.webp"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert Dataset(path=str(tmp_path)).fingerprint() == "a30bbe523e80a21e"
+
+
+def test_a_summary_says_what_was_found_and_what_is_held_out(images: Path, tmp_path: Path) -> None:
+    def summary(**words: object) -> str:
+        return Dataset(path=str(images), size=16, **words).summary()
+
+    others = "; left out: 2 files of kind .txt (README.txt); no class: .cache (hidden)"
+    hint = "none held out to evaluate with (dataset.held_out_share or dataset.validation does)"
+    assert summary() == f"12 images in 3 classes, {hint}{others}"
+    assert summary(held_out_share=0.5) == f"12 images in 3 classes, 6 of them held out{others}"
+    for name in ("Zebra", "ant", "bee"):
+        paint(tmp_path / "val" / name / "x.png", 0)
+    (tmp_path / "val" / "bee" / "y.heic").touch()
+    assert summary(validation=str(tmp_path / "val")) == (
+        f"12 images in 3 classes{others}; held out: 3 images in 3 classes; left out: 1 file of kind .heic (bee/y.heic)"
+    )
+
+
+def test_a_folder_without_images_is_no_class_and_names_are_those_of_the_others(images: Path) -> None:
+    (images / "0empty").mkdir()
+    dataset = Dataset(path=str(images), size=16)
+    assert (dataset.classes, dataset.names) == (3, ("Zebra", "ant", "bee"))
+    assert levels(dataset.source())[0] == (0, 0)
+    assert "; no class: .cache (hidden), 0empty (no images)" in dataset.summary()
+    assert Dataset(path=str(images), size=16, classes=4).names is None
+    with pytest.raises(UserError, match=r"^dataset\.classes is 4, but .* has 3 .*0empty \(no images\)$"):
+        Dataset(path=str(images), size=16, classes=4).source()
+    assert Dataset(path=str(images / "nowhere"), size=16).names is None
+
+
+def test_an_image_that_is_too_large_is_skipped_and_named(images: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = Dataset(path=str(images), size=16, max_pixels=33 * 90, max_corrupt=0.5).source()
+    expected = [(k, i) for k in range(3) for i in range(4)]
+    expected[3], expected[7], expected[11] = (1, 0), (2, 0), (0, 0)  # the next one
+    assert levels(source) == expected
+    assert len(caplog.records) == 3
+    assert caplog.records[0].getMessage() == (
+        f"corrupt, skipped (1 of at most 6): {images}/Zebra/3.jpeg (4,480 pixels, more than dataset.max_pixels=2970"
+        " admits)"
+    )

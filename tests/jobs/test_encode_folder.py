@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +55,15 @@ def test_latents_of_a_folder_stay_when_it_moves_and_not_when_it_is_another(
     assert run(built("train", "val"), tmp_path / "run") == 0
     before = written(tmp_path / "out")
     assert read("train", "val") == [4, 4]
+    assert build_experiment(built("gone", "gone")).model.conditioner.names == ("class0", "class1")  # recorded with them
     (photos / "train").rename(photos / "moved")
     (photos / "val").rename(photos / "val2")
+    assert run(built("moved", "val2"), tmp_path / "run") == 0
+    assert written(tmp_path / "out") == before
+    manifest = tmp_path / "out" / "train" / "manifest.json"
+    recorded = json.loads(manifest.read_text())
+    assert recorded.pop("names") == ["class0", "class1"]
+    manifest.write_text(json.dumps(recorded))  # as before they were recorded
     assert run(built("moved", "val2"), tmp_path / "run") == 0
     assert written(tmp_path / "out") == before
     assert read("moved", "val2") == read("gone", "val2") == read("moved", "gone") == [4, 4]

@@ -113,7 +113,9 @@ def test_refusals_come_before_anything_is_written(
     assert capsys.readouterr().err.endswith("; where the folder is not, dataset.classes says how many there are\n")
     four = [*words, "--workdir=run", "--config.dataset.classes=4", "--config.model.conditioner.classes=4"]
     assert main(four) == 2
-    assert capsys.readouterr().err == "error: dataset.classes is 4, but images has 3 class folders\n"
+    assert capsys.readouterr().err == (
+        "error: dataset.classes is 4, but images has 3 class folders; dataset.classes=None counts them\n"
+    )
     assert not (tmp_path / "run").exists()
 
 

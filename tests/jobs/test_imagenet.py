@@ -118,7 +118,9 @@ def test_missing_parts_are_named_before_anything_is_written(
     monkeypatch.chdir(tmp_path)
     argv = [f"--config={CONFIGS / 'imagenet256.py'}", "--workdir=run", f"--config.init_from={GOLDEN}"]
     assert main(argv) == 2
-    assert "error: the VAE's weights weights/sd-vae-ft-ema/diffusion_pytorch" in capsys.readouterr().err
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message.startswith("error: no imagenet2012 array records in ")
+    assert "; also, the VAE's weights weights/sd-vae-ft-ema/diffusion_pytorch" in message
     assert main([*argv, f"--config.codec.path={vae_folder}", "--config.dataset.data_dir=data"]) == 2
     message = capsys.readouterr().err.splitlines()[-1]
     assert message.startswith("error: no imagenet2012 array records in data; ")

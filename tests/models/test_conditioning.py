@@ -90,6 +90,57 @@ def test_labels_are_one_list(typed: Any) -> None:
 
 # ---------------------------------------------------------------- Names
 
+OWN = ("10", "2", "Cat", "caf\u00e9", "cat", "cats, black", "sea lion")
+FOLDERS = Conditioner(width=8, classes=7, names=list(OWN))
+
+
+@pytest.mark.parametrize(
+    ("typed", "label"),
+    [
+        ("Cat", 2),  # as it is written, before it is spelled
+        ("cat", 4),
+        ("2", 1),  # a word is a name
+        (2, 2),  # and a number is one
+        ("10", 0),
+        ("cats, black", 5),
+        ("Sea_Lion ", 6),
+        ("cafe\u0301", 3),  # an accent of its own, as some file systems have it
+    ],
+)
+def test_names_of_ones_own(typed: str | int, label: int) -> None:
+    assert FOLDERS.parse([typed])["label"] == [label]
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("CAT", "label 'CAT' names several classes, give a number: 2 (Cat), 4 (cat)"),
+        ("7", "no class is called '7'; known: 10, 2, Cat, caf\u00e9, cat, cats, black, sea lion"),
+        ("Sea Loin", "no class is called 'Sea Loin'; did you mean 'sea lion'?"),
+    ],
+)
+def test_names_of_ones_own_that_will_not_do(typed: str, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        FOLDERS.parse([typed])
+    assert str(caught.value) == message
+
+
+def test_names_of_ones_own_go_with_the_model() -> None:
+    assert FOLDERS.names == OWN and hash(FOLDERS) == hash(Conditioner(width=8, classes=7, names=OWN))
+    with pytest.raises(UserError, match=r"^model\.conditioner\.names names 7 classes, not 6$"):
+        Conditioner(width=8, classes=6, names=OWN)
+    for names in (3, ["a", 2]):
+        with pytest.raises(UserError, match=r"^model\.conditioner\.names must be names or 'imagenet', got "):
+            Conditioner(width=8, classes=2, names=names)
+
+
+def test_what_a_condition_asks_for_is_said_with_its_names() -> None:
+    assert FOLDERS.said(FOLDERS.parse([1, 1, None, "Cat"])) == "1 (2), none, 2 (Cat)"
+    assert IMAGENET.said(IMAGENET.parse([0])) == "0 (tench)"
+    assert IMAGENET.said(IMAGENET.parse(range(12))).endswith(", 9 (ostrich) and 2 more")
+    assert CLASSES.said(CLASSES.parse([1])) == ""
+
+
 IMAGENET = Conditioner(width=8, classes=1000, names="imagenet")
 
 

@@ -7,6 +7,7 @@ Only a conditioner knows what its condition is made of; to everybody else that i
     limits      {field: (lowest, highest)} of the fields that are numbers to choose from
     drop_rate   share of training records whose condition is replaced by none
     parse(asked) -> Condition      what a user typed, on the host; None in a list is no condition
+    said(cond) -> str      what a condition asks for, in words; only where there are some
 
 and where `cond["null"]` is set it speaks for itself, by parameters of its own: a row of a table, a learned caption.
 """

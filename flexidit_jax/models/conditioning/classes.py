@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import cache
@@ -25,13 +26,14 @@ class Conditioner(nn.Module):
       width: d of the transformer.
       classes: number of real classes.
       drop_rate: share of training labels replaced by no class.
-      names: what classes may be called besides their number: a file of `names/`, such as "imagenet".
+      names: what classes may be called besides their number: a file of `names/`, such as "imagenet", or the name of
+        each.
     """
 
     width: int
     classes: int
     drop_rate: float = 0.1
-    names: str | None = None
+    names: str | Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         if self.classes < 1 or not 0 <= self.drop_rate <= 1:
@@ -39,10 +41,13 @@ class Conditioner(nn.Module):
                 "model.conditioner wants classes of at least 1 and a drop_rate in [0, 1],"
                 f" got {self.classes!r} and {self.drop_rate!r}"
             )
-        if self.names is not None and (named := 1 + max(max(of) for of in class_names(self.names).values())) != (
-            self.classes
-        ):
-            raise UserError(f"model.conditioner.names={self.names} names {named} classes, not {self.classes}")
+        if self.names is not None and not isinstance(self.names, str):
+            if not isinstance(self.names, Sequence) or not all(isinstance(name, str) for name in self.names):
+                raise UserError(f"model.conditioner.names must be names or 'imagenet', got {self.names!r}")
+            object.__setattr__(self, "names", tuple(self.names))  # a list, as JSON has it, is no key of a program
+        if self.names is not None and (named := len(_lines(self.names))) != self.classes:
+            which = f"={self.names}" if isinstance(self.names, str) else ""
+            raise UserError(f"model.conditioner.names{which} names {named} classes, not {self.classes}")
         super().__post_init__()
 
     fields = ("label",)
@@ -79,47 +84,61 @@ class Conditioner(nn.Module):
         null = label == self.classes
         return {"label": np.where(null, 0, label), "null": null}
 
+    def said(self, cond: Condition) -> str:
+        """What a condition asks for, such as `207 (golden retriever), none`, at most ten of it; "" without names."""
+        if self.names is None:
+            return ""
+        names = [name.split(", ")[0] if isinstance(self.names, str) else name for name in _lines(self.names)]
+        rows = zip(cond["label"].tolist(), cond["null"].tolist(), strict=True)
+        asked = list(dict.fromkeys("none" if null else f"{label} ({names[label]})" for label, null in rows))
+        return ", ".join(asked[:10]) + (f" and {len(asked) - 10} more" if len(asked) > 10 else "")
+
     def _number(self, label: int | str | None) -> int:
         if label is None:
             return self.classes
         if self.names is None or not isinstance(label, str):
             return label
-        names = class_names(self.names)
-        numbers = names.get(_spelled(label), ())
+        names = class_names(self.names, exact=True)
+        numbers = names.get(label) or class_names(self.names).get(_spelled(label), ())
         if len(numbers) == 1:
             return numbers[0]
         if numbers:
             choice = ", ".join(f"{number} ({_lines(self.names)[number]})" for number in numbers)
             raise UserError(f"label {label!r} names several classes, give a number: {choice}")
-        raise UserError(f"no class is called {label!r}{nearest(_spelled(label), names, most=3)}")
+        raise UserError(f"no class is called {label!r}{nearest(label, names, most=3)}")
 
 
 @cache
-def class_names(name: str) -> dict[str, tuple[int, ...]]:
-    """Every name in `names/<name>.txt` -> the classes that have it.
+def class_names(names: str | tuple[str, ...], exact: bool = False) -> dict[str, tuple[int, ...]]:
+    """Every name -> the classes that have it.
 
-    Line n of such a file holds the names of class n, separated by ", ". Those of ImageNet are the WordNet
-    lemmas of its 1,000 synsets, in the order of their numbers.
+    Args:
+      names: one of each class; or the name of a file of `names/`. Line n of such a file holds the names of class n,
+        separated by ", ". Those of ImageNet are the WordNet lemmas of its 1,000 synsets, in the order of their numbers.
+      exact: as they are written, instead of as they are `_spelled`.
 
     Raises:
       UserError: no such file.
     """
     classes: dict[str, list[int]] = defaultdict(list)
-    for number, line in enumerate(_lines(name)):
-        for word in line.split(", "):
-            classes[_spelled(word)].append(number)
+    for number, line in enumerate(_lines(names)):
+        for word in line.split(", ") if isinstance(names, str) else (line,):
+            classes[word if exact else _spelled(word)].append(number)
     return {word: tuple(numbers) for word, numbers in classes.items()}
 
 
 @cache
-def _lines(name: str) -> list[str]:
+def _lines(names: str | tuple[str, ...]) -> Sequence[str]:
+    """One a class."""
+    if not isinstance(names, str):
+        return names
     folder = Path(__file__).with_name("names")
     known = [file.stem for file in folder.glob("*.txt")]
-    if name not in known:
-        raise UserError(f"no names of classes called {name!r}{nearest(str(name), known)}")
-    return (folder / f"{name}.txt").read_text().splitlines()
+    if names not in known:
+        raise UserError(f"no names of classes called {names!r}{nearest(names, known)}")
+    return (folder / f"{names}.txt").read_text().splitlines()
 
 
 def _spelled(name: str) -> str:
-    """Case, underscores and spaces around do not matter."""
-    return name.strip().lower().replace("_", " ")
+    """Case, underscores, spaces around and the way an accent is encoded do not matter."""
+    return unicodedata.normalize("NFC", name).strip().lower().replace("_", " ")
