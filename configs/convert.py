@@ -19,5 +19,6 @@ def get_config() -> ConfigDict:
         "patch": None,
         "patches": None,
         "num_heads": None,
+        "overwrite": False,
     }
     return config

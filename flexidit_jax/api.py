@@ -225,37 +225,42 @@ class FlexiDiT:
         """Bytes of weights held for sampling: every distinct array of every mode, once."""
         return self._engine.weight_bytes()
 
-    def export(self, path: str | Path, patch: int | str | tuple[int, ...] | None = None) -> None:
+    def export(
+        self, path: str | Path, patch: int | str | tuple[int, ...] | None = None, overwrite: bool = False
+    ) -> None:
         """Writes one mode as a DiT of a published layout, which other programs read.
 
         Args:
           path: `.safetensors` or `.pt` (with torch), or a folder for diffusers.
           patch: the mode; the most powerful by default.
+          overwrite: replace another model that is there.
 
         Raises:
-          UserError: a mode the layout cannot hold, or a path that cannot be written.
+          UserError: a mode the layout cannot hold, another model at the path, or one that cannot be written.
         """
         mode = self.patches[0] if patch is None else as_patch(patch)
         model = self.model.at(mode)
-        write_published(Path(path), model, write_dit(model, at(self.params, mode)))
+        write_published(Path(path), model, write_dit(model, at(self.params, mode)), overwrite)
 
-    def save(self, path: str | Path, adapters_only: bool = False) -> None:
+    def save(self, path: str | Path, adapters_only: bool = False, overwrite: bool = False) -> None:
         """Writes `config.json` and `model.safetensors` into a folder that `load` reads.
 
         Args:
           path: the folder.
           adapters_only: leave the pre-trained weights out; `load` then wants them as `base=` and
             refuses any others by the fingerprint recorded here.
+          overwrite: replace another model that is there.
 
         Raises:
-          UserError: the folder cannot be written, or there are no adapters to save by themselves.
+          UserError: another model is there, the folder cannot be written, or there are no adapters to save by
+            themselves.
         """
         config = {
             "model": describe(self.model),
             "process": build.describe(self.process),
             "codec": None if self.codec is None else build.describe(self.codec),
         }
-        write_saved(Path(path), config, self.params, adapters_only)
+        write_saved(Path(path), config, self.params, adapters_only, overwrite)
 
     def _cost(self, patch: Patch) -> int:
         rank = lora.rank_of(self.params["modes"][patch_name(patch)]) or 0

@@ -29,6 +29,7 @@ def _convert(
     patch: int | str | None = None,
     patches: tuple[int, ...] | None = None,
     num_heads: int | None = None,
+    overwrite: bool = False,
 ) -> int:
     """Loads, flexifies when `patches` is given, writes.
 
@@ -39,6 +40,7 @@ def _convert(
       patch: the mode to export; the most powerful by default.
       patches: make the model flexible first (for layout flexidit_jax).
       num_heads: of a DiT weight file that does not tell.
+      overwrite: replace another model that is there.
     """
     if layout not in LAYOUTS:
         raise UserError(f"convert.layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
@@ -52,9 +54,9 @@ def _convert(
     if patches is not None:
         model = model.flexify(patches)
     if layout == "flexidit_jax":
-        model.save(target)
+        model.save(target, overwrite=overwrite)
     else:
-        model.export(target, patch)
+        model.export(target, patch, overwrite)
     print(f"read: {source}: {model!r}")
     print(f"written: {target}")
     return 0
