@@ -12,13 +12,15 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from flexidit_jax.api import FlexiDiT, load
+from flexidit_jax.common import build
+from flexidit_jax.common.config import difference
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.types import Params
 from flexidit_jax.experiment.experiment import Experiment
-from flexidit_jax.models.build import init
+from flexidit_jax.models.build import describe, init
 from flexidit_jax.models.flexify import at
 from flexidit_jax.models.fold import folded
-from flexidit_jax.runs.binding import check_config
+from flexidit_jax.runs.binding import FREE_WITHIN, check_config, without
 from flexidit_jax.runs.recovery import has_checkpoint
 from flexidit_jax.training.sharding import made, placed
 
@@ -72,6 +74,22 @@ def first_params(experiment: Experiment) -> Callable[[Mesh], Params]:
     same_shapes = jax.tree.map(jnp.shape, plain) == jax.tree.map(jnp.shape, jax.eval_shape(random))
     theirs = (loaded.model.num_heads, loaded.model.base_patch, loaded.process)
     if not same_shapes or theirs != (ours.num_heads, ours.base_patch, experiment.process):
-        raise UserError(f"init_from={source} holds {loaded!r}, which is not the model of this config")
+        how = _differs(experiment, loaded)
+        raise UserError(f"init_from={source} holds {loaded!r}, which is not the model of this config: {how}")
     held = [jax.device_get(plain)]
     return lambda mesh: placed(held.pop(), mesh)  # the only reference: none of it outlives the first state
+
+
+#: what parameters serve alike, whatever a config says of it
+_ANY = FREE_WITHIN["model"] | {"dtype", "drop_rate", "names"}
+
+
+def _differs(experiment: Experiment, loaded: FlexiDiT) -> str:
+    """The first key on which a config and a model of another one differ, with both values."""
+    any_size = {"latent"} if loaded.model.latent[-1] == experiment.model.latent[-1] else set()  # of its channels alone
+    ours, theirs = (
+        {"model": without(describe(one.model), _ANY | any_size), "process": build.describe(one.process)}
+        for one in (experiment, loaded)
+    )
+    key, here, there = difference(ours, theirs)
+    return f"{key} is {there!r} there, {here!r} here"
