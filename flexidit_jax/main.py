@@ -133,6 +133,8 @@ def _run(argv: Sequence[str]) -> int:
         for key, value in leaves(config):
             print(f"  --config.{key}={value!r}")
         return 0
+    if (holds := {*config}) and known.mode not in holds and holds <= {*modes}:
+        raise UserError(f"{known.config} is for --mode={' or '.join(sorted(holds))}, not for --mode={known.mode}")
     file, _, variant = known.config.partition(":")
     keep_freed_memory()
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # TensorFlow, here for its event files, announces them else

@@ -82,6 +82,20 @@ def test_flags(refuse: Refuse, argv: list[str], message: str) -> None:
     assert refuse(*argv).startswith(message)
 
 
+def test_a_config_of_another_mode(refuse: Refuse, tmp_path: Path) -> None:
+    convert = DIGITS.with_name("convert.py")
+    for mode in ("train", "sample"):
+        assert refuse(f"--config={convert}", f"--mode={mode}") == (
+            f"{convert} is for --mode=convert, not for --mode={mode}"
+        )
+    assert refuse(f"--config={convert}") == f"{convert} is for --mode=convert, not for --mode=train"
+    assert refuse(f"--config={convert}", "--mode=convert").startswith("convert.target is not set")
+    (tmp_path / "gap.py").write_text(
+        "from ml_collections import ConfigDict as C\n\n\ndef get_config():\n    return C({'model': {}, 'sample': {}})\n"
+    )
+    assert refuse("--config=gap.py") == "config key 'config.seed' is missing"
+
+
 def test_config_files(refuse: Refuse, tmp_path: Path) -> None:
     near = refuse(f"--config={DIGITS.with_name('digit.py')}")
     assert near.startswith(f"config file {DIGITS.with_name('digit.py')} does not exist; did you mean '{DIGITS}'?")
