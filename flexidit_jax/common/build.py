@@ -143,7 +143,25 @@ def _named(
     if "name" not in section:
         raise UserError(f"config key '{where}.name' is missing")
     maker = find(package, section["name"], attribute)
-    return maker, {key: value for key, value in section.items() if key != "name"}
+    words = {key: value for key, value in section.items() if key != "name"}
+    check_owner(package, attribute, section["name"], words, where)
+    return maker, words
+
+
+def check_owner(package: str, attribute: str, name: str, words: Mapping[str, Any], where: str) -> None:
+    """Refuses a key that the part of this name does not take and another one of the package does.
+
+    Raises:
+      UserError: whose key it is.
+    """
+
+    def takes(name: str) -> Mapping[str, Parameter]:
+        return inspect.signature(find(package, name, attribute)).parameters
+
+    own = takes(name)
+    for key in (key for key in words if key not in own):
+        if owners := [other for other in names(package, attribute) if key in takes(other)]:
+            raise UserError(f"{where}.{key} is a key of {' and '.join(owners)}, not of {name}; leave it out")
 
 
 def _json(value: Any) -> bool:

@@ -78,6 +78,36 @@ def test_part_builds_from_name_and_keys() -> None:
     assert str(caught.value) == "config key 'process.name' is missing"
 
 
+@pytest.mark.parametrize(
+    ("package", "attribute", "section", "message"),
+    [
+        (
+            "flexidit_jax.diffusion",
+            "Process",
+            {"name": "flow", "steps": 9, "beta_start": 1e-4},
+            "process.beta_start is a key of gaussian, not of flow; leave it out",
+        ),
+        (
+            "flexidit_jax.data",
+            "Dataset",
+            {"name": "digits", "data_dir": "x"},
+            "process.data_dir is a key of imagenet, not of digits; leave it out",
+        ),
+        (
+            "flexidit_jax.diffusion",
+            "Process",
+            {"name": "flow", "shfit": 1.0},
+            "unknown config key 'process.shfit'; did you mean 'shift'?",
+        ),
+    ],
+)
+def test_a_key_of_another_name_says_whose(package: str, attribute: str, section: dict[str, Any], message: str) -> None:
+    for made in (build.part, build.check_part):
+        with pytest.raises(UserError) as caught:
+            made(package, attribute, section, "process")
+        assert str(caught.value) == message
+
+
 def test_positive() -> None:
     build.positive("model", width=1, depth=0.5)
     for bad in (0, -1, float("nan")):
