@@ -18,7 +18,7 @@ from flexidit_jax.common.allocator import keep_freed_memory
 from flexidit_jax.common.cluster import environment
 from flexidit_jax.common.cluster import processes as cluster
 from flexidit_jax.common.config import leaves, load_config, override
-from flexidit_jax.common.errors import STOPPED, UserError, nearest
+from flexidit_jax.common.errors import STOPPED, UserError, closest, nearest
 from flexidit_jax.common.files import folder_named
 from flexidit_jax.common.program_cache import keep_programs
 
@@ -99,7 +99,7 @@ def _run(argv: Sequence[str]) -> int:
     flags = [word for word in argv if not word.startswith("--config.")]
     known, rest = parser.parse_known_args(flags)
     if rest:
-        raise UserError(f"unknown argument {rest[0]!r}{nearest(rest[0], [f'--{flag}' for flag in vars(known)])}")
+        raise UserError(f"unknown argument {rest[0]!r}{_meant(rest[0], known)}")
     if known.mode not in modes:
         raise UserError(f"unknown --mode={known.mode!r}{nearest(known.mode, modes)}")
     if known.help:
@@ -148,6 +148,23 @@ def _run(argv: Sequence[str]) -> int:
         environment.check_alone(f"--mode={known.mode}", known.processes)
     status = job.run(config, workdir)
     return known.stopped_status if status == STOPPED else status
+
+
+def _meant(word: str, known: argparse.Namespace) -> str:
+    """A hint at the flag that an unknown argument was meant for, or at a key, first of the mode's own section."""
+    name, _, value = word.lstrip("-").partition("=")
+    flags = {flag.replace("_", "-"): f"--{flag.replace('_', '-')}" for flag in vars(known)}
+    try:
+        paths = [path for path, _ in leaves(load_config(known.config))] if known.config else []
+    except UserError:
+        paths = []
+    meant = dict(flags)
+    for path in sorted(paths, key=lambda path: (not path.startswith(f"{known.mode}."), path.count("."))):
+        for key in (path, path.rpartition(".")[2]):
+            meant.setdefault(key, f"--config.{path}={value or 'VALUE'}")
+    if close := closest(name, meant):
+        return f"; did you mean {meant[close[0]]!r}?"
+    return nearest(name, flags.values())
 
 
 def _modes() -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 #: what a job returns that SIGTERM stopped: sysexits.h's EX_TEMPFAIL, "try again later"; see `--stopped-status`
@@ -20,9 +21,35 @@ class UserError(Exception):
 def nearest(word: str, known: Iterable[str], most: int = 1) -> str:
     """`"; did you mean 'x'?"` (or up to `most` of them), or what is known when nothing comes close."""
     known = sorted(known)
-    close = difflib.get_close_matches(word, known, n=most, cutoff=0.5)
+    close = closest(word, known, most)
     if close:
         return f"; did you mean {' or '.join(map(repr, close))}?"
     if len(known) > 50:
         return f"; known: {', '.join(known[:3])} and {len(known) - 3:,} more"
     return f"; known: {', '.join(known)}" if known else ""
+
+
+def closest(word: str, known: Iterable[str], most: int = 1) -> list[str]:
+    """Up to `most` of the words known that somebody who wrote `word` may have meant, the likeliest first.
+
+    Case and signs do not matter, and `+` is written `p`: `DPM++` begins `dpmpp_2m`. What begins with all that was
+    typed is close; of other words it counts how many letters they have in common.
+    """
+
+    def closeness(other: str) -> float:
+        typed, there = _letters(word), _letters(other)
+        if typed == there:
+            return 3 if word == other else 2
+        alike = difflib.SequenceMatcher(None, there, typed, autojunk=False).ratio()
+        return 1 + alike if len(typed) > 1 and there.startswith(typed) else alike
+
+    ranked = sorted(((closeness(other), other) for other in known), reverse=True)
+    return [other for share, other in ranked[:most] if share >= _CLOSE]
+
+
+#: share of letters in common, in their order, below which a word is another one and no misspelling
+_CLOSE = 0.6
+
+
+def _letters(word: str) -> str:
+    return re.sub(r"[\W_]", "", word.lower().replace("+", "p"))

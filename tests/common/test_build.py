@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from flexidit_jax.common import build
-from flexidit_jax.common.errors import UserError, nearest
+from flexidit_jax.common.errors import UserError, closest, nearest
 
 SOLVERS = "flexidit_jax.diffusion.solvers"
 
@@ -120,6 +120,26 @@ def test_nearest() -> None:
     assert nearest("widht", ["depth", "width"]) == "; did you mean 'width'?"
     assert nearest("zzz", ["depth", "width"]) == "; known: depth, width"
     assert nearest("zzz", []) == ""
+
+
+@pytest.mark.parametrize(
+    ("typed", "known", "meant"),
+    [
+        ("dpm++", ["ddim", "ddpm", "dpmpp_2m", "euler"], "dpmpp_2m"),
+        ("DPM-Solver++", ["ddim", "ddpm", "dpmpp_2m", "euler"], None),
+        ("DPM++ 2M", ["dpmpp_2m", "dpmpp_3m"], "dpmpp_2m"),
+        ("sa", ["ddim", "sa_solver"], "sa_solver"),
+        ("Heun2", ["euler", "heun"], "heun"),
+        ("guidance-channels", ["guidance", "guidance_channels"], "guidance_channels"),
+        ("guid", ["guide", "guidance", "guidance_channels"], "guide"),
+        ("dpdm", ["ddim", "ddpm"], "ddpm"),
+        ("digits", ["setup"], None),
+        ("budget", ["num", "out", "mode", "heartbeat"], None),
+        ("x", ["xla", "box"], None),
+    ],
+)
+def test_a_hint_is_what_was_meant_or_none(typed: str, known: list[str], meant: str | None) -> None:
+    assert closest(typed, known) == ([] if meant is None else [meant])
 
 
 def test_a_name_a_module_merely_imports_is_not_found_in_it() -> None:
