@@ -22,9 +22,6 @@ from flexidit_jax.common.errors import STOPPED, UserError, closest, nearest
 from flexidit_jax.common.files import folder_named
 from flexidit_jax.common.program_cache import keep_programs
 
-#: flags that set a key of the section named like the mode, and the modes that take them
-SHORT = {"num": ("generate",), "out": ("generate", "encode"), "topology": ("compile",)}
-
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
@@ -66,8 +63,10 @@ def _run(argv: Sequence[str]) -> int:
     parser.add_argument("--config", metavar="FILE[:VARIANT]", help="such as configs/digits.py:smoke")
     parser.add_argument("--workdir", help="the run's folder (default: runs/<config name>)")
     parser.add_argument("--mode", default="train", metavar="MODE", help=f"one of {kinds} (default: train)")
+    short = {mode: _said(mode)[1] for mode in modes}
+    takers = {flag: [mode for mode in modes if flag in short[mode]] for flag in ("num", "out", "topology")}
     parser.add_argument("--num", type=int, help="generate: how many images; short for --config.generate.num")
-    parser.add_argument("--out", metavar="DIR", help="generate, encode: the folder; short for --config.MODE.out")
+    parser.add_argument("--out", metavar="DIR", help=f"the folder to write, of {', '.join(takers['out'])}")
     parser.add_argument("--coordinator", metavar="HOST:PORT", help="one of several processes: where process 0 listens")
     parser.add_argument("--processes", type=int, metavar="N", help="how many they are; TPU pods and Slurm say it all")
     parser.add_argument("--process", type=int, metavar="I", help="which one this is, 0..N-1")
@@ -104,7 +103,7 @@ def _run(argv: Sequence[str]) -> int:
         raise UserError(f"unknown --mode={known.mode!r}{nearest(known.mode, modes)}")
     if known.help:
         parser.print_help()
-        print(f"\n{_about(known.mode)}")
+        print(f"\n{_said(known.mode)[0]}")
     if known.help and not known.config:
         return 0
     if not known.config:
@@ -120,14 +119,15 @@ def _run(argv: Sequence[str]) -> int:
         raise UserError(f"--stopped-status={known.stopped_status} is no exit status; 0..255 would do")
     place = known.coordinator, known.processes, known.process, known.heartbeat, known.patience
     environment.check_flags(*place)
-    for key, takers in SHORT.items():
-        if (value := getattr(known, key)) is not None:
-            if known.mode not in takers:
-                raise UserError(f"--{key} is for --mode={' or '.join(takers)}, not for --mode={known.mode}")
-            section = config.get(known.mode) or ConfigDict()
+    for flag, those in takers.items():
+        if (value := getattr(known, flag)) is not None:
+            if known.mode not in those:
+                raise UserError(f"--{flag} is for --mode={' or '.join(those)}, not for --mode={known.mode}")
+            name, _, key = short[known.mode][flag].partition(".")
+            section = config.get(name) or ConfigDict()
             with section.ignore_type():
                 section[key] = value
-            config[known.mode] = section
+            config[name] = section
     if known.help:
         print(f"\nkeys of {known.config}:")
         for key, value in leaves(config):
@@ -173,9 +173,11 @@ def _modes() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules([str(folder)]) if not module.ispkg)
 
 
-def _about(mode: str) -> str:
-    """What a mode does, in the words of its file, which is not run for that."""
-    return ast.get_docstring(ast.parse((Path(__file__).parent / "jobs" / f"{mode}.py").read_text()))
+def _said(mode: str) -> tuple[str, dict[str, str]]:
+    """What a mode does and the keys that its flags are short for, as its file says, which is not run for that."""
+    file = ast.parse((Path(__file__).parent / "jobs" / f"{mode}.py").read_text())
+    short = (node.value for node in file.body if isinstance(node, ast.Assign) and node.targets[0].id == "FLAGS")
+    return ast.get_docstring(file), next(map(ast.literal_eval, short), {})
 
 
 def start() -> None:

@@ -32,8 +32,8 @@ def nearest(word: str, known: Iterable[str], most: int = 1) -> str:
 def closest(word: str, known: Iterable[str], most: int = 1) -> list[str]:
     """Up to `most` of the words known that somebody who wrote `word` may have meant, the likeliest first.
 
-    Case and signs do not matter, and `+` is written `p`: `DPM++` begins `dpmpp_2m`. What begins with all that was
-    typed is close; of other words it counts how many letters they have in common.
+    Case and signs do not matter, and `+` is written `p`: `DPM++` is near `dpmpp_2m`. It counts how many letters they
+    have in common, and what begins with all that was typed is near enough.
     """
 
     def closeness(other: str) -> float:
@@ -41,7 +41,7 @@ def closest(word: str, known: Iterable[str], most: int = 1) -> list[str]:
         if typed == there:
             return 3 if word == other else 2
         alike = difflib.SequenceMatcher(None, there, typed, autojunk=False).ratio()
-        return 1 + alike if len(typed) > 1 and there.startswith(typed) else alike
+        return max(alike, _CLOSE) if len(typed) > 1 and there.startswith(typed) else alike
 
     ranked = sorted(((closeness(other), other) for other in known), reverse=True)
     return [other for share, other in ranked[:most] if share >= _CLOSE]

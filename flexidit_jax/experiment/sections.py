@@ -26,6 +26,7 @@ class Sampling:
       batch: samples per call of the network.
       files: what is written.
       preview_every: steps between pictures of the estimate so far; None draws none.
+      out: the folder; by default one of `<workdir>/samples` named after all words; also `--out`.
       others: the other arguments of `FlexiDiT.sample`: negative, first, noise, step_noise, decode, progress.
     """
 
@@ -34,6 +35,7 @@ class Sampling:
     batch: int | None
     files: Files
     preview_every: int | None
+    out: str | None
     others: Mapping[str, Any]
 
     def recorded(self) -> dict[str, Any]:
@@ -70,6 +72,7 @@ def build_sampling(section: Section) -> Sampling:
         batch: int | None = None,
         files: Section | None = None,
         preview_every: int | None = None,
+        out: str | None = None,
         negative: Any = None,
         first: int = 0,
         noise: Any = None,
@@ -83,6 +86,7 @@ def build_sampling(section: Section) -> Sampling:
         return {
             "labels": labels,
             **counts,
+            "out": out,
             "files": build.call(Files, files or {}, "sample.files"),
             "others": {**others, "decode": decode, "progress": progress},
         }
@@ -100,10 +104,12 @@ class Evaluation:
     Attributes:
       features: their name (a module of `metrics/features`) and keywords.
       samples: drawn for a score.
+      out: the folder of `evaluation.json`, the workdir by default; also `--out`.
     """
 
     features: Section
     samples: int
+    out: str | None = None
 
     def __post_init__(self) -> None:
         build.positive("evaluate", samples=self.samples)
@@ -137,10 +143,12 @@ class Compilation:
     Attributes:
       topology: a TPU slice such as `v5e:16x16`; None for the devices at hand. Also `--topology`.
       programs: of "train" and "sample".
+      out: the folder, `<workdir>/compile` by default; also `--out`.
     """
 
     topology: str | None = None
     programs: Sequence[str] = ("train", "sample")
+    out: str | None = None
 
     def __post_init__(self) -> None:
         known = ("train", "sample")

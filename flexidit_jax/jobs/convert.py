@@ -10,7 +10,9 @@ from flexidit_jax.api import load
 from flexidit_jax.common import build
 from flexidit_jax.common.config import plain
 from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.files import folder_named
 
+FLAGS = {"out": "convert.target"}
 LAYOUTS = ("published", "diffusers", "flexidit_jax")
 
 
@@ -45,7 +47,8 @@ def _convert(
     if layout not in LAYOUTS:
         raise UserError(f"convert.layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
     if target is None:
-        raise UserError("convert.target is not set; name the file or folder to write")
+        raise UserError("convert.target is not set; name the file or folder to write, also as --out")
+    folder_named(target, "convert.target")
     is_file = Path(target).suffix in (".safetensors", ".pt", ".pth")
     if is_file != (layout == "published"):
         wanted = "a .safetensors or .pt file" if layout == "published" else "a folder"

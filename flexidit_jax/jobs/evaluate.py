@@ -14,16 +14,20 @@ from flexidit_jax.evaluation.judge import Judge
 from flexidit_jax.evaluation.requests import balanced_labels
 from flexidit_jax.experiment.experiment import build_experiment
 from flexidit_jax.experiment.start import trained_model
+from flexidit_jax.runs.workdir import out_folder
 from flexidit_jax.sampling.schedule import text_of
+
+FLAGS = {"out": "evaluate.out"}
 
 
 def run(config: ConfigDict, workdir: Path) -> int:
-    """Draws `config.evaluate.samples` samples over all classes and writes `workdir/evaluation.json`."""
+    """Draws `config.evaluate.samples` samples over all classes; `evaluation.json` goes into `evaluate.out`."""
     experiment = build_experiment(config)
     if experiment.evaluate is None:
         raise UserError("this config has no evaluate section")
     samples = experiment.evaluate.samples
     experiment.check()
+    folder = out_folder(experiment.evaluate.out, workdir)
     flex = trained_model(experiment, workdir)
     asked = experiment.sample
     batch = min(asked.batch or samples, samples)
@@ -42,8 +46,9 @@ def run(config: ConfigDict, workdir: Path) -> int:
         "flops_percent": 100 * flex.flops(spec=spec).relative,
         "sample": asked.recorded(),
     }
-    file = workdir / "evaluation.json"
+    file = folder / "evaluation.json"
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         with written_aside(file) as unfinished:
             unfinished.write_text(json.dumps(result, indent=2) + "\n")
     except OSError as error:

@@ -30,6 +30,7 @@ from flexidit_jax.runs.workdir import out_folder
 from flexidit_jax.sampling.plan import Plan
 from flexidit_jax.sampling.spec import SampleSpec
 
+FLAGS = {"num": "generate.num", "out": "generate.out"}
 #: samples per call where `sample.batch` leaves it open
 BATCH = 64
 

@@ -19,14 +19,16 @@ from flexidit_jax.experiment.experiment import build_experiment
 from flexidit_jax.experiment.start import trained_model
 from flexidit_jax.models.conditioning.condition import size
 from flexidit_jax.runs.pictures import write_preview
-from flexidit_jax.runs.workdir import check_writable
+from flexidit_jax.runs.workdir import out_folder
 from flexidit_jax.sampling.engine import compiled_programs
 from flexidit_jax.sampling.sampler import Snapshot
 from flexidit_jax.sampling.schedule import pair_text, text_of
 
+FLAGS = {"out": "sample.out"}
+
 
 def run(config: ConfigDict, workdir: Path) -> int:
-    """Samples `config.sample` and writes into `workdir/samples/<schedule>_seed<n>_<digest of all words>/`."""
+    """Samples `config.sample` into `sample.out`, or `workdir/samples/<schedule>_seed<n>_<digest of all words>/`."""
     experiment = build_experiment(config)
     asked = experiment.sample
     decode, others = asked.others["decode"], {key: value for key, value in asked.others.items() if key != "decode"}
@@ -42,8 +44,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
     record = json.dumps(asked.recorded(), indent=2, sort_keys=True)
     name = text_of(plan.schedule).replace(":", "x").replace(",", "_")
     digest = hashlib.sha256(record.encode()).hexdigest()[:6]  # other labels or scales, another folder
-    folder = workdir / "samples" / f"{name}_seed{spec.seed}_{digest}"
-    check_writable(folder)
+    folder = out_folder(asked.out, workdir / "samples" / f"{name}_seed{spec.seed}_{digest}")
 
     clock, before = time.perf_counter(), compiled_programs()
     with Compilations() as compiled:

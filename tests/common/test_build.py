@@ -133,6 +133,7 @@ def test_nearest() -> None:
         ("guidance-channels", ["guidance", "guidance_channels"], "guidance_channels"),
         ("guid", ["guide", "guidance", "guidance_channels"], "guide"),
         ("dpdm", ["ddim", "ddpm"], "ddpm"),
+        ("dpm", ["ddim", "ddpm", "dpmpp_2m"], "ddpm"),
         ("digits", ["setup"], None),
         ("budget", ["num", "out", "mode", "heartbeat"], None),
         ("x", ["xla", "box"], None),

@@ -320,7 +320,7 @@ def test_a_manifest_of_something_else_is_no_export(flex: fd.FlexiDiT, tmp_path: 
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "manifest.json").write_text(manifest)
     section = Export(platforms=("cpu",), pairs=("4",), tables=({"solver": "ddim", "steps": 3},))
-    with pytest.raises(UserError, match=r"is there and holds no export; name another export\.out"):
+    with pytest.raises(UserError, match=r"is there and holds no export; name another --out"):
         write(flex, tmp_path / "out", section)
     assert (tmp_path / "out" / "manifest.json").read_text() == manifest
 
@@ -345,13 +345,13 @@ def test_tables_are_of_the_models_process(smoke_run: Path, tmp_path: Path, monke
         np.testing.assert_array_equal(table.rows(), theirs.rows())
 
 
-def test_an_unwritable_folder_names_its_key(
+def test_an_unwritable_folder_names_the_flag(
     smoke_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").touch()
     out = f"--config.export.out={tmp_path / 'file'}"
     assert main([SMOKE, f"--workdir={smoke_run}", "--mode=export", out]) == 2
-    assert capsys.readouterr().err == f"error: cannot write to {tmp_path / 'file'}; name another export.out\n"
+    assert capsys.readouterr().err == f"error: cannot write to {tmp_path / 'file'}; name another --out\n"
 
 
 def test_an_export_replaces_an_older_one_whole(flex: fd.FlexiDiT, exported: Path, tmp_path: Path) -> None:
