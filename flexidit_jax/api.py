@@ -152,7 +152,8 @@ class FlexiDiT:
         """Samples one image (or clip) per label.
 
         Args:
-          labels: B of them: numbers, None for no class, or names where the model knows them; or a ready condition.
+          labels: B of them: numbers, None for no class, or names where the model knows them; `"0-3"` is a range;
+            or a ready condition.
           spec: how (see `SampleSpec`), for all or one a sample; its keys are keywords of this method too, in place of
             the spec's own.
           negative: what guidance leads away from, instead of from no condition: one for all, or one a sample.

@@ -10,9 +10,10 @@ from flexidit_jax.main import _modes, _said, main
 
 ROOT = Path(__file__).parents[1]
 SMOKE = f"--config={ROOT / 'configs' / 'digits.py'}:smoke"
+PICTURES = {"grid.png", "sample.json", *(f"{i:06d}.png" for i in range(4))}
 #: what each mode is asked beside, and what it then writes
 WRITES = {
-    "sample": (("sample.labels=0,1",), {"grid.png", "sample.json"}),
+    "sample": (("sample.labels=0-2,7", "sample.files.images=True"), PICTURES),
     "evaluate": ((), {"evaluation.json"}),
     "generate": (("generate.num=2",), {"manifest.json", "samples.npz", "shards"}),
     "report": ((), {"report.json", "report.md", "quality_vs_compute.png", "samples.png"}),

@@ -44,6 +44,7 @@ def config() -> ConfigDict:
         ("labels", "3,4,5", (3, 4, 5)),
         ("labels", "[3, 4]", (3, 4)),
         ("labels", "3", (3,)),
+        ("labels", "0-3,7", ("0-3", 7)),
         ("rate", "1:50,1.5:200", "1:50,1.5:200"),
         ("labels", "cats, 3, None", ("cats", 3, None)),
         ("model.width", "16", 16),
