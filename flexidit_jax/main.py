@@ -7,7 +7,9 @@ import ast
 import importlib
 import os
 import pkgutil
+import re
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -18,6 +20,7 @@ from flexidit_jax.common.allocator import keep_freed_memory
 from flexidit_jax.common.cluster import environment
 from flexidit_jax.common.cluster import processes as cluster
 from flexidit_jax.common.config import leaves, load_config, override
+from flexidit_jax.common.docstrings import first_line
 from flexidit_jax.common.errors import STOPPED, UserError, closest, nearest
 from flexidit_jax.common.files import folder_named
 from flexidit_jax.common.program_cache import keep_programs
@@ -103,7 +106,7 @@ def _run(argv: Sequence[str]) -> int:
         raise UserError(f"unknown --mode={known.mode!r}{nearest(known.mode, modes)}")
     if known.help:
         parser.print_help()
-        print(f"\n{_said(known.mode)[0]}")
+        print("\nmodes:", *(f"  {mode:<21} {_line(mode)}" for mode in modes), f"\n{_said(known.mode)[0]}", sep="\n")
     if known.help and not known.config:
         return 0
     if not known.config:
@@ -128,16 +131,13 @@ def _run(argv: Sequence[str]) -> int:
             with section.ignore_type():
                 section[key] = value
             config[name] = section
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # TensorFlow, here for its event files, announces them else
     if known.help:
-        print(f"\nkeys of {known.config}:")
-        for key, value in leaves(config):
-            print(f"  --config.{key}={value!r}")
-        return 0
+        return _explain(known, config)
     if (holds := {*config}) and known.mode not in holds and holds <= {*modes}:
         raise UserError(f"{known.config} is for --mode={' or '.join(sorted(holds))}, not for --mode={known.mode}")
     file, _, variant = known.config.partition(":")
     keep_freed_memory()
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # TensorFlow, here for its event files, announces them else
     name = Path(file).stem + (f"_{variant}" if variant else "")
     workdir = Path("runs") / name if known.workdir is None else folder_named(known.workdir, "--workdir")
     keep_programs(workdir)
@@ -167,10 +167,32 @@ def _meant(word: str, known: argparse.Namespace) -> str:
     return nearest(name, flags.values())
 
 
+def _explain(known: argparse.Namespace, config: ConfigDict) -> int:
+    """Prints every key of a config with its value and what it means, then why it is refused."""
+    from flexidit_jax.experiment.experiment import build_experiment
+    from flexidit_jax.experiment.explained import explained  # jax, which flags alone do not need
+
+    mode = known.mode if known.mode in config or "train" in config else next(iter(config), known.mode)
+    job = importlib.import_module(f"flexidit_jax.jobs.{mode}")
+    said, refused = explained(config, getattr(job, "check", build_experiment))
+    print(f"\nkeys of {known.config}:")
+    for key, value in leaves(config):
+        print(f"  --config.{key}={value!r}")
+        print(textwrap.indent(textwrap.fill(said[key], 100), " " * 8))
+    if refused is not None:
+        raise refused
+    return 0
+
+
 def _modes() -> list[str]:
     """Every module of `jobs/` is a mode; its helpers live in folders."""
     folder = Path(__file__).parent / "jobs"
     return sorted(module.name for module in pkgutil.iter_modules([str(folder)]) if not module.ispkg)
+
+
+def _line(mode: str) -> str:
+    """What a mode does, in one line."""
+    return re.sub(r"^`--mode=[^`]*`: ", "", first_line(_said(mode)[0]))
 
 
 def _said(mode: str) -> tuple[str, dict[str, str]]:

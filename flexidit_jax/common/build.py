@@ -66,12 +66,33 @@ def defaults_noted() -> Iterator[dict[str, Any]]:
         _NOTED.reset(token)
 
 
+#: where `readers_noted` collects
+_READERS: ContextVar[list[tuple[str, Callable[..., Any]]] | None] = ContextVar("readers", default=None)
+
+
+@contextmanager
+def readers_noted() -> Iterator[list[tuple[str, Callable[..., Any]]]]:
+    """While the block builds or checks parts, collects who reads which section, such as `("train.ema", Ema)`."""
+    noted: list[tuple[str, Callable[..., Any]]] = []
+    token = _READERS.set(noted)
+    try:
+        yield noted
+    finally:
+        _READERS.reset(token)
+
+
+def _note_readers(where: str, *makers: Callable[..., Any]) -> None:
+    if (noted := _READERS.get()) is not None:
+        noted.extend((where, maker) for maker in makers)
+
+
 def check(maker: Callable[..., Any], section: Mapping[str, Any], where: str) -> Mapping[str, Parameter]:
     """Refuses a key that `maker` does not take, or a value that its annotation rules out.
 
     Raises:
       UserError: the key as `where.key` beside the nearest valid one, or what it must be.
     """
+    _note_readers(where, maker)
     return _checked(inspect.signature(maker).parameters, section, where)
 
 
@@ -81,6 +102,7 @@ def split(section: Mapping[str, Any], where: str, *makers: Callable[..., Any]) -
     Raises:
       UserError: see `check`; the nearest key is that of any of them.
     """
+    _note_readers(where, *makers)
     parameters = [inspect.signature(maker).parameters for maker in makers]
     _checked({key: parameter for taken in parameters for key, parameter in taken.items()}, section, where)
     return [{key: value for key, value in section.items() if key in taken} for taken in parameters]

@@ -42,6 +42,8 @@ class Experiment:
     Attributes:
       raw: the config as JSON holds it, classes counted.
       defaults: what its keys mean where they are left out, by path.
+      seed: of the first parameters and of all that training draws.
+      model, process, codec, dataset, train: the sections of these names, built.
       init_from: a run, saved model or DiT weight file to start from; None starts from scratch.
       profile_at: steps done before a few are traced; None traces none.
       sample: the `sample` section.
@@ -124,7 +126,7 @@ def build_experiment(config: ConfigDict) -> Experiment:
         search: Section | None = None,
         encode: Section | None = None,
         compile: Section | None = None,
-    ) -> Experiment:
+    ) -> Experiment:  # whose docstring says what the keys are
         data = build.part("flexidit_jax.data", "Dataset", dataset, "dataset")
         _count_classes(raw, data)
         network = build.call(build_dit, model, "model")

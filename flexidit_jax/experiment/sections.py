@@ -22,11 +22,7 @@ class Sampling:
 
     Attributes:
       spec: how; its keys stand in the section like the others.
-      labels: of all samples (see `FlexiDiT.sample`).
-      batch: samples per call of the network.
-      files: what is written.
-      preview_every: steps between pictures of the estimate so far; None draws none.
-      out: the folder; by default one of `<workdir>/samples` named after all words; also `--out`.
+      labels, batch, files, preview_every, out: see `build_sampling`.
       others: the other arguments of `FlexiDiT.sample`: negative, first, noise, step_noise, decode, progress.
     """
 
@@ -80,6 +76,20 @@ def build_sampling(section: Section) -> Sampling:
         decode: bool = True,
         progress: bool = True,
     ) -> dict[str, Any]:
+        """The keys that no spec has.
+
+        Args:
+          labels: of the samples, one each: numbers, ranges such as 0-3, names where the model knows them.
+          batch: samples per call of the network.
+          files: what is written.
+          preview_every: steps between pictures of the estimate so far; None draws none.
+          out: the folder; by default one of `<workdir>/samples` named after all words; also `--out`.
+          negative: what guidance leads away from instead of from no condition.
+          first: number of the first sample, which its noise depends on.
+          noise, step_noise: given instead of drawn.
+          decode: False writes latents.
+          progress: whether a bar is shown.
+        """
         counts = {"batch": batch, "preview_every": preview_every}
         build.positive("sample", **{key: value for key, value in counts.items() if value is not None})
         others = {"negative": negative, "first": first, "noise": noise, "step_noise": step_noise}

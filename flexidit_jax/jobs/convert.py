@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -18,10 +19,19 @@ LAYOUTS = ("published", "diffusers", "flexidit_jax")
 
 def run(config: ConfigDict, workdir: Path) -> int:
     """Converts `config.convert.source`, by default the run in `workdir`."""
+    return build.call(_convert, _section(config, workdir), "convert")
+
+
+def check(config: ConfigDict) -> None:
+    """Refuses keys and values before anything is read."""
+    build.check(_convert, _section(config, Path()), "convert")
+
+
+def _section(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     section = plain(config).get("convert")
     if section is None:
         raise UserError("this config has no convert section; use --config=configs/convert.py")
-    return build.call(_convert, {**section, "source": section.get("source") or str(workdir)}, "convert")
+    return {**section, "source": section.get("source") or str(workdir)}
 
 
 def _convert(
@@ -36,9 +46,9 @@ def _convert(
     """Loads, flexifies when `patches` is given, writes.
 
     Args:
-      source: anything `load` reads.
+      source: anything `load` reads; the workdir by default.
       target: a `.safetensors` or `.pt` file (published), or a folder (diffusers, flexidit_jax).
-      layout: one of LAYOUTS.
+      layout: "published", "diffusers" or "flexidit_jax".
       patch: the mode to export; the most powerful by default.
       patches: make the model flexible first (for layout flexidit_jax).
       num_heads: of a DiT weight file that does not tell.
