@@ -161,6 +161,7 @@ def test_config_files(refuse: Refuse, tmp_path: Path) -> None:
             "report.solvers[0].solver=heun",
             "solver 'heun' does not suit the gaussian process; these do: ddim, ddpm, dpmpp_2m",
         ),
+        ("model.attention=cudnn", "model.attention='cudnn' does not run here (cuDNN"),
         ("process.name=flow", "process.beta_start is a key of gaussian, not of flow; leave it out"),
         ("sample.solver={'name': 'ddim', 'tau': 1.0}", "solver.tau is a key of sa_solver, not of ddim; leave it out"),
         ("report.guidance[0].guide=8:4", "schedule '8:4' uses patch 8; the model has 2, 4"),
@@ -421,6 +422,13 @@ def test_exit_status_and_the_line_of_a_process(tmp_path: Path) -> None:
     assert ended.stderr == "error: unknown config key 'train.bach'; did you mean 'batch'?\n"
     assert ended.stdout == ""
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_help_says_nothing_but_help(tmp_path: Path) -> None:
+    ended = process(SMOKE, f"--workdir={tmp_path / 'run'}", "--help")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "--config.train.batch=16\n        records per step" in ended.stdout
 
 
 @pytest.mark.slow

@@ -67,11 +67,12 @@ def first_params(experiment: Experiment) -> Callable[[Mesh], Params]:
             f"train.stages[0].adapters={rank} adapts a pre-trained model, but init_from is None, so it would learn from"
             " random weights; set init_from to such a model, or put a stage that trains all weights before it"
         )
+    shapes = jax.eval_shape(random)  # which also refuses what this machine does not run
     if source is None:
         return lambda mesh: made(random, mesh)
     ours, loaded = experiment.model, load_source(experiment)
     plain = folded(at(loaded.params, loaded.patches[0]))
-    same_shapes = jax.tree.map(jnp.shape, plain) == jax.tree.map(jnp.shape, jax.eval_shape(random))
+    same_shapes = jax.tree.map(jnp.shape, plain) == jax.tree.map(jnp.shape, shapes)
     theirs = (loaded.model.num_heads, loaded.model.base_patch, loaded.process)
     if not same_shapes or theirs != (ours.num_heads, ours.base_patch, experiment.process):
         how = _differs(experiment, loaded)
