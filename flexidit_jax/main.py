@@ -24,6 +24,7 @@ from flexidit_jax.common.docstrings import first_line
 from flexidit_jax.common.errors import STOPPED, UserError, closest, nearest
 from flexidit_jax.common.files import folder_named
 from flexidit_jax.common.program_cache import keep_programs
+from flexidit_jax.common.progress import detailed
 
 
 class _Parser(argparse.ArgumentParser):
@@ -97,6 +98,7 @@ def _run(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--topology", metavar="SLICE", help="compile: such as v5e:16x16; short for --config.compile.topology"
     )
+    parser.add_argument("--verbose", action="store_true", help="say more: train prints the table of all parameters")
     parser.add_argument("--help", action="store_true", help="show this and exit")
     flags = [word for word in argv if not word.startswith("--config.")]
     known, rest = parser.parse_known_args(flags)
@@ -146,7 +148,8 @@ def _run(argv: Sequence[str]) -> int:
         cluster.join(*place)
     else:
         environment.check_alone(f"--mode={known.mode}", known.processes)
-    status = job.run(config, workdir)
+    with detailed(known.verbose):
+        status = job.run(config, workdir)
     return known.stopped_status if status == STOPPED else status
 
 

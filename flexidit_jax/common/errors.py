@@ -14,8 +14,12 @@ class UserError(Exception):
     """Bad input: one line saying what is wrong, what was found and what would do.
 
     The command line prints the message alone and exits with status 2; Python callers see an
-    ordinary exception.
+    ordinary exception, and in a notebook the line alone.
     """
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows instead of a traceback."""
+        return [f"{type(self).__name__}: {self}"]
 
 
 def nearest(word: str, known: Iterable[str], most: int = 1) -> str:

@@ -164,6 +164,16 @@ def test_the_server_imports_jax_and_numpy_alone() -> None:
     assert tops - sys.stdlib_module_names == {"jax", "numpy"}
 
 
+@pytest.mark.parametrize("name", ["x.npy", "x"])
+def test_the_server_says_what_it_wrote(
+    exported: Path, serve: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    serve.main([str(exported), "--cond=1,2,none", "--table=ddim_4", f"--out={tmp_path / name}"])
+    said = capsys.readouterr()
+    assert said.out == f"written: {tmp_path / 'x.npy'}, latents of 3 sample(s), float32 [3, 1, 8, 8, 4]\n"
+    assert np.load(tmp_path / "x.npy").shape == (3, 1, 8, 8, 4)
+
+
 # ---------------------------------------------------------------- The server refuses
 
 
