@@ -20,5 +20,7 @@ def get_config() -> ConfigDict:
         "patches": None,
         "num_heads": None,
         "process": None,
+        "weights": None,
+        "overwrite": False,
     }
     return config

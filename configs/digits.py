@@ -78,12 +78,14 @@ def get_config(variant: str = "") -> ConfigDict:
         "seed": 0,
         "first": 0,
         "batch": 500,
+        "out": None,
         "files": {"grid": True, "images": False, "npz": False},
     }
     config.generate = {"num": 50_000, "out": None, "labels": "uniform", "shard": None}
     config.evaluate = {
         "features": {"name": "mlp_classifier", "hidden": (128, 64), "alpha": 1e-3, "seed": 0},
         "samples": 1500,
+        "out": None,
     }
     config.report = {
         "steps": 50,
@@ -105,6 +107,7 @@ def get_config(variant: str = "") -> ConfigDict:
             {"guide": "4:50", "guidance": 1.5},
             {"guide": "4:50", "guidance": 1.5, "packing": "packed"},
         ),
+        "out": None,
     }
     config.export = {
         "out": None,
@@ -113,7 +116,7 @@ def get_config(variant: str = "") -> ConfigDict:
         "tables": ({"solver": "ddpm", "steps": 50}, {"solver": "ddim", "steps": 20}),
         "guidance_channels": None,
     }
-    config.compile = {"topology": None, "programs": ("train", "sample")}
+    config.compile = {"topology": None, "programs": ("train", "sample"), "out": None}
     config.search = {
         "budgets": (0.8, 0.65, 0.5, 0.4),
         "max_segments": 3,
@@ -122,6 +125,7 @@ def get_config(variant: str = "") -> ConfigDict:
         "seeds": (0, 1),
         "records": 500,
         "weight": "moved",
+        "out": None,
     }
     if variant == "smoke":
         config.model.width = 32

@@ -85,6 +85,7 @@ def get_config(variant: str = "") -> ConfigDict:
         "seed": 0,
         "first": 0,
         "batch": 8,
+        "out": None,
         "files": {"grid": True, "images": True, "npz": False},
     }
     config.generate = {"num": 50_000, "out": None, "labels": "uniform", "shard": None}
@@ -103,8 +104,14 @@ def get_config(variant: str = "") -> ConfigDict:
         "tables": ({"solver": "ddpm", "steps": 250}, {"solver": "ddim", "steps": 50}),
         "guidance_channels": 3,
     }
-    config.compile = {"topology": None, "programs": ("train", "sample")}
-    config.search = {"budgets": (0.8, 0.64, 0.46, 0.3), "max_segments": 3, "records": 64, "weight": "moved"}
+    config.compile = {"topology": None, "programs": ("train", "sample"), "out": None}
+    config.search = {
+        "budgets": (0.8, 0.64, 0.46, 0.3),
+        "max_segments": 3,
+        "records": 64,
+        "weight": "moved",
+        "out": None,
+    }
     if variant == "smoke":
         shrink(config)
     return config

@@ -179,7 +179,8 @@ class FlexiDiT:
         """Samples one image (or clip) per label.
 
         Args:
-          labels: B of them: numbers, None for no class, or names where the model knows them; or a ready condition.
+          labels: B of them: numbers, None for no class, or names where the model knows them; `"0-3"` is a range;
+            or a ready condition.
           spec: how (see `SampleSpec`), for all or one a sample; its keys are keywords of this method too, in place of
             the spec's own.
           negative: what guidance leads away from, instead of from no condition: one for all, or one a sample.
@@ -255,30 +256,35 @@ class FlexiDiT:
         """Bytes of weights held for sampling: every distinct array of every mode, once."""
         return self._engine.weight_bytes()
 
-    def export(self, path: str | Path, patch: int | str | tuple[int, ...] | None = None) -> None:
+    def export(
+        self, path: str | Path, patch: int | str | tuple[int, ...] | None = None, overwrite: bool = False
+    ) -> None:
         """Writes one mode as a DiT of a published layout, which other programs read.
 
         Args:
           path: `.safetensors` or `.pt` (with torch), or a folder for diffusers.
           patch: the mode; the most powerful by default.
+          overwrite: replace another model that is there.
 
         Raises:
-          UserError: a mode the layout cannot hold, or a path that cannot be written.
+          UserError: a mode the layout cannot hold, another model at the path, or one that cannot be written.
         """
         file, mode = path_of(path, "path"), self._mode(patch)
         model = self.model.at(mode)
-        write_published(file, model, write_dit(model, at(self.params, mode)))
+        write_published(file, model, write_dit(model, at(self.params, mode)), typed(overwrite, "bool", "overwrite"))
 
-    def save(self, path: str | Path, adapters_only: bool = False) -> None:
+    def save(self, path: str | Path, adapters_only: bool = False, overwrite: bool = False) -> None:
         """Writes `config.json` and `model.safetensors` into a folder that `load` reads.
 
         Args:
           path: the folder.
           adapters_only: leave the pre-trained weights out; `load` then wants them as `base=` and
             refuses any others by the fingerprint recorded here.
+          overwrite: replace another model that is there.
 
         Raises:
-          UserError: the folder cannot be written, or there are no adapters to save by themselves.
+          UserError: another model is there, the folder cannot be written, or there are no adapters to save by
+            themselves.
         """
         folder, adapters_only = path_of(path, "path"), typed(adapters_only, "bool", "adapters_only")
         config = {
@@ -286,7 +292,7 @@ class FlexiDiT:
             "process": build.describe(self.process),
             "codec": None if self.codec is None else build.describe(self.codec),
         }
-        write_saved(folder, config, self.params, adapters_only)
+        write_saved(folder, config, self.params, adapters_only, typed(overwrite, "bool", "overwrite"))
 
     def _mode(self, patch: int | str | tuple[int, ...] | None) -> Patch:
         """A mode of this model, the most powerful by default."""

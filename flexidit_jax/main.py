@@ -7,7 +7,9 @@ import ast
 import importlib
 import os
 import pkgutil
+import re
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -18,13 +20,12 @@ from flexidit_jax.common.allocator import keep_freed_memory
 from flexidit_jax.common.cluster import environment
 from flexidit_jax.common.cluster import processes as cluster
 from flexidit_jax.common.config import leaves, load_config, override
-from flexidit_jax.common.errors import STOPPED, UserError, nearest
+from flexidit_jax.common.docstrings import first_line
+from flexidit_jax.common.errors import STOPPED, UserError, closest, nearest
 from flexidit_jax.common.files import folder_named
 from flexidit_jax.common.program_cache import keep_programs
+from flexidit_jax.common.progress import detailed
 from flexidit_jax.experiment.typed import let_win, typed_keys, unread_options
-
-#: flags that set a key of the section named like the mode, and the modes that take them
-SHORT = {"num": ("generate",), "out": ("generate", "encode"), "topology": ("compile",)}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -67,8 +68,10 @@ def _run(argv: Sequence[str]) -> int:
     parser.add_argument("--config", metavar="FILE[:VARIANT]", help="such as configs/digits.py:smoke")
     parser.add_argument("--workdir", help="the run's folder (default: runs/<config name>)")
     parser.add_argument("--mode", default="train", metavar="MODE", help=f"one of {kinds} (default: train)")
+    short = {mode: _said(mode)[1] for mode in modes}
+    takers = {flag: [mode for mode in modes if flag in short[mode]] for flag in ("num", "out", "topology")}
     parser.add_argument("--num", type=int, help="generate: how many images; short for --config.generate.num")
-    parser.add_argument("--out", metavar="DIR", help="generate, encode: the folder; short for --config.MODE.out")
+    parser.add_argument("--out", metavar="DIR", help=f"the folder to write, of {', '.join(takers['out'])}")
     parser.add_argument("--coordinator", metavar="HOST:PORT", help="one of several processes: where process 0 listens")
     parser.add_argument("--processes", type=int, metavar="N", help="how many they are; TPU pods and Slurm say it all")
     parser.add_argument("--process", type=int, metavar="I", help="which one this is, 0..N-1")
@@ -96,16 +99,17 @@ def _run(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--topology", metavar="SLICE", help="compile: such as v5e:16x16; short for --config.compile.topology"
     )
+    parser.add_argument("--verbose", action="store_true", help="say more: train prints the table of all parameters")
     parser.add_argument("--help", action="store_true", help="show this and exit")
     flags = [word for word in argv if not word.startswith("--config.")]
     known, rest = parser.parse_known_args(flags)
     if rest:
-        raise UserError(f"unknown argument {rest[0]!r}{nearest(rest[0], [f'--{flag}' for flag in vars(known)])}")
+        raise UserError(f"unknown argument {rest[0]!r}{_meant(rest[0], known)}")
     if known.mode not in modes:
         raise UserError(f"unknown --mode={known.mode!r}{nearest(known.mode, modes)}")
     if known.help:
         parser.print_help()
-        print(f"\n{_about(known.mode)}")
+        print("\nmodes:", *(f"  {mode:<21} {_line(mode)}" for mode in modes), f"\n{_said(known.mode)[0]}", sep="\n")
     if known.help and not known.config:
         return 0
     if not known.config:
@@ -122,25 +126,25 @@ def _run(argv: Sequence[str]) -> int:
         raise UserError(f"--stopped-status={known.stopped_status} is no exit status; 0..255 would do")
     place = known.coordinator, known.processes, known.process, known.heartbeat, known.patience
     environment.check_flags(*place)
-    for key, takers in SHORT.items():
-        if (value := getattr(known, key)) is not None:
-            if known.mode not in takers:
-                raise UserError(f"--{key} is for --mode={' or '.join(takers)}, not for --mode={known.mode}")
-            section = config.get(known.mode) or ConfigDict()
+    for flag, those in takers.items():
+        if (value := getattr(known, flag)) is not None:
+            if known.mode not in those:
+                raise UserError(f"--{flag} is for --mode={' or '.join(those)}, not for --mode={known.mode}")
+            name, _, key = (path := short[known.mode][flag]).partition(".")
+            section = config.get(name) or ConfigDict()
             with section.ignore_type():
-                if (path := f"{known.mode}.{key}") in typed and section[key] != value:
-                    raise UserError(f"{typed[path]} and --{key}={value} say different things; give one of them")
+                if path in typed and section[key] != value:
+                    raise UserError(f"{typed[path]} and --{flag}={value} say different things; give one of them")
                 section[key] = value
-            config[known.mode], typed[path] = section, f"--{key}={value}"
+            config[name], typed[path] = section, f"--{flag}={value}"
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # TensorFlow, here for its event files, announces them else
     let_win(config, typed)
     if known.help:
-        print(f"\nkeys of {known.config}:")
-        for key, value in leaves(config):
-            print(f"  --config.{key}={value!r}")
-        return 0
+        return _explain(known, config)
+    if (holds := {*config}) and known.mode not in holds and holds <= {*modes}:
+        raise UserError(f"{known.config} is for --mode={' or '.join(sorted(holds))}, not for --mode={known.mode}")
     file, _, variant = known.config.partition(":")
     keep_freed_memory()
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # TensorFlow, here for its event files, announces them else
     name = Path(file).stem + (f"_{variant}" if variant else "")
     workdir = Path("runs") / name if known.workdir is None else folder_named(known.workdir, "--workdir")
     keep_programs(workdir)
@@ -151,9 +155,43 @@ def _run(argv: Sequence[str]) -> int:
         environment.check_alone(f"--mode={known.mode}", known.processes)
     if (left := unread_options(typed, job.READS)) and cluster.first():
         print(f"--mode={known.mode} does not read {', '.join(typed[key] for key in left)}", flush=True)
-    with typed_keys(typed):
+    with typed_keys(typed), detailed(known.verbose):
         status = job.run(config, workdir)
     return known.stopped_status if status == STOPPED else status
+
+
+def _meant(word: str, known: argparse.Namespace) -> str:
+    """A hint at the flag that an unknown argument was meant for, or at a key, first of the mode's own section."""
+    name, _, value = word.lstrip("-").partition("=")
+    flags = {flag.replace("_", "-"): f"--{flag.replace('_', '-')}" for flag in vars(known)}
+    try:
+        paths = [path for path, _ in leaves(load_config(known.config))] if known.config else []
+    except UserError:
+        paths = []
+    meant = dict(flags)
+    for path in sorted(paths, key=lambda path: (not path.startswith(f"{known.mode}."), path.count("."))):
+        for key in (path, path.rpartition(".")[2]):
+            meant.setdefault(key, f"--config.{path}={value or 'VALUE'}")
+    if close := closest(name, meant):
+        return f"; did you mean {meant[close[0]]!r}?"
+    return nearest(name, flags.values())
+
+
+def _explain(known: argparse.Namespace, config: ConfigDict) -> int:
+    """Prints every key of a config with its value and what it means, then why it is refused."""
+    from flexidit_jax.experiment.experiment import build_experiment
+    from flexidit_jax.experiment.explained import explained  # jax, which flags alone do not need
+
+    mode = known.mode if known.mode in config or "train" in config else next(iter(config), known.mode)
+    job = importlib.import_module(f"flexidit_jax.jobs.{mode}")
+    said, refused = explained(config, getattr(job, "check", build_experiment))
+    print(f"\nkeys of {known.config}:")
+    for key, value in leaves(config):
+        print(f"  --config.{key}={value!r}")
+        print(textwrap.indent(textwrap.fill(said[key], 100), " " * 8))
+    if refused is not None:
+        raise refused
+    return 0
 
 
 def _modes() -> list[str]:
@@ -162,9 +200,16 @@ def _modes() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules([str(folder)]) if not module.ispkg)
 
 
-def _about(mode: str) -> str:
-    """What a mode does, in the words of its file, which is not run for that."""
-    return ast.get_docstring(ast.parse((Path(__file__).parent / "jobs" / f"{mode}.py").read_text()))
+def _line(mode: str) -> str:
+    """What a mode does, in one line."""
+    return re.sub(r"^`--mode=[^`]*`: ", "", first_line(_said(mode)[0]))
+
+
+def _said(mode: str) -> tuple[str, dict[str, str]]:
+    """What a mode does and the keys that its flags are short for, as its file says, which is not run for that."""
+    file = ast.parse((Path(__file__).parent / "jobs" / f"{mode}.py").read_text())
+    short = (node.value for node in file.body if isinstance(node, ast.Assign) and node.targets[0].id == "FLAGS")
+    return ast.get_docstring(file), next(map(ast.literal_eval, short), {})
 
 
 def start() -> None:

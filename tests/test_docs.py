@@ -75,6 +75,10 @@ def test_every_page_is_on_the_map() -> None:
     assert pages == linked
 
 
+def test_what_is_built_is_not_committed() -> None:
+    assert "/build/" in (ROOT / ".gitignore").read_text().splitlines()  # which `pip install .` leaves
+
+
 SHIPPED = [file for file in (ROOT / "configs").glob("*.py") if file.name != "convert.py"]
 
 

@@ -66,6 +66,13 @@ def trained(smoke_run: Path, tmp_path: Path) -> str:
         ([], "no --config given; start with --config=configs/digits.py"),
         ([SMOKE, "--wokdir=x"], "unknown argument '--wokdir=x'; did you mean '--workdir'?"),
         ([SMOKE, "extra"], "unknown argument 'extra'"),
+        ([SMOKE, "--budget=0.5"], "unknown argument '--budget=0.5'; did you mean '--config.sample.budget=0.5'?"),
+        ([SMOKE, "--budgt", "1"], "unknown argument '--budgt'; did you mean '--config.sample.budget=VALUE'?"),
+        ([SMOKE, "--seed=3"], "unknown argument '--seed=3'; did you mean '--config.seed=3'?"),
+        ([SMOKE, SAMPLE, "--seed=3"], "unknown argument '--seed=3'; did you mean '--config.sample.seed=3'?"),
+        ([SMOKE, "--steps=3"], "unknown argument '--steps=3'; did you mean '--config.train.stages[0].steps=3'?"),
+        ([SMOKE, "sample.budget=1"], "unknown argument 'sample.budget=1'; did you mean '--config.sample.budget=1'?"),
+        (["--budget=0.5"], "unknown argument '--budget=0.5'; known: --config, --coordinator"),
         ([SMOKE, "--mode=smaple"], "unknown --mode='smaple'; did you mean 'sample'?"),
         ([SMOKE, "--mode"], "argument --mode: expected one argument; --help shows what there is"),
         ([SMOKE, "--workdir="], "--workdir is empty; name a folder, or leave it out"),
@@ -80,6 +87,20 @@ def trained(smoke_run: Path, tmp_path: Path) -> str:
 )
 def test_flags(refuse: Refuse, argv: list[str], message: str) -> None:
     assert refuse(*argv).startswith(message)
+
+
+def test_a_config_of_another_mode(refuse: Refuse, tmp_path: Path) -> None:
+    convert = DIGITS.with_name("convert.py")
+    for mode in ("train", "sample"):
+        assert refuse(f"--config={convert}", f"--mode={mode}") == (
+            f"{convert} is for --mode=convert, not for --mode={mode}"
+        )
+    assert refuse(f"--config={convert}") == f"{convert} is for --mode=convert, not for --mode=train"
+    assert refuse(f"--config={convert}", "--mode=convert").startswith("convert.target is not set")
+    (tmp_path / "gap.py").write_text(
+        "from ml_collections import ConfigDict as C\n\n\ndef get_config():\n    return C({'model': {}, 'sample': {}})\n"
+    )
+    assert refuse("--config=gap.py") == "config key 'config.seed' is missing"
 
 
 def test_config_files(refuse: Refuse, tmp_path: Path) -> None:
@@ -140,6 +161,9 @@ def test_config_files(refuse: Refuse, tmp_path: Path) -> None:
             "report.solvers[0].solver=heun",
             "solver 'heun' does not suit the gaussian process; these do: ddim, ddpm, dpmpp_2m",
         ),
+        ("model.attention=cudnn", "model.attention='cudnn' does not run here (cuDNN"),
+        ("process.name=flow", "process.beta_start is a key of gaussian, not of flow; leave it out"),
+        ("sample.solver={'name': 'ddim', 'tau': 1.0}", "solver.tau is a key of sa_solver, not of ddim; leave it out"),
         ("report.guidance[0].guide=8:4", "schedule '8:4' uses patch 8; the model has 2, 4"),
         ("sample.batch=-1", "sample.batch must be positive, got -1"),
         ("sample.seed=-1", "sample.seed must lie in 0..2^31-1, got -1"),
@@ -271,6 +295,7 @@ def test_a_number_for_a_section_in_a_config_file(refuse: Refuse, tmp_path: Path,
         (["guidance=None"], "config key 'sample.guidance' must be float or str, got None"),
         (["batch=0"], "sample.batch must be positive, got 0"),
         (["guidance=nan:4"], "guidance 'nan:4' holds a number that is not finite"),
+        (["solver=dpm++"], "no 'dpm++' in solvers/; did you mean 'dpmpp_2m'?"),
         (["solver=dpdm"], "no 'dpdm' in solvers/; did you mean 'ddpm'?"),
         (
             ["schedule=4:4", "guide=2:4", "guidance=1.5"],
@@ -404,6 +429,13 @@ def test_exit_status_and_the_line_of_a_process(tmp_path: Path) -> None:
     assert ended.stderr == "error: unknown config key 'train.bach'; did you mean 'batch'?\n"
     assert ended.stdout == ""
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_help_says_nothing_but_help(tmp_path: Path) -> None:
+    ended = process(SMOKE, f"--workdir={tmp_path / 'run'}", "--help")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "--config.train.batch=16\n        records per step" in ended.stdout
 
 
 @pytest.mark.slow

@@ -49,7 +49,7 @@ class Codec:
       scale: latents are the posterior's times this.
       slice: images (frames) per device at once; bounds memory, changes results by rounding only.
       dtype: of the encoder's convolutions and products, "float32" or "bfloat16".
-      decode_dtype: of the decoder's. Images depend on it, latents do not.
+      decode_dtype: of the decoder's convolutions and products. Images depend on it, latents do not.
     """
 
     path: str = f"./weights/{SOURCE.split('/')[1]}"  # with two slashes it is no name at the hub

@@ -68,6 +68,26 @@ def defaults_noted() -> Iterator[dict[str, Any]]:
         _NOTED.reset(token)
 
 
+#: where `readers_noted` collects
+_READERS: ContextVar[list[tuple[str, Callable[..., Any]]] | None] = ContextVar("readers", default=None)
+
+
+@contextmanager
+def readers_noted() -> Iterator[list[tuple[str, Callable[..., Any]]]]:
+    """While the block builds or checks parts, collects who reads which section, such as `("train.ema", Ema)`."""
+    noted: list[tuple[str, Callable[..., Any]]] = []
+    token = _READERS.set(noted)
+    try:
+        yield noted
+    finally:
+        _READERS.reset(token)
+
+
+def _note_readers(where: str, *makers: Callable[..., Any]) -> None:
+    if (noted := _READERS.get()) is not None:
+        noted.extend((where, maker) for maker in makers)
+
+
 def check(maker: Callable[..., Any], section: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Refuses a key that `maker` does not take, or a value that its annotation rules out.
 
@@ -77,6 +97,7 @@ def check(maker: Callable[..., Any], section: Mapping[str, Any], where: str) -> 
     Raises:
       UserError: the key as `where.key` beside the nearest valid one, or what it must be.
     """
+    _note_readers(where, maker)
     return _checked(inspect.signature(maker).parameters, section, where)
 
 
@@ -86,6 +107,7 @@ def split(section: Mapping[str, Any], where: str, *makers: Callable[..., Any]) -
     Raises:
       UserError: see `check`; the nearest key is that of any of them.
     """
+    _note_readers(where, *makers)
     parameters = [inspect.signature(maker).parameters for maker in makers]
     read = _checked({key: parameter for taken in parameters for key, parameter in taken.items()}, section, where)
     return [{key: value for key, value in read.items() if key in taken} for taken in parameters]
@@ -140,7 +162,25 @@ def _named(
     if "name" not in section:
         raise UserError(f"config key '{where}.name' is missing")
     maker = find(package, section["name"], attribute)
-    return maker, {key: value for key, value in section.items() if key != "name"}
+    words = {key: value for key, value in section.items() if key != "name"}
+    check_owner(package, attribute, section["name"], words, where)
+    return maker, words
+
+
+def check_owner(package: str, attribute: str, name: str, words: Mapping[str, Any], where: str) -> None:
+    """Refuses a key that the part of this name does not take and another one of the package does.
+
+    Raises:
+      UserError: whose key it is.
+    """
+
+    def takes(name: str) -> Mapping[str, Parameter]:
+        return inspect.signature(find(package, name, attribute)).parameters
+
+    own = takes(name)
+    for key in (key for key in words if key not in own):
+        if owners := [other for other in names(package, attribute) if key in takes(other)]:
+            raise UserError(f"{where}.{key} is a key of {' and '.join(owners)}, not of {name}; leave it out")
 
 
 def _json(value: Any) -> bool:

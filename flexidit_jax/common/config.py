@@ -12,7 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from flexidit_jax.common.errors import UserError, nearest
+from flexidit_jax.common.errors import UserError, closest, nearest
 
 
 def load_config(spec: str) -> ConfigDict:
@@ -26,8 +26,7 @@ def load_config(spec: str) -> ConfigDict:
     if colon and not variant:
         raise UserError(f"config {spec} names no variant; leave the colon out, or write one such as {path}:smoke")
     if not path.is_file():
-        beside = [str(file) for file in path.parent.glob("*.py")] if path.parent.is_dir() else []
-        raise UserError(f"config file {path} does not exist{nearest(str(path), beside)}")
+        raise UserError(f"config file {path} does not exist{_hint(path, colon + variant)}")
     try:
         get_config = runpy.run_path(str(path)).get("get_config")
         if get_config is None:
@@ -41,6 +40,16 @@ def load_config(spec: str) -> ConfigDict:
     if not isinstance(config, ConfigDict):
         raise UserError(f"get_config() of {spec} must return a ConfigDict, got {type(config).__name__}")
     return config
+
+
+def _hint(path: Path, variant: str) -> str:
+    """The config that a path was meant for, by its name: one beside it, or in `configs`."""
+    files = [file for folder in {path.parent: 1, Path("configs"): 2} for file in sorted(folder.glob("*.py"))]
+    there = [file for file in files if file.is_file() and "get_config" in file.read_text(errors="ignore")]
+    stems = {file.stem: f"{file}{variant}" for file in reversed(there)}
+    if close := closest(path.stem, stems):
+        return f"; did you mean {stems[close[0]]!r}?"
+    return nearest(str(path), map(str, there))
 
 
 def override(config: ConfigDict, path: str, text: str) -> None:

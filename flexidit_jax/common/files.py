@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import secrets
 import shutil
-import tempfile
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,11 +39,17 @@ def unfinished(path: Path) -> Path:
 def written_aside(path: Path) -> Iterator[Path]:
     """Yields a path beside `path` to write to; it takes the name of `path` when all went well.
 
-    A reader never meets half a file, and a failure leaves what was there before.
+    A reader never meets half a file, and a failure leaves what was there before. It is as readable as any new file (the
+    user's umask), also where a library that writes it makes a private one of its own.
     """
     aside = unfinished(path)
     try:
+        aside.unlink(missing_ok=True)
+        aside.touch()
+        readable = stat.S_IMODE(aside.stat().st_mode)
         yield aside
+        if stat.S_IMODE(aside.stat().st_mode) != readable:
+            aside.chmod(readable)
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
@@ -74,7 +81,8 @@ def _replace(folder: Path, new: Path) -> None:
     if not folder.is_dir():  # nothing there, or a file, which the system refuses to replace
         new.rename(folder)
         return
-    away = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=".old", dir=folder.parent))  # a name nobody has
+    away = folder.with_name(f"{folder.name}.{secrets.token_hex(4)}.old")  # a name nobody has
+    away.mkdir()
     old = away / folder.name
     try:
         folder.rename(old)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,13 +16,14 @@ def keep_programs(workdir: Path) -> None:
     """Lets jax keep what it compiles in `workdir/cache/jax`, made when there is something to keep.
 
     What the user set holds: `JAX_COMPILATION_CACHE_DIR` names another folder, and empty it turns this off.
-    A folder that cannot be written costs the cache and no more.
+    A folder that cannot be written costs the cache and no more: what must be written there says so in its own words.
     """
     import jax  # not before the command line is known to be right
 
     if "JAX_COMPILATION_CACHE_DIR" in os.environ or jax.config.jax_compilation_cache_dir:
         return
     jax.config.update("jax_compilation_cache_dir", str(workdir.absolute() / "cache" / "jax"))
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", LEAST)
 

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from types import TracebackType
 
 from tqdm import tqdm
@@ -108,6 +109,25 @@ def warnings_said(bar: Progress) -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         logger.propagate = kept
+
+
+_DETAILED: ContextVar[bool] = ContextVar("detailed", default=False)
+
+
+@contextmanager
+def detailed(asked: bool) -> Iterator[None]:
+    """Within, `detail` prints where that is asked for."""
+    token = _DETAILED.set(asked)
+    try:
+        yield
+    finally:
+        _DETAILED.reset(token)
+
+
+def detail(text: str) -> None:
+    """Prints what few want to read."""
+    if _DETAILED.get():
+        print(text)
 
 
 class _Said(logging.Handler):

@@ -14,8 +14,9 @@ import numpy as np
 
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.files import written_aside
-from flexidit_jax.common.tensor_files import json_object, write_safetensors
+from flexidit_jax.common.tensor_files import json_object, read_safetensors, write_safetensors
 from flexidit_jax.common.weights import Network, read_weights, weight_files
+from flexidit_jax.convert.replaced import check_config, check_tensors
 from flexidit_jax.models.dit import DiT
 from flexidit_jax.models.position import position_embedding
 
@@ -97,11 +98,12 @@ def read_folder(folder: Path, which: str | None = None) -> tuple[dict[str, np.nd
     return published, heads
 
 
-def write_folder(folder: Path, model: DiT, state: Mapping[str, np.ndarray]) -> None:
+def write_folder(folder: Path, model: DiT, state: Mapping[str, np.ndarray], overwrite: bool = False) -> None:
     """A published state dict -> a folder diffusers reads; the inverse of `read_folder`.
 
     Raises:
-      UserError: positions diffusers would not compute (a weak mode of a FlexiDiT).
+      UserError: positions diffusers would not compute (a weak mode of a FlexiDiT), or, unless `overwrite`, another
+        model that is there.
     """
     if model.patch != model.base_patch:
         raise UserError(
@@ -128,6 +130,9 @@ def write_folder(folder: Path, model: DiT, state: Mapping[str, np.ndarray]) -> N
         "patch_size": model.patch[1],
         "sample_size": model.latent[1],
     }
+    if not overwrite:
+        check_config(folder / "config.json", config)
+        check_tensors(folder / f"{STEM}.safetensors", tensors, lambda file: read_safetensors(file)[0])
     folder.mkdir(parents=True, exist_ok=True)
     write_safetensors(folder / f"{STEM}.safetensors", tensors, {"format": "pt"})
     with written_aside(folder / "config.json") as file:

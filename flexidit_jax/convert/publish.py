@@ -9,30 +9,39 @@ import numpy as np
 from safetensors import SafetensorError
 
 from flexidit_jax.common.errors import UserError
-from flexidit_jax.common.tensor_files import write_safetensors
+from flexidit_jax.common.tensor_files import read_safetensors, write_safetensors
 from flexidit_jax.common.torch_files import write_torch
+from flexidit_jax.common.trees import merge
 from flexidit_jax.convert.diffusers_layout import write_folder
+from flexidit_jax.convert.replaced import check_tensors
+from flexidit_jax.convert.weight_files import read_state_dict
 from flexidit_jax.models.dit import DiT
 
 
-def write_published(path: Path, model: DiT, state: Mapping[str, np.ndarray]) -> None:
+def write_published(path: Path, model: DiT, state: Mapping[str, np.ndarray], overwrite: bool = False) -> None:
     """Writes a state dict of the published layout.
 
     Args:
       path: `.safetensors` or `.pt` (with torch), or a folder for diffusers.
       model: the DiT it belongs to.
       state: from `convert.dit_layout.write_dit`.
+      overwrite: replace another model that is there.
 
     Raises:
-      UserError: a mode that diffusers cannot hold, or a path that cannot be written.
+      UserError: a mode that diffusers cannot hold, another model at the path, or a path that cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".safetensors":
-            write_safetensors(path, state, {"num_heads": str(model.num_heads)})
+            heads = {"num_heads": str(model.num_heads)}
+            if not overwrite:
+                check_tensors(path, state | heads, lambda file: merge(*read_safetensors(file)))
+            write_safetensors(path, state, heads)
         elif path.suffix in (".pt", ".pth"):
+            if not overwrite:
+                check_tensors(path, state, lambda file: read_state_dict(file)[0])
             write_torch(path, state)
         else:
-            write_folder(path, model, state)
+            write_folder(path, model, state, overwrite)
     except (OSError, RuntimeError, SafetensorError) as error:
         raise UserError(f"cannot write to {path} ({error})") from None

@@ -18,6 +18,7 @@ from flexidit_jax.common.files import written_aside
 from flexidit_jax.common.tensor_files import differences, json_object, read_safetensors, write_safetensors
 from flexidit_jax.common.trees import fingerprint, flatten, merge, unflatten
 from flexidit_jax.common.types import Params, as_patch, patch_name
+from flexidit_jax.convert.replaced import check_config, check_tensors
 from flexidit_jax.models.build import build_dit, init
 from flexidit_jax.models.flexify import adapter_rank, flexify, patches_of, split_frozen
 
@@ -25,7 +26,9 @@ FORMAT = "flexidit_jax/1"
 WEIGHTS = "model.safetensors"
 
 
-def write_saved(folder: Path, config: dict[str, Any], params: Params, adapters_only: bool) -> None:
+def write_saved(
+    folder: Path, config: dict[str, Any], params: Params, adapters_only: bool, overwrite: bool = False
+) -> None:
     """Writes a stored tree, or only the modes of one with adapters and the fingerprint of the rest.
 
     Args:
@@ -33,9 +36,10 @@ def write_saved(folder: Path, config: dict[str, Any], params: Params, adapters_o
       config: the `model`, `process` and `codec` sections.
       params: the stored tree.
       adapters_only: leave the frozen weights out.
+      overwrite: replace another model that is there.
 
     Raises:
-      UserError: no adapters to save by themselves, or a folder that cannot be written.
+      UserError: no adapters to save by themselves, a folder of something else, or one that cannot be written.
     """
     if adapters_only and adapter_rank(params) is None:
         raise UserError("this model has no adapters to save by themselves; leave out adapters_only")
@@ -44,9 +48,13 @@ def write_saved(folder: Path, config: dict[str, Any], params: Params, adapters_o
     kept = {"modes": params["modes"]} if adapters_only else params
     base = fingerprint(split_frozen(params)[1]) if adapters_only else None
     config = {"format": FORMAT, "patches": patches_of(params), "base": base, **config}
+    tensors = {name: np.asarray(leaf) for name, leaf in flatten(kept).items()}
+    if not overwrite:
+        check_config(folder / "config.json", config)
+        check_tensors(folder / WEIGHTS, tensors, lambda file: read_safetensors(file)[0])
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_safetensors(folder / WEIGHTS, {name: np.asarray(leaf) for name, leaf in flatten(kept).items()})
+        write_safetensors(folder / WEIGHTS, tensors)
         with written_aside(folder / "config.json") as file:
             file.write_text(json.dumps(config, indent=2) + "\n")
     except OSError as error:

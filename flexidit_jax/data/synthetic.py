@@ -18,7 +18,7 @@ class Dataset:
     Attributes:
       shape: (F, H, W, C) of a record.
       classes: labels 0..classes-1, in turn.
-      records: how many.
+      records: how many there are.
       seed: of the phases.
     """
 

@@ -103,7 +103,7 @@ class Process:
     """Gaussian diffusion whose network predicts eps.
 
     Attributes:
-      steps: T.
+      steps: T, the number of noise levels.
       beta_start, beta_end: ends of the linear beta schedule.
     """
 

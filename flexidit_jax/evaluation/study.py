@@ -9,14 +9,33 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.files import folder_written_aside
+from flexidit_jax.runs.workdir import out_folder
 
 
-def write_study(folder: Path, result: Mapping[str, Any], page: str, figures: Mapping[str, Figure]) -> None:
+def study_folder(out: str | None, default: Path) -> Path:
+    """The folder that is asked for, which may be written and holds nothing but an earlier study of the kind.
+
+    Args:
+      default: where it is written else, and replaced; its name is that of the study.
+
+    Raises:
+      UserError: it may not (see `runs.workdir.out_folder`), or it holds something else.
+    """
+    folder = out_folder(out, default)
+    ours = out is None or not folder.is_dir() or (folder / f"{default.name}.json").is_file()
+    if not ours and any(folder.iterdir()):
+        raise UserError(f"{folder} is there and holds no {default.name}; name another --out")
+    return folder
+
+
+def write_study(folder: Path, name: str, result: Mapping[str, Any], page: str, figures: Mapping[str, Figure]) -> None:
     """Writes the folder, whole or not at all, says what the page says first, and where the rest is.
 
     Args:
-      folder: its name is that of the study: `report/report.json`, `report/report.md`.
+      folder: from `study_folder`.
+      name: of the study: `report.json`, `report.md`.
       result: JSON-ready.
       page: Markdown.
       figures: by file name, without ending.
@@ -24,7 +43,6 @@ def write_study(folder: Path, result: Mapping[str, Any], page: str, figures: Map
     Raises:
       UserError: the folder cannot be written.
     """
-    name = folder.name
     with folder_written_aside(folder) as aside:
         (aside / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
         (aside / f"{name}.md").write_text(page)

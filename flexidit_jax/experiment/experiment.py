@@ -45,6 +45,8 @@ class Experiment:
     Attributes:
       raw: the config as JSON holds it, classes counted and named.
       defaults: what its keys mean where they are left out, by path.
+      seed: of the first parameters and of all that training draws.
+      model, process, codec, dataset, train: the sections of these names, built.
       init_from: a run, saved model or DiT weight file to start from; None starts from scratch.
       profile_at: steps done before a few are traced; None traces none.
       sample: the `sample` section.
@@ -139,11 +141,12 @@ def build_experiment(config: ConfigDict, workdir: Path | None = None) -> Experim
         search: Section | None = None,
         encode: Section | None = None,
         compile: Section | None = None,
-    ) -> Experiment:
+    ) -> Experiment:  # whose docstring says what the keys are
         data = build_dataset(raw, workdir)
         latents = build.part("flexidit_jax.codecs", "Codec", codec, "codec")
-        if getattr(data, "classes", 0) is None:  # nobody knows how many: all that is missing is said
-            together(data.source, latents.check)
+        uncounted = getattr(data, "classes", 0) is None
+        if uncounted:  # nobody knows how many: all that is missing is said when the keys are looked at
+            model = {**model, "conditioner": {**model["conditioner"], "classes": 1}}
         network = build.call(build_dit, model, "model")
         sampling = build_sampling(sample)
         evaluation = evaluate and build.call(Evaluation, evaluate, "evaluate")
@@ -175,7 +178,7 @@ def build_experiment(config: ConfigDict, workdir: Path | None = None) -> Experim
         if profile_at is not None and not 0 <= profile_at < built.train.steps:
             raise UserError(f"profile_at={profile_at} is no step of this run; 0..{built.train.steps - 1} would do")
         classes, there = (getattr(part, "classes", None) for part in (network.conditioner, built.dataset))
-        if classes != there:
+        if classes != there and not uncounted:
             raise UserError(f"model.conditioner.classes is {classes}, but the dataset has {there}")
         latent = tuple(built.codec.latent_shape(built.dataset.shape))
         if latent != network.latent:
@@ -196,6 +199,8 @@ def build_experiment(config: ConfigDict, workdir: Path | None = None) -> Experim
             choices(point.spec.packing, adapters=last.adapters is not None)
             if point.spec.guide is not None:
                 parse_guide(point.spec.guide, point.spec.steps, last.patches)
+        if uncounted:
+            together(data.source, latents.check)
         return built
 
     with build.defaults_noted() as noted:

@@ -24,10 +24,7 @@ class Sampling:
 
     Attributes:
       spec: how; its keys stand in the section like the others.
-      labels: of all samples (see `FlexiDiT.sample`).
-      batch: samples per call of the network.
-      files: what is written.
-      preview_every: steps between pictures of the estimate so far; None draws none.
+      labels, batch, files, preview_every, out: see `build_sampling`.
       others: the other arguments of `FlexiDiT.sample`: negative, first, noise, step_noise, decode, progress.
     """
 
@@ -36,6 +33,7 @@ class Sampling:
     batch: int | None
     files: Files
     preview_every: int | None
+    out: str | None
     others: Mapping[str, Any]
 
     def recorded(self) -> dict[str, Any]:
@@ -72,6 +70,7 @@ def build_sampling(section: Section) -> Sampling:
         batch: int | None = None,
         files: Section | None = None,
         preview_every: int | None = None,
+        out: str | None = None,
         negative: Any = None,
         first: int = 0,
         noise: Any = None,
@@ -79,12 +78,27 @@ def build_sampling(section: Section) -> Sampling:
         decode: bool = True,
         progress: bool = True,
     ) -> dict[str, Any]:
+        """The keys that no spec has.
+
+        Args:
+          labels: of the samples, one each: numbers, ranges such as 0-3, names where the model knows them.
+          batch: samples per call of the network.
+          files: what is written.
+          preview_every: steps between pictures of the estimate so far; None draws none.
+          out: the folder; by default one of `<workdir>/samples` named after all words; also `--out`.
+          negative: what guidance leads away from instead of from no condition.
+          first: number of the first sample, which its noise depends on.
+          noise, step_noise: given instead of drawn.
+          decode: False writes latents.
+          progress: whether a bar is shown.
+        """
         counts = {"batch": batch, "preview_every": preview_every}
         build.positive("sample", **{key: value for key, value in counts.items() if value is not None})
         others = {"negative": negative, "first": first, "noise": noise, "step_noise": step_noise}
         return {
             "labels": labels,
             **counts,
+            "out": out,
             "files": build.call(Files, files or {}, "sample.files"),
             "others": {**others, "decode": decode, "progress": progress},
         }
@@ -102,10 +116,12 @@ class Evaluation:
     Attributes:
       features: their name (a module of `metrics/features`) and keywords.
       samples: drawn for a score.
+      out: the folder of `evaluation.json`, the workdir by default; also `--out`.
     """
 
     features: Section
     samples: int
+    out: str | None = None
 
     def __post_init__(self) -> None:
         build.positive("evaluate", samples=self.samples)
@@ -139,10 +155,12 @@ class Compilation:
     Attributes:
       topology: a TPU slice such as `v5e:16x16`; None for the devices at hand. Also `--topology`.
       programs: of "train" and "sample".
+      out: the folder, `<workdir>/compile` by default; also `--out`.
     """
 
     topology: str | None = None
     programs: Sequence[str] = ("train", "sample")
+    out: str | None = None
 
     def __post_init__(self) -> None:
         known = ("train", "sample")

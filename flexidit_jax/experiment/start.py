@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from flexidit_jax.api import FlexiDiT, load
 from flexidit_jax.common import build
+from flexidit_jax.common.config import difference
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.hub import pinned
 from flexidit_jax.common.notes import note
@@ -22,10 +23,10 @@ from flexidit_jax.common.types import Params, Patch, short_patch_name
 from flexidit_jax.convert.read_model import read_model
 from flexidit_jax.convert.which_process import process_of
 from flexidit_jax.experiment.experiment import Experiment
-from flexidit_jax.models.build import init
+from flexidit_jax.models.build import describe, init
 from flexidit_jax.models.flexify import adapter_rank, at
 from flexidit_jax.models.fold import folded
-from flexidit_jax.runs.binding import CONFIG_FILE, check_config
+from flexidit_jax.runs.binding import CONFIG_FILE, FREE_WITHIN, check_config, without
 from flexidit_jax.runs.recovery import has_checkpoint
 from flexidit_jax.training.sharding import made, placed
 
@@ -95,14 +96,16 @@ def first_params(experiment: Experiment) -> Callable[[Mesh], Params]:
             f"train.stages[0].adapters={rank} adapts a pre-trained model, but init_from is None, so it would learn from"
             " random weights; set init_from to such a model, or put a stage that trains all weights before it"
         )
+    shapes = jax.eval_shape(random)  # which also refuses what this machine does not run
     if source is None:
         return lambda mesh: made(random, mesh)
     ours, loaded = experiment.model, load_source(experiment)
     plain = folded(at(loaded.params, loaded.patches[0]))
-    same_shapes = jax.tree.map(jnp.shape, plain) == jax.tree.map(jnp.shape, jax.eval_shape(random))
+    same_shapes = jax.tree.map(jnp.shape, plain) == jax.tree.map(jnp.shape, shapes)
     theirs = (loaded.model.num_heads, loaded.model.base_patch, loaded.process)
     if not same_shapes or theirs != (ours.num_heads, ours.base_patch, experiment.process):
-        raise UserError(f"init_from={source} holds {loaded!r}, which is not the model of this config")
+        how = _differs(experiment, loaded)
+        raise UserError(f"init_from={source} holds {loaded!r}, which is not the model of this config: {how}")
     flexible, own = len(loaded.patches) > 1, adapter_rank(loaded.params)
     goes_on = flexible and (loaded.patches, own) == (stage.patches, rank)
     if flexible and not goes_on:
@@ -119,3 +122,18 @@ def _modes(patches: Sequence[Patch], rank: int | None) -> str:
     """In words."""
     adapted = "" if rank is None else f" (adapters of rank {rank})"
     return f"{'modes' if len(patches) > 1 else 'mode'} {', '.join(map(short_patch_name, patches))}{adapted}"
+
+
+#: what parameters serve alike, whatever a config says of it
+_ANY = FREE_WITHIN["model"] | {"dtype", "drop_rate", "names"}
+
+
+def _differs(experiment: Experiment, loaded: FlexiDiT) -> str:
+    """The first key on which a config and a model of another one differ, with both values."""
+    any_size = {"latent"} if loaded.model.latent[-1] == experiment.model.latent[-1] else set()  # of its channels alone
+    ours, theirs = (
+        {"model": without(describe(one.model), _ANY | any_size), "process": build.describe(one.process)}
+        for one in (experiment, loaded)
+    )
+    key, here, there = difference(ours, theirs)
+    return f"{key} is {there!r} there, {here!r} here"

@@ -21,20 +21,20 @@ from flexidit_jax.models.conditioning.condition import size
 from flexidit_jax.programs.cost import Compiled, compile_program, table
 from flexidit_jax.programs.lower import sampling_programs, training_programs
 from flexidit_jax.programs.slices import devices_here, tpu_slice
-from flexidit_jax.runs.workdir import check_writable
+from flexidit_jax.runs.workdir import out_folder
 from flexidit_jax.training.sharding import check_axes, check_batch, mesh_over
 
+FLAGS = {"topology": "compile.topology", "out": "compile.out"}
 #: of what may change between two starts, the sections and keys that it reads
 READS = ("compile", "train", *HOW, "sample.labels", "sample.batch")
 
 
 def run(config: ConfigDict, workdir: Path) -> int:
-    """Compiles what `config.compile` says and writes `workdir/compile/<slice>.json` and `.md`."""
+    """Compiles what `config.compile` says; `<slice>.json` and `.md` go into `compile.out`, or `workdir/compile`."""
     experiment = build_experiment(config, workdir)
     section, train = experiment.compile, experiment.train
     where = devices_here() if section.topology is None else tpu_slice(section.topology)
-    folder = workdir / "compile"
-    check_writable(folder)
+    folder = out_folder(section.out, workdir / "compile")
 
     lowerings, axes = [], None
     if "train" in section.programs:
@@ -69,6 +69,6 @@ def run(config: ConfigDict, workdir: Path) -> int:
             with written_aside(folder / f"{name}.{suffix}") as file:
                 file.write_text(content + "\n")
     except OSError as error:
-        raise UserError(f"cannot write to {folder} ({error.strerror}); name another --workdir") from None
+        raise UserError(f"cannot write to {folder} ({error.strerror}); name another --out") from None
     print(f"written: {folder}/{name}.json, {name}.md")
     return 0

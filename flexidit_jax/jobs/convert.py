@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -11,7 +12,9 @@ from flexidit_jax.common import build
 from flexidit_jax.common.build import Section
 from flexidit_jax.common.config import plain
 from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.files import folder_named
 
+FLAGS = {"out": "convert.target"}
 LAYOUTS = ("published", "diffusers", "flexidit_jax")
 #: of what may change between two starts, the sections and keys that it reads
 READS = ("convert",)
@@ -19,10 +22,19 @@ READS = ("convert",)
 
 def run(config: ConfigDict, workdir: Path) -> int:
     """Converts `config.convert.source`, by default the run in `workdir`."""
+    return build.call(_convert, _section(config, workdir), "convert")
+
+
+def check(config: ConfigDict) -> None:
+    """Refuses keys and values before anything is read."""
+    build.check(_convert, _section(config, Path()), "convert")
+
+
+def _section(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     section = plain(config).get("convert")
     if section is None:
         raise UserError("this config has no convert section; use --config=configs/convert.py")
-    return build.call(_convert, {**section, "source": section.get("source") or str(workdir)}, "convert")
+    return {**section, "source": section.get("source") or str(workdir)}
 
 
 def _convert(
@@ -33,22 +45,27 @@ def _convert(
     patches: tuple[int, ...] | None = None,
     num_heads: int | None = None,
     process: str | Section | None = None,
+    weights: str | None = None,
+    overwrite: bool = False,
 ) -> int:
     """Loads, flexifies when `patches` is given, writes.
 
     Args:
-      source: anything `load` reads.
+      source: anything `load` reads; the workdir by default.
       target: a `.safetensors` or `.pt` file (published), or a folder (diffusers, flexidit_jax).
-      layout: one of LAYOUTS.
+      layout: "published", "diffusers" or "flexidit_jax".
       patch: the mode to export; the most powerful by default.
       patches: make the model flexible first (for layout flexidit_jax).
       num_heads: of a DiT weight file that does not tell.
       process: of such a file, or of a diffusers folder: "sit", or a section; "gaussian" by default.
+      weights: "ema" or "raw", where the source has both (see `flexidit_jax.load`).
+      overwrite: replace another model that is there.
     """
     if layout not in LAYOUTS:
         raise UserError(f"convert.layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
     if target is None:
-        raise UserError("convert.target is not set; name the file or folder to write")
+        raise UserError("convert.target is not set; name the file or folder to write, also as --out")
+    folder_named(target, "convert.target")
     is_file = Path(target).suffix in (".safetensors", ".pt", ".pth")
     if is_file != (layout == "published"):
         wanted = "a .safetensors or .pt file" if layout == "published" else "a folder"
@@ -57,9 +74,9 @@ def _convert(
     if patches is not None:
         model = model.flexify(patches)
     if layout == "flexidit_jax":
-        model.save(target)
+        model.save(target, overwrite=overwrite)
     else:
-        model.export(target, patch)
+        model.export(target, patch, overwrite)
     print(f"read: {source}: {model!r}")
     print(f"written: {target}")
     return 0

@@ -35,10 +35,10 @@ from flexidit_jax.runs.shards import of_host
 from flexidit_jax.runs.stop import SharedStop
 from flexidit_jax.runs.workdir import out_folder
 
+FLAGS = {"out": "encode.out"}
 SEVERAL_PROCESSES = True  # it may be started as one of them, each taking shards of its own
 #: seconds that a process waits for the shards of the others
 PATIENCE = 7 * 24 * 3600
-
 logger = logging.getLogger(__name__)
 #: of what may change between two starts, the sections and keys that it reads
 READS = ("encode",)

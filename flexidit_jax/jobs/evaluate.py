@@ -18,8 +18,10 @@ from flexidit_jax.experiment.experiment import build_experiment
 from flexidit_jax.experiment.sections import HOW
 from flexidit_jax.experiment.start import trained_model
 from flexidit_jax.experiment.typed import unread_words
+from flexidit_jax.runs.workdir import out_folder
 from flexidit_jax.sampling.schedule import text_of
 
+FLAGS = {"out": "evaluate.out"}
 #: of what may change between two starts, the sections and keys that it reads
 READS = (
     *("init_from", "evaluate", *HOW, "sample.batch", "sample.negative", "sample.first"),
@@ -28,12 +30,13 @@ READS = (
 
 
 def run(config: ConfigDict, workdir: Path) -> int:
-    """Draws `config.evaluate.samples` samples over all classes and writes `workdir/evaluation.json`."""
+    """Draws `config.evaluate.samples` samples over all classes; `evaluation.json` goes into `evaluate.out`."""
     experiment = build_experiment(config, workdir)
     if experiment.evaluate is None:
         raise UserError("this config has no evaluate section")
     samples = experiment.evaluate.samples
     dataset = experiment.dataset
+    folder = out_folder(experiment.evaluate.out, workdir)
     *_, flex = experiment.check(dataset.source, dataset.held_out, partial(trained_model, experiment, workdir))
     say_found(dataset)
     asked = experiment.sample
@@ -56,8 +59,9 @@ def run(config: ConfigDict, workdir: Path) -> int:
         "flops_percent_unguided": 100 * flops.relative_unguided,
         "sample": asked.recorded(),
     }
-    file = workdir / "evaluation.json"
+    file = folder / "evaluation.json"
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         with written_aside(file) as unfinished:
             unfinished.write_text(json.dumps(result, indent=2) + "\n")
     except OSError as error:

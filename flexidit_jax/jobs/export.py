@@ -12,6 +12,7 @@ from flexidit_jax.experiment.start import trained_model
 from flexidit_jax.programs.bundle import write_exported
 from flexidit_jax.runs.workdir import out_folder
 
+FLAGS = {"out": "export.out"}
 #: of what may change between two starts, the sections and keys that it reads
 READS = ("init_from", "export", "sample.solver", "sample.steps")
 
@@ -20,7 +21,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
     """Exports the newest checkpoint of `workdir` (or `init_from`) as `config.export` says."""
     experiment = build_experiment(config, workdir)
     section = experiment.export
-    folder = out_folder(section.out, workdir / "exported", "export.out")
+    folder = out_folder(section.out, workdir / "exported")
     flex = trained_model(experiment, workdir)
     tables = section.solver_tables(flex.process, experiment.sample.spec)
     pairs = write_exported(flex, section, tables, folder)

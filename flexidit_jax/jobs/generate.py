@@ -34,6 +34,7 @@ from flexidit_jax.sampling.plan import Plan
 from flexidit_jax.sampling.snapshot import NotFinite
 from flexidit_jax.sampling.spec import SampleSpec
 
+FLAGS = {"num": "generate.num", "out": "generate.out"}
 #: samples per call where `sample.batch` leaves it open
 BATCH = 64
 #: of what may change between two starts, the sections and keys that it reads

@@ -14,20 +14,22 @@ from flexidit_jax.common.errors import UserError
 from flexidit_jax.evaluation.judge import Judge
 from flexidit_jax.evaluation.studies.quality_page import markdown, quality_vs_compute, sample_grid
 from flexidit_jax.evaluation.studies.quality_vs_compute import measure
-from flexidit_jax.evaluation.study import write_study
+from flexidit_jax.evaluation.study import study_folder, write_study
 from flexidit_jax.experiment.experiment import build_experiment
 from flexidit_jax.experiment.start import trained_model
 
+FLAGS = {"out": "report.out"}
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "clu", "numpy", "scikit-learn")
 #: of what may change between two starts, the sections and keys that it reads
 READS = ("init_from", "evaluate", "report")
 
 
 def run(config: ConfigDict, workdir: Path) -> int:
-    """Measures `config.report` on the newest checkpoint of `workdir` and writes `workdir/report`."""
+    """Measures `config.report` on the newest checkpoint of `workdir` and writes `report.out`, or `workdir/report`."""
     experiment = build_experiment(config, workdir)
     if experiment.report is None:
         raise UserError("this config has no report section")
+    folder = study_folder(experiment.report.out, workdir / "report")
     _, flex = experiment.check(experiment.dataset.source, partial(trained_model, experiment, workdir))
     judge = Judge(experiment.dataset, experiment.codec, experiment.evaluate.features)
     report, images = measure(flex, experiment.report, judge)
@@ -41,5 +43,5 @@ def run(config: ConfigDict, workdir: Path) -> int:
         "quality_vs_compute": quality_vs_compute(report),
         "samples": sample_grid(list(zip(budgets, images)), experiment.dataset.classes),
     }
-    write_study(workdir / "report", report, markdown(report), figures)
+    write_study(folder, "report", report, markdown(report), figures)
     return 0

@@ -20,17 +20,18 @@ from flexidit_jax.experiment.start import trained_model
 from flexidit_jax.experiment.typed import unread_words
 from flexidit_jax.models.conditioning.condition import negatives, size
 from flexidit_jax.runs.pictures import write_preview
-from flexidit_jax.runs.workdir import check_writable
+from flexidit_jax.runs.workdir import out_folder
 from flexidit_jax.sampling.engine import compiled_programs
 from flexidit_jax.sampling.schedule import pair_text, text_of
 from flexidit_jax.sampling.snapshot import NotFinite, Snapshot, gathered
 
 #: of what may change between two starts, the sections and keys that it reads
 READS = ("init_from", "sample")
+FLAGS = {"out": "sample.out"}
 
 
 def run(config: ConfigDict, workdir: Path) -> int:
-    """Samples `config.sample` and writes into `workdir/samples/<schedule>_seed<n>_<digest of all words>/`.
+    """Samples `config.sample` into `sample.out`, or `workdir/samples/<schedule>_seed<n>_<digest of all words>/`.
 
     Raises:
       NotFinite: some of them are none; the others are written.
@@ -54,8 +55,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
     record = json.dumps(asked.recorded(), indent=2, sort_keys=True)
     name = text_of(plan.schedule).replace(":", "x").replace(",", "_")
     digest = hashlib.sha256(record.encode()).hexdigest()[:6]  # other labels or scales, another folder
-    folder = workdir / "samples" / f"{name}_seed{spec.seed}_{digest}"
-    check_writable(folder)
+    folder = out_folder(asked.out, workdir / "samples" / f"{name}_seed{spec.seed}_{digest}")
 
     clock, before = time.perf_counter(), compiled_programs()
     failure = None

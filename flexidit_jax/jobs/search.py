@@ -17,14 +17,14 @@ from flexidit_jax.common.errors import UserError
 from flexidit_jax.evaluation.judge import Judge
 from flexidit_jax.evaluation.studies.schedule_search import Subject, check_budgets, measure
 from flexidit_jax.evaluation.studies.search_page import gap_per_step, markdown, pareto
-from flexidit_jax.evaluation.study import write_study
+from flexidit_jax.evaluation.study import study_folder, write_study
 from flexidit_jax.experiment.experiment import build_experiment
 from flexidit_jax.experiment.sections import HOW
 from flexidit_jax.experiment.start import trained_model
 from flexidit_jax.models.conditioning.condition import negatives
-from flexidit_jax.runs.workdir import check_writable
 from flexidit_jax.sampling.takes_spec import CHOOSING
 
+FLAGS = {"out": "search.out"}
 #: of what may change between two starts, the sections and keys that it reads
 READS = (
     *("init_from", "evaluate", "search", "sample.batch", "sample.first", "sample.negative"),
@@ -33,7 +33,7 @@ READS = (
 
 
 def run(config: ConfigDict, workdir: Path) -> int:
-    """Searches for `config.search` on the newest checkpoint of `workdir` and writes `workdir/search`."""
+    """Searches for `config.search` on the newest checkpoint of `workdir`; writes `search.out`, or `workdir/search`."""
     experiment = build_experiment(config, workdir)
     section, asked = experiment.search, experiment.sample
     if section is None:
@@ -42,7 +42,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
         raise UserError(f"search wants sample.guide=None, each mode guiding itself, got {asked.spec.guide!r}")
     _, flex = experiment.check(experiment.dataset.source, partial(trained_model, experiment, workdir))
     negatives(flex.model.conditioner, asked.others["negative"], 1)  # one for all
-    check_writable(workdir / "search")
+    folder = study_folder(section.out, workdir / "search")
     spec = replace(asked.spec, **dict.fromkeys(CHOOSING))
     check_budgets(flex, spec, section)
     judge = experiment.evaluate and Judge(experiment.dataset, experiment.codec, experiment.evaluate.features)
@@ -58,5 +58,5 @@ def run(config: ConfigDict, workdir: Path) -> int:
         judge=judge,
     )
     result = measure(subject, section, partial(print, flush=True)) | {"config": experiment.raw}
-    write_study(workdir / "search", result, markdown(result), {"gaps": gap_per_step(result), "pareto": pareto(result)})
+    write_study(folder, "search", result, markdown(result), {"gaps": gap_per_step(result), "pareto": pareto(result)})
     return 0

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from flexidit_jax.codecs.latents import latents_of
 from flexidit_jax.common.cluster import processes as cluster
 from flexidit_jax.common.compilations import Compilations
+from flexidit_jax.common.progress import detail
 from flexidit_jax.common.trees import merge
 from flexidit_jax.common.types import Params
 from flexidit_jax.data.loader import batches
@@ -134,7 +135,9 @@ def _train(
     say_found(experiment.dataset)
     for line in train.short_averages() if cluster.first() else ():
         print(f"warning: {line}")
-    print(parameter_overview.get_parameter_overview(merge(state.frozen, state.params), include_stats=False))
+    parameters = parameter_overview.get_parameter_overview(merge(state.frozen, state.params), include_stats=False)
+    folder.note(workdir, "parameters.txt", parameters)
+    detail(parameters)
 
     asked = experiment.sample
     sheet = partial(

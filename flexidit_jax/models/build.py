@@ -38,11 +38,11 @@ def build_dit(
     """A DiT from a config's `model` section.
 
     Args:
-      latent: (F, H, W, C).
+      latent: (F, H, W, C) of what is denoised; an image has F = 1.
       conditioner: its name (a module of `models/conditioning`) and keywords.
       patch: the pre-trained patch size.
       size: "S", "B", "L" or "XL"; or give width, depth and num_heads.
-      mlp_ratio, learn_variance, dtype, attention, remat, unroll: see `DiT`.
+      width, depth, num_heads, mlp_ratio, learn_variance, dtype, attention, remat, unroll: see `DiT`.
 
     Raises:
       UserError: a size or value outside its choices, or a patch that does not divide the latent.

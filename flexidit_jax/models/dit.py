@@ -74,8 +74,13 @@ class DiT(nn.Module):
       latent: (F, H, W, C) of x; an image has F = 1.
       patch: the patch size in use.
       base_patch: p0, the patch size of pre-training; sets the unit of token positions.
+      width: d, channels of a token; a multiple of 4 and of `num_heads`.
+      depth: blocks.
+      num_heads: attention heads of a block.
       conditioner: module of `models.conditioning`, which reads the condition.
+      mlp_ratio: the hidden layer of a block's MLP is so many times as wide.
       learn_variance: twice the output channels, the second half being v.
+      dtype: of the products of matrices, "float32" or "bfloat16".
       attention: "xla", or "cudnn" on a GPU.
       remat: "none"; "dots" (keep the products with weights, compute attention [B, h, N, N] again); or "full" (keep
         only block inputs).

@@ -52,7 +52,7 @@ class Export:
     """The `export` section.
 
     Attributes:
-      out: the folder; `exported` in the workdir by default.
+      out: the folder; `exported` in the workdir by default; also `--out`.
       platforms: that the programs can run on: "cpu", "cuda", "rocm", "tpu".
       pairs: such as `("2", "4", "2+4")`: patch 2 alone, 4 alone, 2 guided by 4; by default all that the model
         can run.
@@ -116,7 +116,7 @@ def write_exported(flex: FlexiDiT, section: Export, tables: Mapping[str, Steps],
         raise UserError(f"export.guidance_channels must lie in 1..{model.latent[-1]}, got {channels}")
     pairs = runnable_pairs(flex.patches) if section.pairs is None else parse_pairs(section.pairs, flex.patches)
     if folder.exists() and not _is_export(folder):
-        raise UserError(f"{folder} is there and holds no export; name another export.out")
+        raise UserError(f"{folder} is there and holds no export; name another --out")
 
     engine = Engine(model, flex.params, flex.patches, flex.merge_adapters)
     with folder_written_aside(folder) as aside:

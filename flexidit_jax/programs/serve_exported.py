@@ -192,7 +192,8 @@ def main(argv=None):
     out = words.pop("out")
     try:
         words |= {name: typed(words[name]) for name in ("cond", "negative") if name in words}
-        np.save(out, sample(**words))
+        latents = sample(**words)
+        np.save(out, latents)
         if (scale := words.get("guidance", 1.0)) != GUIDANCE:
             print(f"guidance: {scale:g} (in Python {GUIDANCE} unless said)")
     except NotFinite as error:
@@ -202,6 +203,8 @@ def main(argv=None):
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    file = out if out.endswith(".npy") else f"{out}.npy"  # as numpy names it
+    print(f"written: {file}, latents of {len(latents)} sample(s), {latents.dtype} {list(latents.shape)}")
 
 
 if __name__ == "__main__":

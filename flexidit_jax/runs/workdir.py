@@ -49,7 +49,16 @@ def record(workdir: Path, config: dict[str, Any]) -> None:
     Raises:
       UserError: it cannot be written (said by each of several processes).
     """
-    _first_does("the record of the config", workdir, lambda: _write(workdir / CONFIG_FILE, config))
+    note(workdir, CONFIG_FILE, json.dumps(config, indent=2))
+
+
+def note(workdir: Path, name: str, text: str) -> None:
+    """Writes a text into a folder that is claimed, in place of that of the start before.
+
+    Raises:
+      UserError: it cannot be written (said by each of several processes).
+    """
+    _first_does(f"the record of {name}", workdir, lambda: _write(workdir / name, text))
 
 
 def _first_does(what: str, workdir: Path, do: Callable[[], None]) -> None:
@@ -72,9 +81,9 @@ def _take(workdir: Path, working: ExitStack) -> None:
     working.enter_context(at_work(workdir, "wait for its end, or name another --workdir"))
 
 
-def _write(file: Path, config: dict[str, Any]) -> None:
+def _write(file: Path, text: str) -> None:
     with written_aside(file) as unfinished:
-        unfinished.write_text(json.dumps(config, indent=2) + "\n")
+        unfinished.write_text(text + "\n")
 
 
 def _check_shared(workdir: Path) -> None:

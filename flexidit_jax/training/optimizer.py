@@ -19,7 +19,7 @@ class AdamW:
 
     Attributes:
       b1, b2: decay of the moments.
-      weight_decay: decoupled.
+      weight_decay: decoupled from the gradient, times the learning rate.
       clip: global gradient norm; None leaves gradients alone.
     """
 
@@ -46,7 +46,7 @@ class Ema:
     """Moving average of the parameters, updated every step.
 
     Attributes:
-      decay: 0.9999 for DiT.
+      decay: the share of the average that an update keeps; 0.9999 for DiT.
       warmup: min(decay, (1 + n) / (10 + n)) for a leaf that was updated n times (`training.updates`).
     """
 

@@ -31,7 +31,8 @@ class Training:
       stages: see `training.stages.Stage`.
       optimizer, ema: see `training.optimizer`.
       mesh: see `training.sharding.make_mesh`.
-      log_every, checkpoint_every: steps; the last step of a stage is always saved.
+      log_every: steps between entries of losses and speed.
+      checkpoint_every: steps between checkpoints; the last step of a stage is always saved.
       keep: checkpoints kept.
       workers: threads that read records ahead, in every process; 0 reads between steps, None takes one per core.
     """

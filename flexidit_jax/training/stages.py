@@ -24,7 +24,7 @@ class Stage:
     Attributes:
       patches: the modes trained, one of them a step.
       steps: optimizer steps.
-      learning_rate: peak.
+      learning_rate: the peak, which the warm-up ends in.
       warmup: steps of linear warm-up.
       final_rate: share of the peak left at the end of a cosine decay; 1 keeps it constant.
       probabilities: share of steps per mode, powerful first; uniform by default, over the modes that

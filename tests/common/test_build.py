@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from flexidit_jax.common import build
-from flexidit_jax.common.errors import UserError, nearest
+from flexidit_jax.common.errors import UserError, closest, nearest
 
 SOLVERS = "flexidit_jax.diffusion.solvers"
 
@@ -78,6 +78,36 @@ def test_part_builds_from_name_and_keys() -> None:
     assert str(caught.value) == "config key 'process.name' is missing"
 
 
+@pytest.mark.parametrize(
+    ("package", "attribute", "section", "message"),
+    [
+        (
+            "flexidit_jax.diffusion",
+            "Process",
+            {"name": "flow", "steps": 9, "beta_start": 1e-4},
+            "process.beta_start is a key of gaussian, not of flow; leave it out",
+        ),
+        (
+            "flexidit_jax.data",
+            "Dataset",
+            {"name": "digits", "data_dir": "x"},
+            "process.data_dir is a key of imagenet, not of digits; leave it out",
+        ),
+        (
+            "flexidit_jax.diffusion",
+            "Process",
+            {"name": "flow", "shfit": 1.0},
+            "unknown config key 'process.shfit'; did you mean 'shift'?",
+        ),
+    ],
+)
+def test_a_key_of_another_name_says_whose(package: str, attribute: str, section: dict[str, Any], message: str) -> None:
+    for made in (build.part, build.check_part):
+        with pytest.raises(UserError) as caught:
+            made(package, attribute, section, "process")
+        assert str(caught.value) == message
+
+
 def test_positive() -> None:
     build.positive("model", width=1, depth=0.5)
     for bad in (0, -1, float("nan")):
@@ -90,6 +120,27 @@ def test_nearest() -> None:
     assert nearest("widht", ["depth", "width"]) == "; did you mean 'width'?"
     assert nearest("zzz", ["depth", "width"]) == "; known: depth, width"
     assert nearest("zzz", []) == ""
+
+
+@pytest.mark.parametrize(
+    ("typed", "known", "meant"),
+    [
+        ("dpm++", ["ddim", "ddpm", "dpmpp_2m", "euler"], "dpmpp_2m"),
+        ("DPM-Solver++", ["ddim", "ddpm", "dpmpp_2m", "euler"], None),
+        ("DPM++ 2M", ["dpmpp_2m", "dpmpp_3m"], "dpmpp_2m"),
+        ("sa", ["ddim", "sa_solver"], "sa_solver"),
+        ("Heun2", ["euler", "heun"], "heun"),
+        ("guidance-channels", ["guidance", "guidance_channels"], "guidance_channels"),
+        ("guid", ["guide", "guidance", "guidance_channels"], "guide"),
+        ("dpdm", ["ddim", "ddpm"], "ddpm"),
+        ("dpm", ["ddim", "ddpm", "dpmpp_2m"], "ddpm"),
+        ("digits", ["setup"], None),
+        ("budget", ["num", "out", "mode", "heartbeat"], None),
+        ("x", ["xla", "box"], None),
+    ],
+)
+def test_a_hint_is_what_was_meant_or_none(typed: str, known: list[str], meant: str | None) -> None:
+    assert closest(typed, known) == ([] if meant is None else [meant])
 
 
 def test_a_name_a_module_merely_imports_is_not_found_in_it() -> None:

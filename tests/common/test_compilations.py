@@ -85,8 +85,7 @@ def test_a_second_start_reads_what_the_first_compiled(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written_costs_the_cache_alone(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     said = start(TWICE, tmp_path / "file", GOLDEN)
-    assert said.count("Error reading persistent compilation cache") == 1
-    assert said.count("1 0\n") == 2
+    assert said == "1 0\n1 0\n"  # and no warning of jax
 
 
 def test_every_job_keeps_its_programs_in_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

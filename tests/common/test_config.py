@@ -44,6 +44,7 @@ def config() -> ConfigDict:
         ("labels", "3,4,5", (3, 4, 5)),
         ("labels", "[3, 4]", (3, 4)),
         ("labels", "3", (3,)),
+        ("labels", "0-3,7", ("0-3", 7)),
         ("rate", "1:50,1.5:200", "1:50,1.5:200"),
         ("labels", "cats, 3, None", ("cats", 3, None)),
         ("model.width", "16", 16),
@@ -176,7 +177,32 @@ def test_load_config(tmp_path: Path) -> None:
     assert load_config(f"{tmp_path}/digits.py:smoke").variant == "smoke"
 
 
-def test_load_config_refuses(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("typed", "hint"),
+    [
+        ("digits", "; did you mean 'configs/digits.py'?"),
+        ("digits:smoke", "; did you mean 'configs/digits.py:smoke'?"),
+        ("digit.py", "; did you mean 'configs/digits.py'?"),
+        ("configs/digits", "; did you mean 'configs/digits.py'?"),
+        ("owm.py:a", "; did you mean 'own.py:a'?"),
+        ("zzz", "; known: configs/digits.py, own.py"),
+    ],
+)
+def test_a_config_that_is_not_there_is_looked_for_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, typed: str, hint: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").mkdir()
+    for name in ("configs/digits.py", "own.py"):
+        (tmp_path / name).write_text(FILE)
+    (tmp_path / "digitsetup.py").write_text("# no config\n")
+    with pytest.raises(UserError) as caught:
+        load_config(typed)
+    assert str(caught.value) == f"config file {typed.partition(':')[0]} does not exist{hint}"
+
+
+def test_load_config_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "digits.py").write_text(FILE)
     (tmp_path / "empty.py").write_text("")
     (tmp_path / "broken.py").write_text("1 / 0\n")

@@ -1,4 +1,4 @@
-"""Several refusals in one line."""
+"""The one exception that a user is meant to read: alone, and several in one line."""
 
 from __future__ import annotations
 
@@ -22,3 +22,8 @@ def test_what_is_wrong_is_said_together_in_order_and_once() -> None:
 def test_other_errors_pass() -> None:
     with pytest.raises(KeyError):
         together(lambda: refuse("b"), lambda: {}["x"])
+
+
+def test_a_notebook_shows_the_line_alone() -> None:
+    """IPython prints what `_render_traceback_` returns in place of a traceback."""
+    assert UserError("labels are empty")._render_traceback_() == ["UserError: labels are empty"]

@@ -524,8 +524,6 @@ def test_what_cannot_be_encoded(
     assert re.fullmatch(r"cannot write to /proc/x( \(/proc: .*\))?; name another --out", said(capsys))
     assert encode(out, "--out=") == 2
     assert said(capsys) == "--out is empty; name a folder, or leave it out"
-    assert main([f"--config={CONFIG}:smoke", "--mode=sample", "--out=x"]) == 2
-    assert said(capsys) == "--out is for --mode=generate or encode, not for --mode=sample"
     assert not out.exists()
 
 

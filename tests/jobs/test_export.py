@@ -151,7 +151,8 @@ def test_it_says_a_guidance_that_is_not_that_of_python(
 ) -> None:
     assert fd.SampleSpec().guidance == serve.GUIDANCE
     serve.main([str(exported), "--cond=1", f"--out={tmp_path / 'x.npy'}", *words])
-    assert capsys.readouterr().out == says
+    said, written = capsys.readouterr().out.rsplit("written: ", 1)
+    assert (said, written.partition(",")[0]) == (says, str(tmp_path / "x.npy"))
 
 
 @pytest.mark.slow
@@ -206,6 +207,16 @@ def test_the_server_imports_jax_and_numpy_alone() -> None:
     tops = {alias.name.split(".")[0] for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     tops |= {node.module.split(".")[0] for node in nodes if isinstance(node, ast.ImportFrom)}
     assert tops - sys.stdlib_module_names == {"jax", "numpy"}
+
+
+@pytest.mark.parametrize("name", ["x.npy", "x"])
+def test_the_server_says_what_it_wrote(
+    exported: Path, serve: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    serve.main([str(exported), "--cond=1,2,none", "--table=ddim_4", f"--out={tmp_path / name}"])
+    said = capsys.readouterr()
+    assert said.out.splitlines()[-1] == f"written: {tmp_path / 'x.npy'}, latents of 3 sample(s), float32 [3, 1, 8, 8, 4]"
+    assert np.load(tmp_path / "x.npy").shape == (3, 1, 8, 8, 4)
 
 
 # ---------------------------------------------------------------- The server refuses
@@ -368,7 +379,7 @@ def test_a_manifest_of_something_else_is_no_export(flex: fd.FlexiDiT, tmp_path: 
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "manifest.json").write_text(manifest)
     section = Export(platforms=("cpu",), pairs=("4",), tables=({"solver": "ddim", "steps": 3},))
-    with pytest.raises(UserError, match=r"is there and holds no export; name another export\.out"):
+    with pytest.raises(UserError, match=r"is there and holds no export; name another --out"):
         write(flex, tmp_path / "out", section)
     assert (tmp_path / "out" / "manifest.json").read_text() == manifest
 
@@ -393,13 +404,13 @@ def test_tables_are_of_the_models_process(smoke_run: Path, tmp_path: Path, monke
         np.testing.assert_array_equal(table.rows(), theirs.rows())
 
 
-def test_an_unwritable_folder_names_its_key(
+def test_an_unwritable_folder_names_the_flag(
     smoke_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").touch()
     out = f"--config.export.out={tmp_path / 'file'}"
     assert main([SMOKE, f"--workdir={smoke_run}", "--mode=export", out]) == 2
-    assert capsys.readouterr().err == f"error: cannot write to {tmp_path / 'file'}; name another export.out\n"
+    assert capsys.readouterr().err == f"error: cannot write to {tmp_path / 'file'}; name another --out\n"
 
 
 def test_an_export_replaces_an_older_one_whole(flex: fd.FlexiDiT, exported: Path, tmp_path: Path) -> None:

@@ -100,10 +100,10 @@ def test_a_published_file_is_sampled_through_the_vae(
     words += ["sample.labels=(1,2,3)", "sample.steps=3", "sample.batch=2"]
     argv = [f"--config={CONFIGS / 'imagenet256.py'}", f"--workdir={tmp_path / 'run'}", "--mode=sample"]
     assert main([*argv, *(f"--config.{word}" for word in words)]) == 0
-    assert "schedule: 2:3; guide: 2:3\n" in capsys.readouterr().out
+    assert "schedule: 2:3; guide: 2:3; guidance: 1.5\n" in capsys.readouterr().out
     [folder] = (tmp_path / "run" / "samples").iterdir()
     dit = fd.load(GOLDEN)
-    assert dit.codec.path == "weights/sd-vae-ft-ema"
+    assert dit.codec.path == "./weights/sd-vae-ft-ema"
     x0 = dit.sample([1, 2, 3], steps=3, guidance_channels=3, decode=False, batch=2, progress=False)
     with Image.open(folder / "000002.png") as image:
         drawn = np.asarray(image).astype(int)

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from PIL import Image
 
 from flexidit_jax.common.errors import UserError
@@ -160,7 +162,7 @@ def test_findings_claim_nothing_that_seeds_make_too(report: dict[str, Any]) -> N
     assert "| 0.84 (0.81 to 0.87) | 0.950 |" in text and "- Means of 3 seeds, each the same noise for all rows" in text
     assert "`--config.report.seeds=0,1,2` measures it" in markdown(report)
     figure = quality_vs_compute(with_seeds(report, 0.03))
-    assert figure.get_suptitle().endswith("1,500 samples a point, mean and range of 3 seeds")
+    assert figure.get_suptitle().endswith("1,500 samples a point, mean and range of 3 seeds, hollow one seed")
     bars = [collection.get_segments() for collection in figure.axes[0].collections]
     assert [len(segments) for segments in bars] == [3, 2, 3]
     np.testing.assert_allclose(bars[0][1], [[56.2, 0.81], [56.2, 0.87]])
@@ -198,13 +200,52 @@ def test_quality_vs_compute_draws_three_lines_and_the_floor(report: dict[str, An
     assert by_label["simply fewer steps"] == ([26.0, 56.0, 100.0], [1.45, 1.05, 0.80])
     floor = next(line for name, line in lines.items() if "floor" in name)
     assert set(floor.get_ydata()) == {0.4}
-    assert len(accuracy.lines) == 3
+    guided = "ddpm, 50 steps, guidance 1.5, guide 4:50"
+    assert by_label[guided] == ([127.0], [0.70])
+    assert [line.get_label() for line in accuracy.lines][3:] == [guided]
+    assert quality.get_xlim()[1] > 127
     low, high = accuracy.get_ylim()
     assert low < 0.95 < high
     figure.savefig(tmp_path / "quality.png")
     with Image.open(tmp_path / "quality.png") as image:
         image.load()
         assert min(image.size) > 100
+
+
+def test_other_solvers_and_guidance_are_drawn_once_each(report: dict[str, Any]) -> None:
+    more = [
+        row("weak_first", "4:12,2:8", 22.6, 0.80, solver={"name": "sa_solver", "tau": 0.5}, accuracy=0.7),
+        row("weak_first", "2:20", 40.0, 0.85, solver={"name": "sa_solver", "tau": 0.5}),
+        row("weak_first", "2:50", 127.0, 0.70, guide="4:50", guidance=1.5, packing="packed"),
+    ]
+    figure = quality_vs_compute({**report, "points": report["points"] + more})
+    quality, accuracy = figure.axes
+    drawn = {line.get_label(): list(line.get_ydata()) for line in quality.lines}
+    assert drawn["sa_solver, 20 steps"] == [0.80, 0.85]
+    assert [label for label in drawn if "guidance" in label] == ["ddpm, 50 steps, guidance 1.5, guide 4:50"]
+    assert accuracy.get_ylim()[0] < 0.7
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert legend == [*drawn]
+
+
+def inside(figure: Figure) -> bool:
+    """Whether the title is whole."""
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    title, whole = figure._suptitle.get_window_extent(renderer), figure.bbox
+    return whole.x0 <= title.x0 and title.x1 <= whole.x1 and title.y1 <= whole.y1
+
+
+@pytest.mark.parametrize("classes", [1, 2, 3, 10])
+def test_the_title_of_a_sample_grid_is_whole(classes: int) -> None:
+    rows = [(f"{share} %", np.zeros((12, 8, 8, 1), np.uint8)) for share in (100, 56)]
+    figure = sample_grid(rows, classes)
+    assert inside(figure)
+    assert " ".join(figure.get_suptitle().split()) == (
+        "rows: share of the FLOPs; columns: class; the same starting noise in every column"
+    )
+    figure.suptitle("rows: share of the FLOPs; columns: class; the same starting noise in every column", fontsize=9)
+    assert inside(figure) == (classes == 10)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

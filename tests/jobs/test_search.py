@@ -17,7 +17,7 @@ from flexidit_jax.common.errors import UserError
 from flexidit_jax.evaluation.judge import Judge
 from flexidit_jax.evaluation.requests import balanced_labels
 from flexidit_jax.evaluation.studies.schedule_search import Search, build_search, noise, verdict
-from flexidit_jax.evaluation.studies.search_page import findings, markdown
+from flexidit_jax.evaluation.studies.search_page import findings, gap_per_step, markdown
 from flexidit_jax.experiment.experiment import build_experiment
 from flexidit_jax.main import main
 
@@ -34,6 +34,13 @@ def searched(smoke_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (run / "search" / "old.txt").touch()
     assert main([SMOKE, f"--workdir={run}", "--mode=search", "--config.search.guidance=(1.0,1.5)", FIRST]) == 0
     return run
+
+
+def test_steps_are_whole_on_the_axis() -> None:
+    measured = {"1.0": [[0.0] * 4, [0.4, 0.3, 0.2, 0.1]]}
+    figure = gap_per_step({"gaps": measured, "errors": measured, "modes": ["2", "4"], "records": 8})
+    for panel in figure.axes:
+        assert [*panel.get_xticks()] == [round(tick) for tick in panel.get_xticks()]
 
 
 # ---------------------------------------------------------------- End to end

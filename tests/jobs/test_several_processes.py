@@ -121,7 +121,7 @@ def test_stopped_by_one_resumed_by_both_ended_as_by_one_device(
     command = re.search(r"python -m flexidit_jax\.main .*--mode=report", out)
     assert command and "--process" not in command[0] and f"--workdir={run}" in command[0]
     assert not (run / "report").exists()
-    assert {path.name.split(".")[0] for path in run.iterdir()} == {"checkpoints", "config", "events"}
+    assert {path.name.split(".")[0] for path in run.iterdir()} == {"checkpoints", "config", "events", "parameters"}
 
     # ------------------------------------------------------------ As on one device of one process
     reference = tmp_path / "reference"

@@ -82,6 +82,18 @@ def test_files(smoke_run: Path) -> None:
     assert leftovers == []
 
 
+@pytest.mark.slow
+def test_the_table_of_parameters_is_printed_where_asked(
+    tmp_path: Path, quiet: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, flags in {"silent": [], "said": ["--verbose"]}.items():
+        assert main([quiet, f"--workdir={tmp_path / name}", *flags]) == 0
+        table = (tmp_path / name / "parameters.txt").read_text()
+        assert re.search(r"\| trunk/blocks/mlp/fc1/kernel +\| \(2, 32, 128\) +\| float32 \| 8,192 +\|", table)
+        assert table.endswith("Total: 49,992 -- 199,968 bytes\n")
+        assert capsys.readouterr().out.count(table) == len(flags)
+
+
 def test_tensorboard(smoke_run: Path) -> None:
     events = EventAccumulator(str(smoke_run))
     events.Reload()

@@ -31,6 +31,9 @@ def test_embeds_rows_of_the_table() -> None:
         (range(3), [0, 1, 2]),
         (np.array([4, 5]), [4, 5]),
         (jnp.array([4, 10]), [4, 10]),
+        (["0-3", 7, "9-10"], [0, 1, 2, 3, 7, 9, 10]),
+        ("0-3,7, 9-10", [0, 1, 2, 3, 7, 9, 10]),
+        ("2-2", [2]),
     ],
 )
 def test_parse(typed: Any, labels: list[int]) -> None:
@@ -49,6 +52,8 @@ def test_parse(typed: Any, labels: list[int]) -> None:
         ([-1], "label -1 is out of range: 0..10, 10 meaning no class"),
         ([1.0], "label 1.0 is not an integer in 0..10"),
         (["cat"], "label 'cat' is not an integer in 0..10"),
+        (["3-1"], "labels '3-1' are no range of 0..10, such as 0-9"),
+        ("0-99999999999", "labels '0-99999999999' are no range of 0..10, such as 0-9"),
         ([True], "label True is not an integer in 0..10"),
         (3, "labels must be a list such as [0, 9], got 3"),
         ([[1, 2]], "labels must be a list such as [0, 9], got [[1, 2]]"),
@@ -149,6 +154,7 @@ IMAGENET = Conditioner(width=8, classes=1000, names="imagenet")
     [
         (["golden retriever", 360, None], [207, 360, 1000]),
         (["Golden_Retriever ", "tench", "Tinca tinca", "toilet tissue"], [207, 0, 0, 999]),
+        (["man-eater", "tree-frog", "1-2", "ring-necked snake"], [2, 31, 1, 2, 53]),
     ],
 )
 def test_names(typed: list[Any], labels: list[int]) -> None:

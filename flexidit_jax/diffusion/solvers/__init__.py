@@ -40,7 +40,8 @@ def make_table(solver: str | Mapping[str, Any], process: NoiseProcess, steps: in
     section = dict(solver) if isinstance(solver, Mapping) else {"name": solver}
     if "name" not in section:
         raise UserError('solver wants a name, such as "ddpm" or {"name": "sa_solver", "tau": 1.0}')
-    table = find(section.pop("name"), process)
+    table = find(name := section.pop("name"), process)
+    build.check_owner(__name__, "table", name, section, "solver")
     rows = build.call(partial(table, process, steps), section, "solver")
     if not holds(rows):
         raise UserError(f"solver {shown(solver)} makes rows that are not finite; give its keywords smaller numbers")

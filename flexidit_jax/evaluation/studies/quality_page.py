@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,11 @@ from matplotlib.figure import Figure
 
 Row = Mapping[str, Any]
 
+#: inches of a letter of a title, at 9 points
+LETTER = 0.075
 
+#: of other solvers and of guidance
+COLOURS = ("tab:orange", "tab:green", "tab:purple", "tab:brown", "tab:pink", "tab:olive", "tab:cyan")
 LINES = {
     "weak_first": ("weak steps first (FlexiDiT)", "tab:blue", "o"),
     "weak_last": ("weak steps last", "tab:red", "s"),
@@ -23,9 +28,24 @@ def comparable(points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return [row for row in points if row["guidance"] == 1 and row["solver"] == points[0]["solver"]]
 
 
+def others(points: Sequence[Row]) -> dict[str, list[Row]]:
+    """The rows of other solvers and of guidance, by what sets them apart; packing changes no score."""
+    kinds: dict[str, list[Row]] = {}
+    for row in points:
+        if row in comparable(points) or row["packing"]:
+            continue
+        steps = sum(int(run.partition(":")[2]) for run in row["schedule"].split(","))
+        kind = f"{_solver(row)}, {steps} steps"
+        if row["guidance"] != 1:
+            kind += f", guidance {row['guidance']:g}" + (f", guide {row['guide']}" if row["guide"] else "")
+        kinds.setdefault(kind, []).append(row)
+    return kinds
+
+
 def quality_vs_compute(report: Mapping[str, Any]) -> Figure:
-    """Frechet distance and accuracy over FLOPs, one line an order, with the floor drawn."""
-    figure = Figure(figsize=(10, 4.6), layout="constrained")
+    """Frechet distance and accuracy over FLOPs: one line an order, other solvers and guidance, and the floor."""
+    kinds = others(report["points"])
+    figure = Figure(figsize=(10, 4.6 + 0.2 * -(-len(kinds) // 3)), layout="constrained")
     panels = figure.subplots(1, 2)
     plain = comparable(report["points"])
     full = [row for row in plain if row["order"] == "weak_first" and row["flops_percent"] > 99.9]
@@ -39,16 +59,22 @@ def quality_vs_compute(report: Mapping[str, Any]) -> Figure:
             panel.plot(flops, [row[key] for row in rows], marker=marker, color=colour, label=label)
         ends = [(min(by_seed(row)), max(by_seed(row))) for row in rows]
         panels[0].vlines(flops, *zip(*ends), color=colour, alpha=0.6)
+    for number, (label, rows) in enumerate(kinds.items()):
+        rows = sorted(rows, key=lambda row: row["flops_percent"])
+        style = {"marker": "DvPX*d<>"[number % 8], "color": COLOURS[number % len(COLOURS)], "fillstyle": "none"}
+        for panel, key in zip(panels, ("fd", "accuracy"), strict=True):
+            panel.plot([row["flops_percent"] for row in rows], [row[key] for row in rows], ":", label=label, **style)
     panels[0].axhline(report["floor_fd"], color="black", linestyle=":", label="floor (sampling error alone)")
     panels[0].set(ylabel="Fréchet distance to the training set (lower is better)", ylim=(0, None))
-    panels[1].set(
-        ylabel="label found by the classifier", ylim=(min(0.9, *(row["accuracy"] for row in plain)) - 0.02, 1.005)
-    )
+    least, most = (of(row[key] for row in report["points"]) for of, key in ((min, "accuracy"), (max, "flops_percent")))
+    panels[1].set(ylabel="label found by the classifier", ylim=(min(0.9, least) - 0.02, 1.005))
     for panel in panels:
-        panel.set(xlabel="FLOPs, % of every step powerful and unguided", xlim=(0, 104))
+        panel.set(xlabel="FLOPs, % of every step powerful and unguided", xlim=(0, 1.04 * max(100, most)))
         panel.grid(alpha=0.3)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
-    seeds = "" if _seeds(report) == 1 else f", mean and range of {_seeds(report)} seeds"
+    entries = panels[0].get_legend_handles_labels()
+    figure.legend(*entries, loc="outside lower center", ncols=3 if kinds else 4, frameon=False)
+    hollow = ", hollow one seed" if kinds else ""
+    seeds = "" if _seeds(report) == 1 else f", mean and range of {_seeds(report)} seeds{hollow}"
     figure.suptitle(f"Quality against compute, {report['samples']:,} samples a point{seeds}")
     return figure
 
@@ -65,7 +91,10 @@ def sample_grid(rows: Sequence[tuple[str, np.ndarray]], columns: int) -> Figure:
         axes[0].set_ylabel(label, rotation=0, ha="right", va="center")
     for column, panel in enumerate(panels[0]):
         panel.set_title(str(column), fontsize=9)
-    figure.suptitle("rows: share of the FLOPs; columns: class; the same starting noise in every column", fontsize=9)
+    title = "rows: share of the FLOPs; columns: class; the same starting noise in every column"
+    lines = textwrap.wrap(title, int(figure.get_figwidth() / LETTER))
+    figure.set_figheight(figure.get_figheight() + 0.15 * (len(lines) - 1))
+    figure.suptitle("\n".join(lines), fontsize=9)
     return figure
 
 
@@ -171,14 +200,17 @@ def _at(share: float, rows: Sequence[Row]) -> list[float]:
     return [float(np.interp(share, shares, scores)) for scores in zip(*map(by_seed, rows), strict=True)]
 
 
+def _solver(row: Row) -> str:
+    return row["solver"] if isinstance(row["solver"], str) else row["solver"]["name"]
+
+
 def _table_row(row: Row) -> str:
     order = row["order"].replace("_", " ") if row["guidance"] == 1 else "guided"
     order += f", {row['packing']}" if row["packing"] else ""
-    solver = row["solver"] if isinstance(row["solver"], str) else row["solver"]["name"]
     flops = f"{row['flops_percent']:.1f}"
     guided = f"{row['flops_percent_guided']:.1f}" if "flops_percent_guided" in row else ""  # of an older report
     return (
-        f"| {order} | {solver} | {row['schedule']} | {row['guide'] or ''} | {row['guidance']:g}"
+        f"| {order} | {_solver(row)} | {row['schedule']} | {row['guide'] or ''} | {row['guidance']:g}"
         f" | {flops} | {guided} | {row['seconds_percent']:.1f} | {row['seconds']:.1f} | {_score(row)}"
         f" | {row['accuracy']:.3f} | {row['nearest']:.2f} |"
     )

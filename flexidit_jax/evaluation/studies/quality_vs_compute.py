@@ -48,6 +48,7 @@ class Report:
         prediction is powerful.
       seeds: of the samples of points that differ in their schedule alone; two or more tell how far a score can be
         trusted. All other points draw the first.
+      out: the folder, `<workdir>/report` by default; also `--out`.
     """
 
     samples: int
@@ -60,6 +61,7 @@ class Report:
     solver: str | Mapping[str, Any] = "ddpm"
     solvers: Sequence[Mapping[str, Any]] = ()
     seeds: Sequence[int] = (0,)
+    out: str | None = None
 
     def __post_init__(self) -> None:
         if self.batch < 1 or self.samples % self.batch or self.samples // self.batch < 2:

@@ -40,11 +40,12 @@ class Search:
       max_segments: the most stretches a schedule may have.
       guidance: scales to choose from for every schedule, by the Frechet distance of `scale_samples`
         samples of a seed that is not scored; by default that of `sample` alone.
-      scale_samples: see `guidance`.
+      scale_samples: drawn for every scale that is tried, where `guidance` has several.
       samples: scored for every schedule and seed; by default as many as `evaluate` draws.
       seeds: of the scored samples; two or more tell how far the scores can be trusted.
       records: of the training data, on which the gap is measured.
       weight: "moved" minimises the error that a gap leaves in the sample (`sampling.mode_gap`), "none" the gap itself.
+      out: the folder, `<workdir>/search` by default; also `--out`.
     """
 
     budgets: Sequence[float]
@@ -55,6 +56,7 @@ class Search:
     seeds: Sequence[int] = (0, 1)
     records: int = 256
     weight: str = "moved"
+    out: str | None = None
 
     def __post_init__(self) -> None:
         build.positive("search", max_segments=self.max_segments, records=self.records)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from flexidit_jax.evaluation.studies.quality_page import LINES
 from flexidit_jax.evaluation.studies.schedule_search import Row, margin, noise, verdict
@@ -35,6 +36,7 @@ def gap_per_step(result: Mapping[str, Any]) -> Figure:
                 style = {"color": f"C{colour}", "linestyle": ("-", "--", ":", "-.")[number % 4]}
                 panel.plot(np.arange(len(values)), values, label=f"patch {mode}{guided}", **style)
         panel.set(xlabel="step, noise first", ylabel=label, yscale="log")
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True, steps=(1, 2, 5, 10)))
         panel.grid(alpha=0.3)
     panels[0].legend(frameon=False)
     figure.suptitle(f"What a weaker mode costs at each step, {result['records']} records")

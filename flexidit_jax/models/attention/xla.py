@@ -9,6 +9,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.types import Array
 
 
@@ -23,6 +24,9 @@ def attention(q: Array, k: Array, v: Array, mask: Array | None, implementation: 
 
     Returns:
       [B, N, h, e] in the dtype of v.
+
+    Raises:
+      UserError: the implementation is not one of this machine.
     """
     if mask is not None:  # zero times NaN is NaN
         sound = jnp.isfinite(k) & jnp.isfinite(v)
@@ -33,7 +37,10 @@ def attention(q: Array, k: Array, v: Array, mask: Array | None, implementation: 
 
 def _attention(q: Array, k: Array, v: Array, mask: Array | None, implementation: str) -> Array:
     if implementation != "xla":
-        return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation=implementation)
+        try:
+            return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation=implementation)
+        except RuntimeError as error:  # said while tracing, before anything compiles
+            raise UserError(f"model.attention={implementation!r} does not run here ({error}); use 'xla'") from None
     q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q, k, v))  # [B, h, N, e]
     scores = jnp.einsum("bhqe,bhke->bhqk", q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32)
     if mask is not None:

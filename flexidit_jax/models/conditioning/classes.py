@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
@@ -17,6 +18,10 @@ from flexidit_jax.common.axes import laid
 from flexidit_jax.common.errors import UserError, nearest
 from flexidit_jax.common.types import Array
 from flexidit_jax.models.conditioning.condition import Condition, Context
+
+#: from .. to, both meant
+_RANGE = re.compile("[0-9]+-[0-9]+")
+_LIST = re.compile("[0-9]+(-[0-9]+)?( *, *[0-9]+(-[0-9]+)?)*")
 
 
 class Conditioner(nn.Module):
@@ -65,13 +70,17 @@ class Conditioner(nn.Module):
     def parse(self, labels: Sequence[int | str | None] | Array) -> Condition:
         """Labels as typed by a user: numbers 0..classes-1, names, or for no class `None` or the number of classes.
 
+        `"0-3"` stands for 0, 1, 2 and 3, and `"0-3,7"` for all of `["0-3", 7]`.
+
         Raises:
           UserError: outside 0..classes, or a name that no class or several classes have.
         """
+        if isinstance(labels, str) and "-" in labels and _LIST.fullmatch(labels):
+            labels = [word if "-" in word else int(word) for word in labels.split(",")]  # "12" is a slip of [1, 2]
         rows = np.asarray(labels, object)
         if isinstance(labels, str) or rows.ndim != 1:
             raise UserError(f"labels must be a list such as [0, {self.classes - 1}], got {shown(labels)}")
-        values = [self._number(label) for label in rows]
+        values = [number for label in rows for number in self._numbers(label)]
         if not values:
             raise UserError(f"labels are empty; give at least one of 0..{self.classes}")
         for value in values:
@@ -93,15 +102,20 @@ class Conditioner(nn.Module):
         asked = list(dict.fromkeys("none" if null else f"{label} ({names[label]})" for label, null in rows))
         return ", ".join(asked[:10]) + (f" and {len(asked) - 10} more" if len(asked) > 10 else "")
 
-    def _number(self, label: int | str | None) -> int:
+    def _numbers(self, label: int | str | None) -> Sequence[int]:
         if label is None:
-            return self.classes
+            return [self.classes]
+        if isinstance(label, str) and _RANGE.fullmatch(label.strip()):
+            first, last = map(int, label.split("-"))
+            if not first <= last <= self.classes:
+                raise UserError(f"labels {label!r} are no range of 0..{self.classes}, such as 0-{self.classes - 1}")
+            return range(first, last + 1)
         if self.names is None or not isinstance(label, str):
-            return label
+            return [label]
         names = class_names(self.names, exact=True)
         numbers = names.get(label) or class_names(self.names).get(_spelled(label), ())
         if len(numbers) == 1:
-            return numbers[0]
+            return numbers
         if numbers:
             choice = ", ".join(f"{number} ({_lines(self.names)[number]})" for number in numbers)
             raise UserError(f"label {label!r} names several classes, give a number: {choice}")

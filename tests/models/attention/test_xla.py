@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
 
+from flexidit_jax.common.errors import UserError
 from flexidit_jax.models.attention.xla import attention
 
 SHAPE = (2, 33, 3, 16)  # of 16 features a head the scale is 1/4, which rounds nothing
@@ -33,6 +35,12 @@ def test_the_formula(masked: bool) -> None:
     mask = (segments[:, None] == segments)[None, None] if masked else None
     q, k, v = inputs(np.float32)
     np.testing.assert_allclose(attention(q, k, v, mask, "xla"), exact(q, k, v, mask), atol=2e-5)
+
+
+@pytest.mark.skipif(jax.default_backend() == "gpu", reason="there it may run")
+def test_a_kernel_of_another_machine_is_refused() -> None:
+    with pytest.raises(UserError, match=r"^model\.attention='cudnn' does not run here \(.+\); use 'xla'$"):
+        attention(*inputs(ml_dtypes.bfloat16), None, "cudnn")
 
 
 def test_scores_and_softmax_of_a_bfloat16_model_are_float32() -> None:

@@ -1,0 +1,57 @@
+"""What a model would be written over: the same may be written again, another is replaced where that is asked for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flexidit_jax.common.config import leaves
+from flexidit_jax.common.errors import UserError
+
+
+def check_tensors(file: Path, ours: Mapping[str, Any], read: Callable[[Path], Mapping[str, Any]]) -> None:
+    """Refuses a weight file that is there and holds other tensors than those to be written.
+
+    Args:
+      file: may be absent.
+      ours: arrays, and words about them, by name.
+      read: what such a file holds, so named.
+
+    Raises:
+      UserError: the first that differs, or that the file is of another kind.
+    """
+    if not file.exists():
+        return
+    try:
+        theirs = read(file)
+    except UserError:
+        raise UserError(f"{file} is there and holds no weights; {_ASK}") from None
+    _refuse(file, ours, theirs)
+
+
+def check_config(file: Path, ours: Mapping[str, Any]) -> None:
+    """The same of a `config.json`."""
+    if not file.exists():
+        return
+    try:
+        theirs = json.loads(file.read_text())
+    except (OSError, ValueError):
+        raise UserError(f"{file} is there and describes no model; {_ASK}") from None
+    _refuse(file, *(dict(leaves(json.loads(json.dumps(config)))) for config in (ours, theirs)))
+
+
+_ASK = "overwrite=True replaces it, or name another place"
+
+
+def _refuse(file: Path, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
+    for name in [*ours, *theirs]:
+        here, there = (held.get(name, "missing") for held in (ours, theirs))
+        if np.array_equal(here, there):
+            continue
+        words = tuple(list(value.shape) if isinstance(value, np.ndarray) else value for value in (there, here))
+        how = f"other values of {name}" if words[0] == words[1] else "{} is {} there, {} here".format(name, *words)
+        raise UserError(f"{file} is of another model ({how}); {_ASK}")
