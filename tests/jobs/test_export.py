@@ -215,7 +215,8 @@ def test_the_server_says_what_it_wrote(
 ) -> None:
     serve.main([str(exported), "--cond=1,2,none", "--table=ddim_4", f"--out={tmp_path / name}"])
     said = capsys.readouterr()
-    assert said.out.splitlines()[-1] == f"written: {tmp_path / 'x.npy'}, latents of 3 sample(s), float32 [3, 1, 8, 8, 4]"
+    written = f"written: {tmp_path / 'x.npy'}, latents of 3 sample(s), float32 [3, 1, 8, 8, 4]"
+    assert said.out.splitlines()[-1] == written
     assert np.load(tmp_path / "x.npy").shape == (3, 1, 8, 8, 4)
 
 

@@ -69,7 +69,7 @@ def quality_vs_compute(report: Mapping[str, Any]) -> Figure:
     least, most = (of(row[key] for row in report["points"]) for of, key in ((min, "accuracy"), (max, "flops_percent")))
     panels[1].set(ylabel="label found by the classifier", ylim=(min(0.9, least) - 0.02, 1.005))
     for panel in panels:
-        panel.set(xlabel="FLOPs, % of every step powerful and unguided", xlim=(0, 1.04 * max(100, most)))
+        panel.set(xlabel="FLOPs, % of every step powerful without guidance", xlim=(0, 1.04 * max(100, most)))
         panel.grid(alpha=0.3)
     entries = panels[0].get_legend_handles_labels()
     figure.legend(*entries, loc="outside lower center", ncols=3 if kinds else 4, frameon=False)
