@@ -20,7 +20,7 @@ from flexidit_jax.common.allocator import keep_freed_memory
 from flexidit_jax.common.cluster import environment
 from flexidit_jax.common.cluster import processes as cluster
 from flexidit_jax.common.config import leaves, load_config, override
-from flexidit_jax.common.docstrings import first_line
+from flexidit_jax.common.docstrings import opening
 from flexidit_jax.common.errors import STOPPED, UserError, closest, nearest
 from flexidit_jax.common.files import folder_named
 from flexidit_jax.common.program_cache import keep_programs
@@ -202,7 +202,7 @@ def _modes() -> list[str]:
 
 def _line(mode: str) -> str:
     """What a mode does, in one line."""
-    return re.sub(r"^`--mode=[^`]*`: ", "", first_line(_said(mode)[0]))
+    return re.sub(r"^`--mode=[^`]*`: ", "", opening(_said(mode)[0]))
 
 
 def _said(mode: str) -> tuple[str, dict[str, str]]:

@@ -25,6 +25,7 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 import flexidit_jax as fd  # noqa: E402
+from flexidit_jax.common import notes  # noqa: E402
 from flexidit_jax.common.tensor_files import write_safetensors  # noqa: E402
 from flexidit_jax.main import main  # noqa: E402
 from flexidit_jax.models.pretrained.autoencoder_kl import VAE  # noqa: E402
@@ -32,6 +33,12 @@ from flexidit_jax.models.pretrained.autoencoder_kl_layout import write_vae  # no
 
 GOLDEN = Path(__file__).parent / "golden"
 SMOKE = f"--config={ROOT / 'configs' / 'digits.py'}:smoke"
+
+
+@pytest.fixture(autouse=True)
+def nothing_noted() -> None:
+    """What one test was told is news to the next."""
+    notes.said.clear()
 
 
 @pytest.fixture(scope="session")

@@ -49,7 +49,7 @@ def assert_same_bits(ours: fd.FlexiDiT, theirs: fd.FlexiDiT) -> None:
 
 def test_names() -> None:
     assert set(fd.__all__) == {"FlexiDiT", "FlopCount", "NotFinite", "Prediction", "SampleSpec", "UserError", "load"}
-    assert fd.FlopCount._fields == ("total", "relative")
+    assert fd.FlopCount._fields == ("total", "relative", "relative_unguided")
     assert fd.Prediction._fields == ("output", "variance")
     assert list(inspect.signature(fd.load).parameters) == ["path", "num_heads", "base", "weights", "process"]
     assert list(inspect.signature(fd.FlexiDiT.predict).parameters) == ["self", "x", "t", "labels", "patch"]
@@ -251,7 +251,7 @@ def test_published_percentages(xl: fd.FlexiDiT, words: dict, percent: float, bar
 
 def test_totals_are_per_sample_and_count_the_guide(xl: fd.FlexiDiT) -> None:
     one = xl.flops(steps=1, guidance=1)
-    assert one == (pytest.approx(2 * 118.6e9, rel=2e-3), 1.0)
+    assert one[:2] == (pytest.approx(2 * 118.6e9, rel=2e-3), 1.0)
     assert xl.flops(steps=250, guidance=1).total == pytest.approx(250 * one.total)
     assert xl.flops(steps=250).total == pytest.approx(500 * one.total)
     weak = xl.flops(steps=1, schedule="4:1", guidance=1)

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 
-def first_line(text: str | None) -> str:
+def opening(text: str | None) -> str:
     """Of a docstring."""
     return inspect.cleandoc(text or "").partition("\n")[0]
 

@@ -28,6 +28,12 @@ class UserError(Exception):
         return [f"{type(self).__name__}: {self}"]
 
 
+def first_line(error: object, most: int = 160) -> str:
+    """The start of what another program's error says, or its class where it says nothing."""
+    text = str(error).strip()
+    return text.splitlines()[0][:most] if text else type(error).__name__
+
+
 def together(*parts: Callable[[], Any]) -> list[Any]:
     """What each of `parts` returns. Where some refuse, the others are asked all the same.
 

@@ -14,9 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from flexidit_jax.common.errors import UserError, nearest
+from flexidit_jax.common.errors import UserError, first_line, nearest
 from flexidit_jax.common.notes import note
-from flexidit_jax.common.torch_files import first_line
+from flexidit_jax.common.weights import all_shards
 
 #: the names of all files of a model -> those that are needed; raises `UserError` where it holds none
 Needed = Callable[[Sequence[str]], Sequence[str]]
@@ -78,7 +78,8 @@ def located(text: str, needed: Needed) -> Path:
             raise UserError(f"{text} {here}{error}") from None
         except UserError as error:
             raise UserError(f"{text}: {error}") from None
-        note(f"{text} is {pinned(text)}")
+        if (full := pinned(text)) != text:
+            note(f"{text} is {full}")
     return _fetched[key].folder / file
 
 
@@ -89,6 +90,8 @@ def pinned(text: str, earlier: object = None) -> str:
       text: as typed.
       earlier: what was recorded for it before; it is kept where it pins the same name and nothing was fetched anew.
     """
+    if not text.startswith(FORCED) and Path(text).expanduser().exists():
+        return text
     match, before = _read(text), _read(earlier) if isinstance(earlier, str) else None
     for (_, asked, _), found in _fetched.items():
         if asked == text:
@@ -117,8 +120,6 @@ class _Refused(Exception):
 def _fetch(model: str, revision: str, needed: Needed) -> Fetched:
     from huggingface_hub import HfApi, constants, snapshot_download
 
-    if _COMMIT.fullmatch(revision) and (there := _cached(model, revision, needed)):
-        return there  # nothing can have changed
     reason = "HF_HUB_OFFLINE is set"
     if not constants.HF_HUB_OFFLINE:
         try:
@@ -137,7 +138,7 @@ def _fetch(model: str, revision: str, needed: Needed) -> Fetched:
 
 
 def _cached(model: str, revision: str, needed: Needed) -> Fetched | None:
-    """What the cache holds of a model, None where a needed file is missing."""
+    """What the cache holds of a model, None where it has none of the needed files, or not all shards."""
     from huggingface_hub import constants
     from huggingface_hub.file_download import repo_folder_name
 
@@ -145,7 +146,7 @@ def _cached(model: str, revision: str, needed: Needed) -> Fetched | None:
     try:
         commit = revision if _COMMIT.fullmatch(revision) else (storage / "refs" / revision).read_text().strip()
         folder = storage / "snapshots" / commit
-        needed([file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()])
+        files = needed([file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()])
     except (OSError, UserError):
         return None
-    return Fetched(model, commit, folder)
+    return Fetched(model, commit, folder) if all_shards(files) else None

@@ -13,9 +13,9 @@ import numpy as np
 from safetensors import SafetensorError, deserialize, safe_open
 from safetensors.numpy import save_file
 
-from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.errors import UserError, first_line
 from flexidit_jax.common.files import written_aside
-from flexidit_jax.common.torch_files import TORCH_SUFFIXES, Unread, first_line, open_torch
+from flexidit_jax.common.torch_files import TORCH_SUFFIXES, Unread, open_torch
 from flexidit_jax.common.trees import not_finite
 
 #: endings of weight files

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.errors import UserError, first_line
 from flexidit_jax.common.files import written_aside
 
 #: names -> what reads each tensor when it is called
@@ -62,12 +62,6 @@ def write_torch(path: Path, tensors: dict[str, np.ndarray]) -> None:
     torch = _torch(path)
     with written_aside(path) as unfinished:
         torch.save({key: torch.from_numpy(np.array(value)) for key, value in tensors.items()}, unfinished)
-
-
-def first_line(error: Exception) -> str:
-    """The start of what an error says, or its class where it says nothing."""
-    text = str(error).strip()
-    return text.splitlines()[0][:160] if text else type(error).__name__
 
 
 def _torch(path: Path) -> ModuleType:

@@ -82,6 +82,12 @@ def full_set(names: Iterable[str], stem: str) -> list[str]:
     return sets[min(sets)] if sets else []
 
 
+def all_shards(names: Iterable[str]) -> bool:
+    """Whether no shard of those `-00001-of-00003` is missing among the names of files."""
+    parts = [match.groups() for name in names if (match := re.fullmatch(r"(.*)-\d+-of-(\d+)(.*)", name))]
+    return all(parts.count(part) == int(part[1]) for part in parts)
+
+
 def within(names: Iterable[str], folder: str) -> list[str]:
     """The names of files directly in a folder (`""`, or with a slash at its end), of paths of many."""
     below = [name.removeprefix(folder) for name in names if name.startswith(folder)]

@@ -48,7 +48,7 @@ def heads_of(width: int, given: Heads) -> int:
     if isinstance(given, Mapping):
         given = given.get(width)
     if given is not None:
-        if not isinstance(given, (int, np.integer)) or given < 1 or width % given:
+        if isinstance(given, bool) or not isinstance(given, (int, np.integer)) or given < 1 or width % given:
             raise UserError(f"num_heads={given!r} is not an integer that divides the width {width}")
         return int(given)
     published = {w: heads for w, _, heads in SIZES.values()}

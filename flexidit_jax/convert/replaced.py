@@ -11,6 +11,7 @@ import numpy as np
 
 from flexidit_jax.common.config import leaves
 from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.tensor_files import json_object
 
 
 def check_tensors(file: Path, ours: Mapping[str, Any], read: Callable[[Path], Mapping[str, Any]]) -> None:
@@ -38,8 +39,8 @@ def check_config(file: Path, ours: Mapping[str, Any]) -> None:
     if not file.exists():
         return
     try:
-        theirs = json.loads(file.read_text())
-    except (OSError, ValueError):
+        theirs = json_object(file)
+    except UserError:
         raise UserError(f"{file} is there and describes no model; {_ASK}") from None
     _refuse(file, *(dict(leaves(json.loads(json.dumps(config)))) for config in (ours, theirs)))
 

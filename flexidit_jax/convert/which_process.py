@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 
 from flexidit_jax.common import build
@@ -50,7 +49,11 @@ def process_of(path: Path, recorded: Section | None, asked: Section | None) -> N
     if recorded is None:
         process = _made(OF_WEIGHTS if asked is None else asked)
         if not isinstance(process, sit.Process) and any(map(SIT.search, path.absolute().parts[-2:])):
-            _say_once(path, build.describe(process)["name"])
+            note(
+                f"{path} is named like a SiT, which its tensors do not tell, and is read for the"
+                f' {build.describe(process)["name"]} process; if it is one, say process="sit" (in a config,'
+                ' config.process = {"name": "sit"})'
+            )
         return process
     process = _made(recorded)
     if asked is not None:
@@ -65,12 +68,3 @@ def process_of(path: Path, recorded: Section | None, asked: Section | None) -> N
 
 def _made(section: Section) -> NoiseProcess:
     return build.part("flexidit_jax.diffusion", "Process", section, "process")
-
-
-@cache
-def _say_once(path: Path, name: str) -> None:
-    """Once, however often a command reads the file."""
-    note(
-        f"{path} is named like a SiT, which its tensors do not tell, and is read for the {name} process;"
-        ' if it is one, say process="sit" (in a config, config.process = {"name": "sit"})'
-    )

@@ -24,9 +24,11 @@ def study_folder(out: str | None, default: Path) -> Path:
       UserError: it may not (see `runs.workdir.out_folder`), or it holds something else.
     """
     folder = out_folder(out, default)
-    ours = out is None or not folder.is_dir() or (folder / f"{default.name}.json").is_file()
-    if not ours and any(folder.iterdir()):
-        raise UserError(f"{folder} is there and holds no {default.name}; name another --out")
+    if out is not None and folder.is_dir():
+        kinds = (f"{default.name}.json", f"{default.name}.md", ".png")
+        others = sorted(path.name for path in folder.iterdir() if not path.name.endswith(kinds) or path.is_dir())
+        if others:
+            raise UserError(f"{folder} is there and holds {others[0]}, which no {default.name} has; name another --out")
     return folder
 
 

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from flexidit_jax.common import build
 from flexidit_jax.common.config import leaves
-from flexidit_jax.common.docstrings import first_line, sentences
+from flexidit_jax.common.docstrings import opening, sentences
 from flexidit_jax.common.errors import UserError
 
 
@@ -33,7 +33,7 @@ def explained(config: ConfigDict, check: Callable[[ConfigDict], Any]) -> tuple[d
     said: dict[str, str] = {}
     sections = {"", *(where for where, _ in readers)}
     for where, maker in readers:
-        own = {"name": first_line(maker.__doc__)} if isinstance(maker, type) else {}  # of a part: what it is
+        own = {"name": opening(maker.__doc__)} if isinstance(maker, type) else {}  # of a part: what it is
         prefix = "" if where == "config" else f"{where}."
         said |= {f"{prefix}{key}": sentence for key, sentence in (own | sentences(maker)).items()}
 

@@ -18,7 +18,6 @@ from flexidit_jax.common.config import difference
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.hub import pinned
 from flexidit_jax.common.notes import note
-from flexidit_jax.common.tensor_files import json_object
 from flexidit_jax.common.types import Params, Patch, short_patch_name
 from flexidit_jax.convert.read_model import read_model
 from flexidit_jax.convert.which_process import process_of
@@ -26,7 +25,7 @@ from flexidit_jax.experiment.experiment import Experiment
 from flexidit_jax.models.build import describe, init
 from flexidit_jax.models.flexify import adapter_rank, at
 from flexidit_jax.models.fold import folded
-from flexidit_jax.runs.binding import CONFIG_FILE, FREE_WITHIN, check_config, without
+from flexidit_jax.runs.binding import FREE_WITHIN, check_config, recorded_config, without
 from flexidit_jax.runs.recovery import has_checkpoint
 from flexidit_jax.training.sharding import made, placed
 
@@ -66,7 +65,7 @@ def recorded(experiment: Experiment, workdir: Path) -> dict[str, Any]:
       workdir: what it recorded before stays for a name that this start had no need to fetch.
     """
     try:
-        before = json_object(workdir / CONFIG_FILE)
+        before = recorded_config(workdir)
     except UserError:
         before = {}
     raw, codec, there = dict(experiment.raw), experiment.raw["codec"], before.get("codec")

@@ -65,18 +65,18 @@ def _convert(
         raise UserError(f"convert.layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
     if target is None:
         raise UserError("convert.target is not set; name the file or folder to write, also as --out")
-    folder_named(target, "convert.target")
-    is_file = Path(target).suffix in (".safetensors", ".pt", ".pth")
+    path = folder_named(target, "convert.target")
+    is_file = path.suffix in (".safetensors", ".pt", ".pth")
     if is_file != (layout == "published"):
         wanted = "a .safetensors or .pt file" if layout == "published" else "a folder"
         raise UserError(f"convert.target={target} does not suit convert.layout={layout}, which writes {wanted}")
-    model = load(source, num_heads=num_heads, process=process)
+    model = load(source, num_heads=num_heads, process=process, weights=weights)
     if patches is not None:
         model = model.flexify(patches)
     if layout == "flexidit_jax":
-        model.save(target, overwrite=overwrite)
+        model.save(path, overwrite=overwrite)
     else:
-        model.export(target, patch, overwrite)
+        model.export(path, patch, overwrite)
     print(f"read: {source}: {model!r}")
-    print(f"written: {target}")
+    print(f"written: {path}")
     return 0

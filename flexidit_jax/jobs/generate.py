@@ -15,6 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from flexidit_jax.api import FlexiDiT
+from flexidit_jax.common.config import plain
 from flexidit_jax.common.data_parallel import even
 from flexidit_jax.common.errors import UserError, together
 from flexidit_jax.common.progress import Progress
@@ -53,7 +54,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
       NotFinite: images that are none.
     """
     # ---------------------------------------------------------------- Words
-    experiment = build_experiment(config, workdir)
+    experiment = build_experiment(_going_on(config, workdir), workdir)
     section = experiment.generate
     if section is None:
         raise UserError("this config has no generate section; give it one, such as config.generate = {'num': 50_000}")
@@ -64,9 +65,6 @@ def run(config: ConfigDict, workdir: Path) -> int:
     if classes is None:
         raise UserError("generate draws classes, and this model is not conditioned on any")
     spec, negative = experiment.sample.spec, experiment.sample.others["negative"]
-    if experiment.raw["sample"].get("seed", 0) is None and (there := ImageShards.recorded(folder)):
-        spec = dataclasses.replace(spec, seed=there["sample"]["seed"])
-        print(f"{folder}: going on with seed {spec.seed}, which was drawn for the images there")
     negatives(flex.model.conditioner, negative, 1)  # one for all
     batch = even(min(experiment.sample.batch or BATCH, section.num), flex.devices)
     size = section.shard or ImageShards.recorded(folder).get("shard") or batch
@@ -144,6 +142,20 @@ def run(config: ConfigDict, workdir: Path) -> int:
     print(f"seconds: {seconds:.1f} for {made} samples on {flex.devices} device(s), compilation included")
     print(f"written: {folder}/samples.npz, {section.num} images and their classes")
     return 0
+
+
+def _going_on(config: ConfigDict, workdir: Path) -> ConfigDict:
+    """The config; where it leaves the seed to be drawn, with the one that was drawn for the images there."""
+    raw = plain(config)
+    sample, section = raw.get("sample") or {}, raw.get("generate") or {}
+    if not isinstance(sample, dict) or sample.get("seed", 0) is not None:
+        return config
+    folder = Path(section.get("out") or workdir / "generated").expanduser()
+    recorded = ImageShards.recorded(folder).get("sample")
+    if not isinstance(recorded, dict) or "seed" not in recorded:
+        return config
+    print(f"{folder}: going on with seed {recorded['seed']}, which was drawn for the images there")
+    return ConfigDict(raw | {"sample": sample | {"seed": recorded["seed"]}})
 
 
 def _manifest(flex: FlexiDiT, labels: str, negative: Any, spec: SampleSpec, plan: Plan) -> dict[str, Any]:

@@ -92,7 +92,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
 
 def _with_previews(flex: FlexiDiT, chain: Iterator[Snapshot], every: int, folder: Path) -> Iterator[Snapshot]:
     """The chain; on the way, every so many steps, a sheet of the estimates of the batch under way."""
-    for old in folder.glob("preview_*.png"):  # of an earlier start
+    for old in folder.glob(f"preview_{'[0-9]' * 5}.png"):  # of an earlier start
         old.unlink()
     for number, snapshot in enumerate(chain, 1):
         if number % every == 0:

@@ -136,7 +136,7 @@ def _train(
     for line in train.short_averages() if cluster.first() else ():
         print(f"warning: {line}")
     parameters = parameter_overview.get_parameter_overview(merge(state.frozen, state.params), include_stats=False)
-    folder.note(workdir, "parameters.txt", parameters)
+    folder.record_text(workdir, "parameters.txt", parameters)
     detail(parameters)
 
     asked = experiment.sample

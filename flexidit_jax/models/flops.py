@@ -19,13 +19,8 @@ from flexidit_jax.models.dit import DiT
 from flexidit_jax.models.patch import tokens
 
 
-class _Counted(NamedTuple):
-    total: float
-    relative: float
-
-
-class FlopCount(_Counted):
-    """FLOPs of the denoiser for one sample; `total` and `relative` as a pair.
+class FlopCount(NamedTuple):
+    """FLOPs of the denoiser for one sample.
 
     Attributes:
       total: over all steps, guide included.
@@ -34,11 +29,9 @@ class FlopCount(_Counted):
       relative_unguided: over every step powerful and unguided; twice as much where all of them are guided.
     """
 
-    def __new__(cls, total: float, relative: float, relative_unguided: float | None = None) -> FlopCount:
-        """Without `relative_unguided`, of steps that nothing guides."""
-        count = super().__new__(cls, total, relative)
-        count.relative_unguided = relative if relative_unguided is None else relative_unguided
-        return count
+    total: float
+    relative: float
+    relative_unguided: float
 
     @property
     def shares(self) -> str:

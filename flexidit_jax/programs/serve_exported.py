@@ -190,21 +190,24 @@ def main(argv=None):
         parser.add_argument(f"--{name}", type=kind, default=argparse.SUPPRESS, help=text)
     words = vars(parser.parse_args(argv))
     out = words.pop("out")
+    file = out if out.endswith(".npy") else f"{out}.npy"  # as numpy names it
+    lost = None
     try:
         words |= {name: typed(words[name]) for name in ("cond", "negative") if name in words}
-        latents = sample(**words)
-        np.save(out, latents)
-        if (scale := words.get("guidance", 1.0)) != GUIDANCE:
-            print(f"guidance: {scale:g} (in Python {GUIDANCE} unless said)")
-    except NotFinite as error:
-        np.save(out, error.latents)
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        try:
+            latents = sample(**words)
+        except NotFinite as error:
+            latents, lost = error.latents, error
+        np.save(file, latents)
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    file = out if out.endswith(".npy") else f"{out}.npy"  # as numpy names it
+    if (scale := words.get("guidance", 1.0)) != GUIDANCE:
+        print(f"guidance: {scale:g} (in Python {GUIDANCE} unless said)")
     print(f"written: {file}, latents of {len(latents)} sample(s), {latents.dtype} {list(latents.shape)}")
+    if lost is not None:
+        print(f"error: {lost}", file=sys.stderr)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -49,10 +49,10 @@ def record(workdir: Path, config: dict[str, Any]) -> None:
     Raises:
       UserError: it cannot be written (said by each of several processes).
     """
-    note(workdir, CONFIG_FILE, json.dumps(config, indent=2))
+    record_text(workdir, CONFIG_FILE, json.dumps(config, indent=2))
 
 
-def note(workdir: Path, name: str, text: str) -> None:
+def record_text(workdir: Path, name: str, text: str) -> None:
     """Writes a text into a folder that is claimed, in place of that of the start before.
 
     Raises:

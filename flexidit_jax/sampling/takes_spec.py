@@ -77,7 +77,8 @@ def takes_spec(positional: str, several: bool = False) -> Callable[[Callable[...
             typed = {word: value for word, value in (words | beside).items() if value is not None}
             if several and not typed.keys().isdisjoint(ASKS):
                 sampler, negative = leading[0].sampler, others.get("negative")
-                check_read([sampler.unread(one, negative) for one in specs], typed)
+                alike = dict.fromkeys(replace(one, seed=0) for one in specs)  # no plan reads a seed
+                check_read([sampler.unread(one, negative) for one in alike], typed)
             return method(*leading, **others, spec=specs if listed else specs[0])
 
         told.__signature__ = _signature(inspect.signature(method), place, order, several)

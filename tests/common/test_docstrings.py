@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-from flexidit_jax.common.docstrings import first_line, sentences
+from flexidit_jax.common.docstrings import opening, sentences
 
 
 @dataclass
@@ -65,4 +65,4 @@ def test_a_function_speaks_before_what_it_returns() -> None:
 
 def test_nothing_said() -> None:
     assert sentences(bare) == {}
-    assert (first_line(Thing.__doc__), first_line(None)) == ("Another.", "")
+    assert (opening(Thing.__doc__), opening(None)) == ("Another.", "")

@@ -162,3 +162,17 @@ def test_the_convert_mode(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     ):
         assert main([*words, *extra]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_the_convert_mode_takes_the_weights_that_are_asked_for(tmp_path: Path) -> None:
+    state = load_file(TINY)
+    other = {key: value + np.float32(key != "pos_embed") for key, value in state.items()}
+    both = {f"ema.{key}": value for key, value in state.items()} | {f"model.{key}": other[key] for key in state}
+    save_file(both, tmp_path / "both.safetensors", {"num_heads": "4"})
+    words = [CONFIG, "--mode=convert", f"--config.convert.source={tmp_path / 'both.safetensors'}"]
+    for which, expected in (("raw", other), ("ema", state), ("None", state)):
+        out = tmp_path / f"{which}.safetensors"
+        assert main([*words, f"--out={out}", f"--config.convert.weights={which}"]) == 0
+        np.testing.assert_array_equal(load_file(out)["final_layer.linear.bias"], expected["final_layer.linear.bias"])
+    assert main([*words, f"--out={tmp_path / 'x.safetensors'}", "--config.convert.weights=nonsense"]) == 2
+    assert not (tmp_path / "x.safetensors").exists()

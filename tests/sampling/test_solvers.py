@@ -172,8 +172,8 @@ def test_flow_solvers_share_their_programs(flowing: FlexiDiT) -> None:
 def test_flops_count_every_evaluation(flowing: FlexiDiT) -> None:
     one = flowing.flops(steps=1, solver="euler", guidance=1).total
     weak = flowing.flops(steps=1, schedule="4:1", solver="euler", guidance=1).total
-    assert flowing.flops(steps=6, solver="euler", guidance=1) == (pytest.approx(6 * one), 1.0)
-    assert flowing.flops(steps=6, solver="heun", guidance=1) == (pytest.approx(11 * one), 1.0)
+    assert flowing.flops(steps=6, solver="euler", guidance=1)[:2] == (pytest.approx(6 * one), 1.0)
+    assert flowing.flops(steps=6, solver="heun", guidance=1)[:2] == (pytest.approx(11 * one), 1.0)
     switched = flowing.flops(steps=6, schedule=SWITCH, solver="heun", guidance=1)
     assert switched.total == pytest.approx(6 * weak + 5 * one)
     assert switched.relative == pytest.approx(switched.total / (11 * one))

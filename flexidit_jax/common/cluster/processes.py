@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 from flexidit_jax.common.cluster import environment
 from flexidit_jax.common.cluster import roll_call as roll
 from flexidit_jax.common.cluster.liveness import Lifeline, pause
-from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.errors import UserError, first_line
 
 #: seconds of silence after which a process counts as dead, which ends all others
 HEARTBEAT = 20
@@ -89,9 +89,9 @@ def join(
                 f"{said} says that this is one of several processes, and jax cannot find the others; name them, or N=1:"
                 f" {flags}"
             ) from None
-        raise UserError(f"cannot join the other processes ({_first_line(error)})") from None
+        raise UserError(f"cannot join the other processes ({first_line(error)})") from None
     except Exception as error:  # jax's own, and those of requests and of kubernetes
-        raise UserError(f"cannot join the other processes ({type(error).__name__}: {_first_line(error)})") from None
+        raise UserError(f"cannot join the other processes ({type(error).__name__}: {first_line(error)})") from None
     board = client()
     board.key_value_set(f"flexidit_jax/host/{index()}", socket.gethostname())
     line = Lifeline(index(), _gone)
@@ -183,7 +183,7 @@ def together() -> Iterator[None]:
         if not several():
             raise
         pause()
-        print(f"error: {me()}a shared computation failed: {_first_line(error)}", file=sys.stderr)
+        print(f"error: {me()}a shared computation failed: {first_line(error)}", file=sys.stderr)
         end(1)
 
 
@@ -253,11 +253,6 @@ def _missing(error: str, patience: float) -> str:
     """Who is late, from the words of the coordination service."""
     named = re.search(r"timed out task names:\n((?:\S+\n)+)", error)
     if named is None:
-        return f"the other processes are gone ({_first_line(error)})"
+        return f"the other processes are gone ({first_line(error)})"
     late = [int(number) for task in named[1].split() for number in re.findall(r"(\d+)$", task)]
     return f"{', '.join(map(name, sorted(late)))} did not come within {patience:g} s; see what was said there"
-
-
-def _first_line(error: object) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__

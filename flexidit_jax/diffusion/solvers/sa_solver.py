@@ -47,7 +47,7 @@ def table(process: Process, steps: int, tau: float = 1.0, between: tuple[float, 
     if np.shape(pair) != (2,) or not 0 <= pair[0] <= pair[1] <= 1:
         raise UserError(f"solver.between must be (lowest, highest) share of T, within 0..1, got {shown(between)}")
     chain = process.chain(steps)
-    low, high = (share * process.steps for share in between)
+    low, high = (share * process.steps for share in pair)
     return over(chain, tau * ((low <= chain.t) & (chain.t <= high)))
 
 
