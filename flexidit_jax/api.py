@@ -16,6 +16,7 @@ from flexidit_jax.common import build
 from flexidit_jax.common.arguments import finite_array, path_of, shown, typed
 from flexidit_jax.common.build import Section
 from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.notes import note
 from flexidit_jax.common.trees import count
 from flexidit_jax.common.types import Array, Params, Patch, Prediction, as_patch, patch_name, short_patch_name
 from flexidit_jax.convert.dit_layout import write_dit
@@ -337,13 +338,18 @@ def load(
     if not (base is None or isinstance(base, FlexiDiT)):
         path_of(base, "base")
 
+    asked_for = []
+
     def stored() -> Params | None:
+        asked_for.append(base)
         if base is None or isinstance(base, FlexiDiT):
             return base and base.params
         return read_model(base, num_heads, None, lambda: None)[1]
 
     asked = asked_process(process)
     config, params = read_model(path, num_heads, weights, stored)
+    if base is not None and not asked_for:
+        note(f"{path} holds all of its weights; base= is not read")
     flex = FlexiDiT.of(config, params, process_of(Path(path), config["process"], asked))
     if num_heads is not None and flex.model.num_heads != num_heads:
         raise UserError(f"{path} is a model of {flex.model.num_heads} heads, but num_heads={num_heads}; leave that out")

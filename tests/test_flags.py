@@ -58,7 +58,8 @@ def test_a_folder_of_something_else_is_not_replaced(
 ) -> None:
     (tmp_path / "years").write_text("of work")
     assert main([SMOKE, f"--mode={mode}", f"--workdir={smoke_run}", f"--out={tmp_path}"]) == 2
-    assert capsys.readouterr().err == f"error: {tmp_path} is there and holds no {mode}; name another --out\n"
+    says = f"error: {tmp_path} is there and holds years, which no {mode} has; name another --out\n"
+    assert capsys.readouterr().err == says
     assert [path.name for path in tmp_path.iterdir()] == ["years"]
 
 

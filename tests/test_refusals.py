@@ -383,11 +383,12 @@ def refused(path: Path) -> str:
 
 def test_missing_keys_are_all_named(damage: Callable[..., Path]) -> None:
     gone = ("blocks.1.attn.qkv.weight", "t_embedder.mlp.2.bias")
-    message = refused(damage(without=gone))
-    assert message.startswith("not a DiT state dict: ")
+    path = damage(without=gone)
+    message = refused(path)
+    assert message.startswith(f"{path}: not a DiT state dict: ")
     for key in gone:
         assert f"missing {key}" in message
-    assert message.count("missing") == 2
+    assert message.removeprefix(str(path)).count("missing") == 2
 
 
 @pytest.mark.parametrize("key", ["x_embedder.proj.weight", "y_embedder.embedding_table.weight"])
@@ -407,7 +408,7 @@ def test_files_that_hold_no_weights(tmp_path: Path) -> None:
     (tmp_path / "half.safetensors").write_bytes(GOLDEN.read_bytes()[:10_000])
     assert refused(tmp_path / "half.safetensors").startswith(f"{tmp_path}/half.safetensors is not a readable")
     (tmp_path / "weights.bin").touch()
-    assert refused(tmp_path).startswith(f"{tmp_path} holds no checkpoint")  # two weight files say nothing together
+    assert refused(tmp_path) == f"{tmp_path} holds several weight files; name one, such as {tmp_path}/half.safetensors"
     (tmp_path / "weights.txt").touch()
     assert refused(tmp_path / "weights.txt").startswith(f"{tmp_path}/weights.txt is no weight file; a .safetensors")
 

@@ -67,8 +67,15 @@ def located(text: str, needed: Needed) -> Path:
     file = (match["file"] or "").strip("/")
     try:
         from huggingface_hub import constants
+        from huggingface_hub.utils import HFValidationError, validate_repo_id
     except ImportError:
         raise UserError(f"{text} {here}wants huggingface_hub (pip install -e '.[hub]')") from None
+    try:
+        validate_repo_id(match["model"])
+    except HFValidationError:
+        if not forced:
+            return path
+        raise UserError(f"{text} names no model of the hub, whose names have other letters") from None
     key = constants.HF_HUB_CACHE, text, needed
     if key not in _fetched:
         try:
@@ -131,22 +138,32 @@ def _fetch(model: str, revision: str, needed: Needed) -> Fetched:
             raise
         except Exception as error:  # of the library, of its transport or of the system
             reason = first_line(error)
-    if there := _cached(model, revision, needed):
+    try:
+        there = _cached(model, revision, needed)
+    except UserError as error:
+        raise _Refused(f"cannot be read ({reason}); of what the cache has of it: {error}") from None
+    if there is not None:
         note(f"the hub is not asked for {model} ({reason}); its cache has it")
         return there
     raise _Refused(f"cannot be read ({reason}), nor does the cache hold all of it")
 
 
 def _cached(model: str, revision: str, needed: Needed) -> Fetched | None:
-    """What the cache holds of a model, None where it has none of the needed files, or not all shards."""
+    """What the cache holds of a model, None where it does not know it, or not all shards.
+
+    Raises:
+      UserError: it has none of the needed files.
+    """
     from huggingface_hub import constants
     from huggingface_hub.file_download import repo_folder_name
 
     storage = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=model, repo_type="model")
     try:
         commit = revision if _COMMIT.fullmatch(revision) else (storage / "refs" / revision).read_text().strip()
-        folder = storage / "snapshots" / commit
-        files = needed([file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()])
-    except (OSError, UserError):
+    except (OSError, ValueError):
         return None
+    folder = storage / "snapshots" / commit
+    if not _COMMIT.fullmatch(commit) or not folder.is_dir():
+        return None
+    files = needed([file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()])
     return Fetched(model, commit, folder) if all_shards(files) else None

@@ -11,13 +11,16 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.notes import note
 from flexidit_jax.common.tensor_files import json_object, open_tensors, read_tensors
 
-_AVERAGE = re.compile(r"(?<![a-z])(ema|avg|averaged?|swa|polyak|shadow)(?![a-z])", re.IGNORECASE)
+_AVERAGE = re.compile(r"(?<![a-z])(?<!exp_)(ema|avg|averaged?|swa|polyak|shadow)(?![a-z])", re.IGNORECASE)
+#: what trainings keep beside their networks, and nobody misses
+_STATE = re.compile(r"(^|[._])(opt|optim|optimizer\w*|lr_scheduler\w*|scaler|rng\w*)([._]|$)", re.IGNORECASE)
 
 
 class Network(NamedTuple):
@@ -39,7 +42,8 @@ def read_weights(
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """The tensors of one network by their names in its layout, and the metadata of the first file.
 
-    Names outside the network's parts are left out, and a line says so; so it does where several networks were there.
+    Names outside the network's parts are left out, and a line says so, but for the state of an optimizer; so it does
+    where several networks were there.
 
     Args:
       files: one, or the shards of one.
@@ -48,7 +52,7 @@ def read_weights(
 
     Raises:
       UserError: unreadable files, no tensors but foreign ones, several networks that `which` does not decide on, or
-        values that are not finite.
+        values that are no real numbers or not finite.
     """
     tensors, metadata = {}, {}
     for file in files:
@@ -59,10 +63,15 @@ def read_weights(
     prefix = _chosen(there, tensors, which, where) if there else ""
     own = [name for name in tensors if name.startswith(prefix)]
     foreign = {name for name in own if there and _foreign(name.removeprefix(prefix), network)}
-    others = {name.partition(".")[0] for name in there}
-    if subtrees := sorted({name.removeprefix(prefix).partition(".")[0] for name in foreign} - others):
-        note(f"{', '.join(subtrees)} of {where} is no part of a {network.kind}, and not used")
+    beside = [name for name in tensors if not name.startswith(prefix) and not _known(name, there, network)]
+    left = {name.removeprefix(prefix).partition(".")[0] for name in foreign if not _known(name, there, network)}
+    left |= {_branch(name, prefix) for name in beside if there}
+    if left:
+        note(f"{', '.join(sorted(left))} of {where} is no part of the {network.kind}, and not used")
     read = read_tensors([name for name in own if name not in foreign], tensors, where)
+    for name, array in read.items():
+        if there and not jnp.issubdtype(array.dtype, jnp.floating):
+            raise UserError(f"{name} of {where} is {array.dtype}, and no floating-point weights")
     return {name.removeprefix(prefix): array for name, array in read.items()}, metadata
 
 
@@ -105,10 +114,10 @@ def weight_files(folder: Path, stem: str) -> list[Path]:
         note(f"{folder} holds weights of kind {variant[1]} only; these are read")
     for index in (name for name in names if name.endswith(".json")):
         files = json_object(folder / index).get("weight_map")
-        names = sorted(set(files.values())) if isinstance(files, dict) else [None]
+        names = list(files.values()) if isinstance(files, dict) else [None]
         if not all(isinstance(name, str) and re.fullmatch(r"[\w.-]+\.(safetensors|bin)", name) for name in names):
             raise UserError(f"{folder / index} names files that are not weights beside it")
-    return [folder / name for name in names]
+    return [folder / name for name in sorted(set(names))]
 
 
 def _chosen(prefixes: Sequence[str], names: Iterable[str], which: str | None, where: Path) -> str:
@@ -122,12 +131,29 @@ def _chosen(prefixes: Sequence[str], names: Iterable[str], which: str | None, wh
         said = "" if which is None else f", and weights={which!r} is not one of these"
         raise UserError(f"{where} holds weights under {', '.join(map(_words, prefixes))}{said}; name one as weights=")
     [prefix] = outermost
-    lost = sorted({name.partition(".")[0] for name in names if _AVERAGE.search(name.partition(".")[0])})
+    tops = {name.partition(".")[0] for name in names if "." in name}
+    lost = sorted(top for top in tops if _AVERAGE.search(top))
+    nested = [other for other in raw if prefix in raw and other != prefix and other.startswith(prefix)]
     if which is None and averaged and raw:
         note(f"{where} holds raw and averaged weights; the averaged ones ({_words(prefix)}) are taken")
     elif lost and not averaged:
         note(f"{', '.join(lost)} of {where} is an average by names that are not read; {_words(prefix)} is taken")
+    if which is None and nested:
+        note(f"{where} holds another network under {', '.join(map(_words, nested))}; {_words(prefix)} is taken")
     return prefix
+
+
+def _known(name: str, prefixes: Iterable[str], network: Network) -> bool:
+    """Whether a name is of one of the networks there are, an average, or of what trainings keep beside them."""
+    of_one = any(name.startswith(at) and not _foreign(name.removeprefix(at), network) for at in prefixes)
+    return of_one or bool(_STATE.search(name)) or bool(_AVERAGE.search(name.partition(".")[0]))
+
+
+def _branch(name: str, prefix: str) -> str:
+    """A name up to the word in which it leaves a prefix: `a.c` of `a.c.d` where the prefix is `a.b.`."""
+    words, known = name.split("."), prefix.split(".")
+    same = next((i for i, (word, like) in enumerate(zip(words, known)) if word != like), len(known) - 1)
+    return ".".join(words[: same + 1])
 
 
 def _words(prefix: str) -> str:
@@ -135,7 +161,8 @@ def _words(prefix: str) -> str:
 
 
 def _prefixes(names: Collection[str], network: Network) -> list[str]:
-    return sorted(name.removesuffix(network.mark) for name in names if f".{name}".endswith(f".{network.mark}"))
+    found = sorted(name.removesuffix(network.mark) for name in names if f".{name}".endswith(f".{network.mark}"))
+    return [prefix for prefix in found if not _STATE.search(prefix)]
 
 
 def _foreign(name: str, network: Network) -> bool:

@@ -7,14 +7,16 @@ repeated in every block, the first final linear is the modulation, positions are
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.files import written_aside
-from flexidit_jax.common.tensor_files import json_object, read_safetensors, write_safetensors
+from flexidit_jax.common.tensor_files import json_object, read_safetensors, told, write_safetensors
 from flexidit_jax.common.weights import Network, read_weights, weight_files
 from flexidit_jax.convert.replaced import check_config, check_tensors
 from flexidit_jax.models.dit import DiT
@@ -24,6 +26,8 @@ CLASS = "DiTTransformer2DModel"
 #: what older versions called it, and what told it from others that they called so
 OLDER_CLASS, NORM = "Transformer2DModel", "ada_norm_zero"
 STEM = "diffusion_pytorch_model"
+#: of a latent, far above any that is trained on
+LARGEST = 4096
 SIZES = ("num_attention_heads", "attention_head_dim", "sample_size", "patch_size", "num_layers")
 NETWORK = Network(CLASS, "pos_embed.proj.weight", ("pos_embed", "transformer_blocks", "proj_out_1", "proj_out_2"))
 EMBEDDER = "transformer_blocks.{i}.norm1.emb"
@@ -83,19 +87,53 @@ def read_folder(folder: Path, which: str | None = None) -> tuple[dict[str, np.nd
             raise UserError(
                 f"{root / 'config.json'} must say {key} as a positive whole number, got {config.get(key)!r}"
             )
+    blocks = {match[1] for key in state if (match := re.match(r"transformer_blocks\.(\d+)\.", key))}
+    if len(blocks) != depth or side > LARGEST:
+        raise UserError(
+            f"{root / 'config.json'} says num_layers={depth} and sample_size={side}; there are {len(blocks)} blocks,"
+            f" and {LARGEST} is the largest size"
+        )
     names = _names(depth)
     problems = [f"missing {key}" for keys in names.values() for key in keys if key not in state]
     wanted = {key for keys in names.values() for key in keys}
     problems += [f"unexpected {key}" for key in state if key not in wanted]
+    for name, keys in names.items() if not problems else ():
+        first, *others = (state[key] for key in keys)
+        alike = (lambda array: array.shape) if ".qkv." in name else np.asarray  # the others are copies
+        if not all(np.array_equal(alike(first), alike(other)) for other in others):
+            problems.append(f"{keys[0]} and {keys[-1]} are not alike")
     if problems:
-        raise UserError(f"{root} is not a {CLASS}: " + "; ".join(problems))
+        raise UserError(f"{root} is not a {CLASS}: {told(problems)}")
     published = {
         name: np.concatenate([state[key] for key in keys]) if ".qkv." in name else state[keys[0]]
         for name, keys in names.items()
     }
+    _check(config, published, root)
     grid = (1, patch, patch)
     published["pos_embed"] = position_embedding((1, side, side), grid, grid, heads * head)[None]
     return published, heads
+
+
+def _check(config: dict[str, Any], published: Mapping[str, np.ndarray], root: Path) -> None:
+    """Refuses a config that says another network than the tensors make, or than a DiT is."""
+    kernel, last = published["x_embedder.proj.weight"], published["final_layer.linear.weight"]
+    if kernel.ndim != 4 or last.ndim != 2:
+        return  # which the published layout refuses
+    is_so = {
+        "patch_size": kernel.shape[-1],
+        "in_channels": kernel.shape[1],
+        "out_channels": last.shape[0] // kernel.shape[-1] ** 2,
+        "num_embeds_ada_norm": len(published[TABLE[0]]) - 1,
+        "activation_fn": "gelu-approximate",
+        "attention_bias": True,
+        "norm_elementwise_affine": False,
+        "norm_type": NORM,
+    }
+    for key, value in is_so.items():
+        if (said := config.get(key)) is not None and said != value:
+            raise UserError(
+                f"{root / 'config.json'} says {key} is {said!r}, but the weights are of a DiT with {value!r}"
+            )
 
 
 def write_folder(folder: Path, model: DiT, state: Mapping[str, np.ndarray], overwrite: bool = False) -> None:

@@ -13,7 +13,7 @@ from typing import TypeAlias
 import numpy as np
 
 from flexidit_jax.common.errors import UserError
-from flexidit_jax.common.tensor_files import differences
+from flexidit_jax.common.tensor_files import differences, told
 from flexidit_jax.common.types import Array, Params
 from flexidit_jax.common.weights import Network
 from flexidit_jax.models.build import SIZES, build_dit
@@ -81,7 +81,7 @@ def read_dit(state: StateDict, num_heads: Heads = None, input_size: int | None =
     expected = _shapes(model)
     problems = differences(expected, state)
     if problems:
-        raise UserError("not a DiT state dict: " + "; ".join(problems))
+        raise UserError("not a DiT state dict: " + told(problems))
 
     model = _with_positions(model, _float32(state["pos_embed"]))
 
@@ -188,7 +188,7 @@ def _model_of(state: StateDict, num_heads: Heads, input_size: int | None) -> DiT
             ' such as {"input_size": 32}'
         )
     if problems:
-        raise UserError("not a DiT state dict: " + "; ".join(problems))
+        raise UserError("not a DiT state dict: " + told(problems))
     width, channels, patch, _ = state["x_embedder.proj.weight"].shape
     if "pos_embed" in state:
         input_size = round(state["pos_embed"].shape[1] ** 0.5) * patch

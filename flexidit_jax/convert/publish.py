@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -30,6 +31,8 @@ def write_published(path: Path, model: DiT, state: Mapping[str, np.ndarray], ove
     Raises:
       UserError: a mode that diffusers cannot hold, another model at the path, or a path that cannot be written.
     """
+    if re.fullmatch(r"\.[A-Za-z]\w*", path.suffix) and path.suffix not in (".safetensors", ".pt", ".pth"):
+        raise UserError(f"path {path} names no layout; write .safetensors or .pt, or a folder without an ending")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".safetensors":

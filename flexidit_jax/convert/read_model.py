@@ -61,7 +61,18 @@ def read_model(
     Raises:
       UserError: nothing there that holds a model, or a file that is damaged or of another layout.
     """
+    try:
+        return _read(path, num_heads, which, base)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror})") from None
+
+
+def _read(
+    path: str | Path, num_heads: Heads, which: str | None, base: Callable[[], Params | None]
+) -> tuple[dict[str, Any], Params]:
     if isinstance(path, str):
+        if "://" in path:
+            raise UserError(f"{path} is an address; give a path, or a model of the hub as hf:owner/model")
         path = located(path, files_of_model)
     if not path.exists():
         raise UserError(f"{path} does not exist; give a run's folder, a saved model or a DiT weight file")
@@ -70,12 +81,17 @@ def read_model(
     if path.is_dir() and is_diffusers_folder(path):
         return _published(*read_folder(path, which), vae=path / "vae")
     if (path / WEIGHTS).is_file():
-        return read_saved(path, which, base())
-    if path.is_dir() and len(lone := [file for file in path.iterdir() if file.name.endswith(SUFFIXES)]) == 1:
-        [path] = lone
+        return read_saved(path, which, base)
+    if path.is_dir() and (found := sorted(file.name for file in path.iterdir() if file.name.endswith(SUFFIXES))):
+        if len(found) > 1:
+            raise UserError(f"{path} holds several weight files; name one, such as {path / found[0]}")
+        path = path / found[0]
     if path.is_file():
         state, said = read_state_dict(path, which)
-        return _published(state, said.get("num_heads", num_heads), said.get("input_size"))
+        try:
+            return _published(state, said.get("num_heads", num_heads), said.get("input_size"))
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
     from flexidit_jax.convert.run_weights import load_weights  # orbax, which sampling a saved model does not need
 
     return load_weights(path, which)

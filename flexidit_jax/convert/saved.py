@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from flexidit_jax.common.arguments import shown
 from flexidit_jax.common.build import Section
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.files import written_aside
-from flexidit_jax.common.tensor_files import differences, json_object, read_safetensors, write_safetensors
+from flexidit_jax.common.tensor_files import differences, json_object, read_safetensors, told, write_safetensors
 from flexidit_jax.common.trees import fingerprint, flatten, merge, unflatten
 from flexidit_jax.common.types import Params, as_patch, patch_name
 from flexidit_jax.convert.replaced import check_config, check_tensors
@@ -61,8 +61,8 @@ def write_saved(
         raise UserError(f"cannot write to {folder} ({error.strerror})") from None
 
 
-def read_saved(folder: Path, which: str | None, base: Params | None) -> tuple[dict[str, Any], Params]:
-    """The config and the stored tree of a folder; `base` is the stored tree adapters were made for.
+def read_saved(folder: Path, which: str | None, lent: Callable[[], Params | None]) -> tuple[dict[str, Any], Params]:
+    """The config and the stored tree of a folder; `lent` reads the stored tree that adapters were made for.
 
     Raises:
       UserError: another format, a choice of weights where there is none, tensors that are missing, unexpected,
@@ -77,7 +77,7 @@ def read_saved(folder: Path, which: str | None, base: Params | None) -> tuple[di
         raise UserError(f"{folder} is a saved model, which has one set of weights; leave out weights={which!r}")
     params = unflatten(read_safetensors(folder / WEIGHTS)[0])
     if config["base"] is not None:
-        if base is None:
+        if (base := lent()) is None:
             raise UserError(f"{folder} holds adapters only; pass the model they were made for as base=")
         frozen = {key: base[key] for key in ("trunk", "tokens")}
         found, wanted = fingerprint(frozen), config["base"]
@@ -90,7 +90,7 @@ def read_saved(folder: Path, which: str | None, base: Params | None) -> tuple[di
         params.setdefault("modes", {}).setdefault(patch_name(as_patch(patch)), {})
     problems = differences(_shapes(config, params), flatten(params))
     if problems:
-        raise UserError(f"{folder / WEIGHTS} does not hold this model: " + "; ".join(problems))
+        raise UserError(f"{folder / WEIGHTS} does not hold this model: " + told(problems))
     return config, params
 
 

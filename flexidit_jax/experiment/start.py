@@ -22,6 +22,7 @@ from flexidit_jax.common.types import Params, Patch, short_patch_name
 from flexidit_jax.convert.read_model import read_model
 from flexidit_jax.convert.which_process import process_of
 from flexidit_jax.experiment.experiment import Experiment
+from flexidit_jax.experiment.typed import was_typed
 from flexidit_jax.models.build import describe, init
 from flexidit_jax.models.flexify import adapter_rank, at
 from flexidit_jax.models.fold import folded
@@ -39,13 +40,30 @@ def trained_model(experiment: Experiment, workdir: Path) -> FlexiDiT:
     Raises:
       UserError: neither is there, or the folder was trained with another config.
     """
-    if experiment.init_from is not None and not has_checkpoint(workdir):
+    if experiment.init_from is not None and not _has_own(workdir):
         flex = load_source(experiment)
     else:
         flex = load(workdir)
         check_config(workdir, experiment.raw, experiment.defaults)
     machine = {key: getattr(experiment.model, key) for key in ("attention", "remat", "unroll")}
     return dataclasses.replace(flex, model=flex.model.clone(**machine), codec=experiment.codec)
+
+
+def training_start(experiment: Experiment, workdir: Path) -> Callable[[Mesh], Params] | None:
+    """Makes the parameters that a training in `workdir` begins with; None where it goes on from a checkpoint.
+
+    Raises:
+      UserError: see `first_params`.
+    """
+    return None if _has_own(workdir) else first_params(experiment)
+
+
+def _has_own(workdir: Path) -> bool:
+    """Whether a folder has weights of its own; who typed another source is told that it is not read."""
+    own = has_checkpoint(workdir)
+    if own and was_typed("init_from"):
+        note(f"{workdir} has weights of its own; init_from is not read")
+    return own
 
 
 def load_source(experiment: Experiment) -> FlexiDiT:

@@ -36,6 +36,11 @@ def typed_keys(keys: Iterable[str]) -> Iterator[None]:
         _TYPED.reset(token)
 
 
+def was_typed(key: str) -> bool:
+    """Whether a key of the running job's config is a user's own."""
+    return key in _TYPED.get()
+
+
 def let_win(config: ConfigDict, typed: Collection[str]) -> None:
     """Puts aside, in place, what a config says of the same as the keys `typed` do.
 
@@ -89,7 +94,7 @@ def unread_words(flex: FlexiDiT, asked: Sampling) -> list[str]:
     """
     found = flex.sampler.unread(asked.spec, asked.others["negative"])
     values: Mapping[str, Any] = {**asked.spec.recorded(), "negative": asked.others["negative"]}
-    check_read([found], {key: values[key] for key in found if f"sample.{key}" in _TYPED.get()}, "sample.")
+    check_read([found], {key: values[key] for key in found if was_typed(f"sample.{key}")}, "sample.")
     why: dict[str, list[str]] = {}
     for key, reason in found.items():
         why.setdefault(reason, []).append(f"{key}={values[key]!r}")

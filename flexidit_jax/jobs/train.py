@@ -24,7 +24,7 @@ from flexidit_jax.evaluation.preview import preview
 from flexidit_jax.experiment.dataset import say_found
 from flexidit_jax.experiment.experiment import Experiment, build_experiment
 from flexidit_jax.experiment.sections import HOW
-from flexidit_jax.experiment.start import first_params, recorded
+from flexidit_jax.experiment.start import recorded, training_start
 from flexidit_jax.jobs import report
 from flexidit_jax.models.build import init
 from flexidit_jax.models.conditioning.condition import negatives, of_records, parsed, size
@@ -32,7 +32,6 @@ from flexidit_jax.runs import workdir as folder
 from flexidit_jax.runs.agreement import agree, alone, check_watching
 from flexidit_jax.runs.binding import check_images
 from flexidit_jax.runs.checkpoints import Checkpoints
-from flexidit_jax.runs.recovery import has_checkpoint
 from flexidit_jax.runs.stop import Stop, Votes, until_stopped
 from flexidit_jax.training.monitor.monitor import Monitor
 from flexidit_jax.training.sharding import (
@@ -70,7 +69,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
     if experiment.train.preview_every:  # what is drawn on the way is looked at before
         cond = parsed(experiment.model.conditioner, experiment.sample.labels)
         negatives(experiment.model.conditioner, experiment.sample.others["negative"], size(cond))
-    start = (lambda: None) if has_checkpoint(workdir) else partial(first_params, experiment)
+    start = partial(training_start, experiment, workdir)
     source, first = experiment.check(experiment.dataset.source, start)  # refused before anything is written
     images = getattr(experiment.dataset, "fingerprint", lambda: None)()  # where they lie anywhere
     agree(config, workdir, images)

@@ -28,8 +28,9 @@ class NotFinite(ValueError):
     def __init__(self, latents, failed, after, steps, first):
         told = [f"number {first + i} after {k} of {steps} steps" for i, k in zip(failed[:4], after)]
         told += [f"{len(failed) - 4} more"] if len(failed) > 4 else []
+        others = "; the others are sound" if len(failed) < len(latents) else ""
         super().__init__(
-            f"{len(failed)} of {len(latents)} samples became NaN or infinite: {', '.join(told)}; the others are sound;"
+            f"{len(failed)} of {len(latents)} samples became NaN or infinite: {', '.join(told)}{others};"
             " less guidance may help, else look for weights that are damaged or too large"
         )
         self.latents, self.failed = np.array(latents), failed

@@ -79,8 +79,9 @@ class NotFinite(UserError):
         self.images: np.ndarray | None = None
         told = [f"number {number} after {k} of {n} steps" for number, k, n in rows[:TOLD]]
         told += [f"{len(rows) - TOLD} more"] if len(rows) > TOLD else []
+        others = "; the others are sound" if len(rows) < total else ""
         super().__init__(
-            f"{len(rows)} of {total} samples became NaN or infinite: {', '.join(told)}; the others are sound;"
+            f"{len(rows)} of {total} samples became NaN or infinite: {', '.join(told)}{others};"
             " less guidance may help, else look for weights that are damaged or too large"
         )
 

@@ -119,7 +119,7 @@ def test_a_lone_weight_file_is_read(cache: Path, dit: fd.FlexiDiT, tmp_path: Pat
     dit.export(tmp_path / "up" / "DiT.safetensors")
     upload(cache, "me/lone", tmp_path / "up")
     assert fd.load("me/lone").patches == dit.patches
-    with pytest.raises(UserError, match=r"^me/lone does not exist here, .* nor does the cache hold all of it$"):
+    with pytest.raises(UserError, match=r"^me/lone does not .* it holds no diffusion_pytorch_model of a VAE$"):
         Codec("me/lone").check()
 
 
@@ -133,7 +133,7 @@ def test_one_file_of_many_is_read(cache: Path, dit: fd.FlexiDiT, flex: fd.FlexiD
     assert fd.load(weak, num_heads=4).patches == ((1, 4, 4),)
     assert pinned("hf:me/many/S.safetensors") == f"hf:me/many/S.safetensors@{COMMIT}"
     assert pinned(weak) == weak
-    with pytest.raises(UserError, match="nor does the cache hold all of it"):
+    with pytest.raises(UserError, match=r"of what the cache has of it: it holds no T\.safetensors"):
         fd.load("hf:me/many/T.safetensors")
     with pytest.raises(UserError, match=r"^me/many/S\.safetensors does not exist; give a run's folder"):
         fd.load("me/many/S.safetensors")
@@ -185,6 +185,11 @@ def test_a_name_that_cannot_be_read_has_two_readings(cache: Path, monkeypatch: p
         with pytest.raises(UserError) as caught:
             fd.load(text)
         assert str(caught.value) == message
+    for text in ("hf:a/..", "hf:o/-x"):
+        with pytest.raises(UserError, match=r"names no model of the hub, whose names have other letters$"):
+            fd.load(text)
+        with pytest.raises(UserError, match=r"does not exist; give a run's folder"):
+            fd.load(text.removeprefix("hf:"))
     for text in ("hf:lost", "hf:/a/b", "hf:"):
         with pytest.raises(UserError) as caught:
             fd.load(text)
@@ -196,10 +201,21 @@ def test_a_name_that_cannot_be_read_has_two_readings(cache: Path, monkeypatch: p
         assert str(caught.value) == f"{reading}wants huggingface_hub (pip install -e '.[hub]')"
 
 
+def test_what_a_cache_lacks_is_said(cache: Path, dit: fd.FlexiDiT, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        dit.export(tmp_path / "up" / f"{name}.safetensors")
+    upload(cache, "me/two", tmp_path / "up")
+    with pytest.raises(UserError, match=r"of what the cache has of it: it holds .*; name one file, as hf:owner/model/"):
+        fd.load("me/two")
+    (cache / "models--me--two" / "refs" / "main").write_bytes(b"\xff../../..")
+    with pytest.raises(UserError, match="nor does the cache hold all of it"):
+        fd.load("me/two@main")
+
+
 def test_a_model_that_is_half_in_the_cache(cache: Path, pipeline: Path) -> None:
     snapshot = upload(cache, "me/half", pipeline)
     (snapshot / "transformer" / WEIGHTS).resolve().unlink()  # a dangling link, as an interrupted download leaves
-    with pytest.raises(UserError, match="nor does the cache hold all of it"):
+    with pytest.raises(UserError, match="of what the cache has of it: it holds no transformer"):
         fd.load("me/half")
 
 

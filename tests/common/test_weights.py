@@ -124,7 +124,7 @@ def test_an_average_by_other_names_is_said_to_be_left(file: Path, capsys: pytest
 def test_whole_foreign_subtrees_are_left_out_and_named(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     extra = {"projectors.0.0.weight": np.ones((2, 2)), "projectors.0.0.bias": np.ones(2), "head.out": np.ones(1)}
     assert_is_state(read(file, under("module.") | {f"module.{name}": value for name, value in extra.items()}))
-    assert capsys.readouterr().err == f"note: head, projectors of {file} is no part of a Net, and not used\n"
+    assert capsys.readouterr().err == f"note: head, projectors of {file} is no part of the Net, and not used\n"
 
 
 @pytest.mark.parametrize("name", ["blocks.0.gate", "embed.norm.weight", "mask_token"])
@@ -266,3 +266,44 @@ def test_files_behind_links_are_read(tmp_path: Path) -> None:
     write_safetensors(tmp_path / "blobs" / "0a1b", STATE)
     (tmp_path / "snapshot" / "w.safetensors").symlink_to("../blobs/0a1b")
     assert_is_state(read_weights(weight_files(tmp_path / "snapshot", "w"), NETWORK)[0])
+
+
+# ---------------------------------------------------------------- What stands beside a network
+
+
+@pytest.mark.parametrize("moment", ["exp_avg", "exp_avg_sq", "momentum"])
+def test_an_optimizers_state_is_no_network(file: Path, moment: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert_is_state(read(file, under("model.") | under(f"optimizer.{moment}.", 1)))
+    assert_is_state(read(file, under("model.") | under(f"opt.state.{moment}.", 1), "raw"))
+    assert capsys.readouterr().err == ""
+
+
+def test_a_count_of_what_was_averaged_is_no_average(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert_is_state(read(file, under("module.") | {"n_averaged": np.float32([3])}))
+    assert "average" not in capsys.readouterr().err
+
+
+def test_what_stands_beside_a_prefix_is_named(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    beside = {"state.loss.scale": np.ones(1), "first_stage.conv.weight": np.ones(1), "optimizer.0.exp_avg": np.ones(1)}
+    assert_is_state(read(file, under("state.model.") | beside))
+    assert capsys.readouterr().err == f"note: first_stage, state.loss of {file} is no part of the Net, and not used\n"
+
+
+def test_a_network_within_is_said_to_be_there(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert_is_state(read(file, STATE | under("teacher.", 1)))
+    assert capsys.readouterr().err == f"note: {file} holds another network under teacher; no prefix is taken\n"
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.bool_])
+def test_weights_that_are_no_floats_are_refused_by_name(file: Path, dtype: type) -> None:
+    with pytest.raises(UserError) as caught:
+        read(file, STATE | {"blocks.0.bias": np.ones(1, dtype)})
+    assert str(caught.value) == f"blocks.0.bias of {file} is {np.dtype(dtype)}, and no floating-point weights"
+
+
+def test_an_index_of_odd_values_is_refused(tmp_path: Path) -> None:
+    index = tmp_path / "w.safetensors.index.json"
+    for odd in ({"a": 3, "b": "a.safetensors"}, {"a": None, "b": "a.safetensors"}, {"a": ["a.safetensors"]}):
+        index.write_text(json.dumps({"weight_map": odd}))
+        with pytest.raises(UserError, match=r"index\.json names files that are not weights beside it"):
+            weight_files(tmp_path, "w")

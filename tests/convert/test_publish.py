@@ -105,6 +105,60 @@ def test_sizes_of_a_folder_are_whole_numbers(dit: fd.FlexiDiT, tmp_path: Path, b
         fd.load(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("key", "said", "is_so"),
+    [
+        ("patch_size", 4, 2),
+        ("in_channels", 99, 4),
+        ("out_channels", 4, 8),
+        ("num_embeds_ada_norm", 3, 10),
+        ("activation_fn", "relu", "gelu-approximate"),
+        ("norm_type", "layer_norm", "ada_norm_zero"),
+        ("attention_bias", False, True),
+    ],
+)
+def test_a_config_that_says_another_network_is_refused(
+    dit: fd.FlexiDiT, tmp_path: Path, key: str, said: object, is_so: object
+) -> None:
+    dit.export(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config[key] == is_so
+    (tmp_path / "config.json").write_text(json.dumps(config | {key: said}))
+    with pytest.raises(UserError) as caught:
+        fd.load(tmp_path)
+    where = f"{tmp_path / 'config.json'} says {key} is {said!r}, but the weights are of a DiT with {is_so!r}"
+    assert str(caught.value) == where
+
+
+def test_copies_that_differ_and_parts_that_do_not_fit_are_refused(dit: fd.FlexiDiT, tmp_path: Path) -> None:
+    dit.export(tmp_path)
+    weights, sound = (
+        tmp_path / "diffusion_pytorch_model.safetensors",
+        dict(load_file(tmp_path / "diffusion_pytorch_model.safetensors")),
+    )
+    table = "transformer_blocks.{}.norm1.emb.class_embedder.embedding_table.weight"
+    save_file({**sound, table.format(1): sound[table.format(1)] + 1}, weights)
+    with pytest.raises(UserError, match=f"{table.format(0)} and .* are not alike"):
+        fd.load(tmp_path)
+    query = "transformer_blocks.0.attn1.to_q.weight"
+    save_file({**sound, query: sound[query][:, :3].copy()}, weights)
+    with pytest.raises(UserError, match=f"{query} and .* are not alike"):
+        fd.load(tmp_path)
+    save_file(sound, weights)
+    config = json.loads((tmp_path / "config.json").read_text())
+    for odd in ({"num_layers": 10**7}, {"num_layers": 2}, {"sample_size": 10**9}):
+        (tmp_path / "config.json").write_text(json.dumps(config | odd))
+        with pytest.raises(UserError, match=r"there are 3 blocks, and 4096 is the largest size"):
+            fd.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.bin", "d.onnx", "A.PT"])
+def test_an_ending_of_no_layout_is_refused(dit: fd.FlexiDiT, tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match=r"names no layout; write \.safetensors or \.pt, or a folder without"):
+        dit.export(tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_file_of_a_folder_stands_for_it(dit: fd.FlexiDiT, tmp_path: Path) -> None:
     dit.export(tmp_path)
     found = fd.load(tmp_path / "diffusion_pytorch_model.safetensors")

@@ -121,7 +121,7 @@ def test_a_job_reads_what_it_says(mode: str) -> None:
     if mode == "train":  # which runs the report at its end
         sections |= named((JOBS / "report.py").read_text())[0] | {"profile_at"}
     assert {read.partition(".")[0] for read in reads} - {"init_from", "train", "convert"} == sections
-    assert ("init_from" in reads) == bool(re.search(r"(trained_model|first_params)[(,]", source))
+    assert ("init_from" in reads) == bool(re.search(r"(trained_model|training_start)[(,]", source))
     if "sample" not in reads:
         assert {
             read.removeprefix("sample.") for read in reads if read.startswith("sample.") and read not in HOW

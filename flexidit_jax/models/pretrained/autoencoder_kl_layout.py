@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flexidit_jax.common.errors import UserError
-from flexidit_jax.common.tensor_files import differences
+from flexidit_jax.common.tensor_files import differences, told
 from flexidit_jax.common.trees import flatten, unflatten
 from flexidit_jax.common.types import Params
 from flexidit_jax.common.weights import Network
@@ -53,7 +53,7 @@ def read_vae(state: StateDict, groups: int = 32) -> tuple[VAE, Params]:
     found = {name: _squeezed(name, array) if name in expected else array for name, array in state.items()}
     problems = differences(expected, found)
     if problems:
-        raise UserError("not an AutoencoderKL state dict: " + "; ".join(problems))
+        raise UserError("not an AutoencoderKL state dict: " + told(problems))
     return model, unflatten({path: _ours(found[published_name(path)].astype(np.float32)) for path in _leaves(model)})
 
 
@@ -106,7 +106,7 @@ def _model_of(state: StateDict, groups: int) -> VAE:
         if name in state and state[name].ndim != 4
     ]
     if problems:
-        raise UserError("not an AutoencoderKL state dict: " + "; ".join(problems))
+        raise UserError("not an AutoencoderKL state dict: " + told(problems))
     widths = tuple(state[name].shape[0] for name in telling[:levels])
     if groups < 1 or any(width % groups for width in widths):
         raise UserError(f"norm_num_groups={groups} does not divide the widths {', '.join(map(str, widths))}")
