@@ -52,6 +52,8 @@ def test_whatever_stands_before_all_names_is_taken_off(
 def test_a_name_that_only_ends_like_the_mark_is_no_network(file: Path) -> None:
     found = read(file, STATE | {"blocks.preembed.weight": np.float32([0])})
     assert found.keys() == {*STATE, "blocks.preembed.weight"}
+    other = {"preembed.weight": np.float32([0]), "preblocks.0.bias": np.float32([1])}
+    assert read(file, other).keys() == other.keys()
 
 
 def test_a_file_of_something_else_comes_back_as_it_is(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
