@@ -338,17 +338,14 @@ def load(
     if not (base is None or isinstance(base, FlexiDiT)):
         path_of(base, "base")
 
-    asked_for = []
-
     def stored() -> Params | None:
-        asked_for.append(base)
         if base is None or isinstance(base, FlexiDiT):
             return base and base.params
         return read_model(base, num_heads, None, lambda: None)[1]
 
     asked = asked_process(process)
     config, params = read_model(path, num_heads, weights, stored)
-    if base is not None and not asked_for:
+    if base is not None and config.get("base") is None:
         note(f"{path} holds all of its weights; base= is not read")
     flex = FlexiDiT.of(config, params, process_of(Path(path), config["process"], asked))
     if num_heads is not None and flex.model.num_heads != num_heads:

@@ -60,17 +60,16 @@ def read_weights(
         tensors, metadata = tensors | there, metadata or said
     where = files[0] if len(files) == 1 else files[0].parent
     there = _prefixes(tensors, network)
-    prefix = _chosen(there, tensors, which, where) if there else ""
-    own = [name for name in tensors if name.startswith(prefix)]
-    foreign = {name for name in own if there and _foreign(name.removeprefix(prefix), network)}
-    beside = [name for name in tensors if not name.startswith(prefix) and not _known(name, there, network)]
-    left = {name.removeprefix(prefix).partition(".")[0] for name in foreign if not _known(name, there, network)}
-    left |= {_branch(name, prefix) for name in beside if there}
-    if left:
-        note(f"{', '.join(sorted(left))} of {where} is no part of the {network.kind}, and not used")
-    read = read_tensors([name for name in own if name not in foreign], tensors, where)
+    if not there:  # another network, which the layout refuses
+        return read_tensors(tensors, tensors, where), metadata
+    prefix = _chosen(there, tensors, which, where)
+    own = [name for name in tensors if _is_of(name, prefix, network)]
+    beside = [name for name in tensors if not _known(name, there, network)]
+    if left := sorted({_branch(name, prefix) for name in beside}):
+        note(f"{', '.join(left)} of {where} is no part of the {network.kind}, and not used")
+    read = read_tensors(own, tensors, where)
     for name, array in read.items():
-        if there and not jnp.issubdtype(array.dtype, jnp.floating):
+        if not jnp.issubdtype(array.dtype, jnp.floating):
             raise UserError(f"{name} of {where} is {array.dtype}, and no floating-point weights")
     return {name.removeprefix(prefix): array for name, array in read.items()}, metadata
 
@@ -145,15 +144,15 @@ def _chosen(prefixes: Sequence[str], names: Iterable[str], which: str | None, wh
 
 def _known(name: str, prefixes: Iterable[str], network: Network) -> bool:
     """Whether a name is of one of the networks there are, an average, or of what trainings keep beside them."""
-    of_one = any(name.startswith(at) and not _foreign(name.removeprefix(at), network) for at in prefixes)
+    of_one = any(_is_of(name, prefix, network) for prefix in prefixes)
     return of_one or bool(_STATE.search(name)) or bool(_AVERAGE.search(name.partition(".")[0]))
 
 
 def _branch(name: str, prefix: str) -> str:
-    """A name up to the word in which it leaves a prefix: `a.c` of `a.c.d` where the prefix is `a.b.`."""
+    """A name to the word in which it leaves a prefix: `a.c` of `a.c.d` where that is `a.b.`, `c` where it is `a.`."""
     words, known = name.split("."), prefix.split(".")
     same = next((i for i, (word, like) in enumerate(zip(words, known)) if word != like), len(known) - 1)
-    return ".".join(words[: same + 1])
+    return ".".join(words[: same + 1]).removeprefix(prefix)
 
 
 def _words(prefix: str) -> str:
@@ -165,7 +164,7 @@ def _prefixes(names: Collection[str], network: Network) -> list[str]:
     return [prefix for prefix in found if not _STATE.search(prefix)]
 
 
-def _foreign(name: str, network: Network) -> bool:
-    """Whether a name stands in a subtree that is none of the network's; a tensor in no subtree is not foreign."""
-    part, dot, _ = name.partition(".")
-    return bool(dot) and part not in network.parts
+def _is_of(name: str, prefix: str, network: Network) -> bool:
+    """Whether a name is of the network under a prefix: in one of its subtrees, or a tensor in no subtree."""
+    part, dot, _ = name.removeprefix(prefix).partition(".")
+    return name.startswith(prefix) and (not dot or part in network.parts)

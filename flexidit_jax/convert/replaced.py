@@ -25,34 +25,27 @@ def check_tensors(file: Path, ours: Mapping[str, Any], read: Callable[[Path], Ma
     Raises:
       UserError: the first that differs, or that the file is of another kind.
     """
-    if not file.exists():
-        return
-    try:
-        theirs = read(file)
-    except UserError:
-        raise UserError(f"{file} is there and holds no weights; {_ASK}") from None
-    _refuse(file, ours, theirs)
+    _check(file, ours, read, "holds no weights")
 
 
 def check_config(file: Path, ours: Mapping[str, Any]) -> None:
     """The same of a `config.json`."""
+    words = dict(leaves(json.loads(json.dumps(ours))))
+    _check(file, words, lambda file: dict(leaves(json_object(file))), "describes no model")
+
+
+def _check(file: Path, ours: Mapping[str, Any], read: Callable[[Path], Mapping[str, Any]], else_it: str) -> None:
     if not file.exists():
         return
+    ask = "overwrite=True replaces it, or name another place"
     try:
-        theirs = json_object(file)
+        theirs = read(file)
     except UserError:
-        raise UserError(f"{file} is there and describes no model; {_ASK}") from None
-    _refuse(file, *(dict(leaves(json.loads(json.dumps(config)))) for config in (ours, theirs)))
-
-
-_ASK = "overwrite=True replaces it, or name another place"
-
-
-def _refuse(file: Path, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
+        raise UserError(f"{file} is there and {else_it}; {ask}") from None
     for name in [*ours, *theirs]:
         here, there = (held.get(name, "missing") for held in (ours, theirs))
         if np.array_equal(here, there):
             continue
         words = tuple(list(value.shape) if isinstance(value, np.ndarray) else value for value in (there, here))
         how = f"other values of {name}" if words[0] == words[1] else "{} is {} there, {} here".format(name, *words)
-        raise UserError(f"{file} is of another model ({how}); {_ASK}")
+        raise UserError(f"{file} is of another model ({how}); {ask}")

@@ -70,9 +70,8 @@ def load_source(experiment: Experiment) -> FlexiDiT:
     """The model of `init_from`; of what it does not tell, its process and heads, the config's are taken."""
     source, ours = experiment.init_from, experiment.model
     config, params = read_model(source, {ours.width: ours.num_heads}, None, lambda: None)
-    recorded = config["process"]
-    asked = build.describe(experiment.process) if recorded is None else None
-    return FlexiDiT.of(config, params, process_of(Path(source), recorded, asked))
+    asked = build.describe(experiment.process) if config["process"] is None else None
+    return FlexiDiT.of(config, params, process_of(Path(source), config["process"], asked))
 
 
 def recorded(experiment: Experiment, workdir: Path) -> dict[str, Any]:

@@ -86,8 +86,8 @@ def unread_options(typed: Iterable[str], reads: Iterable[str]) -> list[str]:
     return [key for key in typed if free(key) and not any(f"{key}.".startswith(f"{read}.") for read in known)]
 
 
-def unread_words(flex: FlexiDiT, asked: Sampling) -> list[str]:
-    """A line where a `sample` section sets keys that no step of its plan reads; none where all are.
+def say_unread(flex: FlexiDiT, asked: Sampling) -> None:
+    """Says which keys a `sample` section sets and no step of its plan reads, a line for each reason.
 
     Raises:
       UserError: such a key was typed, and asks for something to run.
@@ -98,4 +98,5 @@ def unread_words(flex: FlexiDiT, asked: Sampling) -> list[str]:
     why: dict[str, list[str]] = {}
     for key, reason in found.items():
         why.setdefault(reason, []).append(f"{key}={values[key]!r}")
-    return [f"read by no step: {', '.join(keys)}; {reason}" for reason, keys in why.items()]
+    for reason, keys in why.items():
+        print(f"read by no step: {', '.join(keys)}; {reason}")

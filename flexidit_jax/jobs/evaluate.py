@@ -17,7 +17,7 @@ from flexidit_jax.experiment.dataset import say_found
 from flexidit_jax.experiment.experiment import build_experiment
 from flexidit_jax.experiment.sections import HOW
 from flexidit_jax.experiment.start import trained_model
-from flexidit_jax.experiment.typed import unread_words
+from flexidit_jax.experiment.typed import say_unread
 from flexidit_jax.runs.workdir import out_folder
 from flexidit_jax.sampling.schedule import text_of
 
@@ -42,8 +42,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
     asked = experiment.sample
     batch = min(asked.batch or samples, samples)
     plan = flex.plan(spec=asked.spec, batch=batch)
-    for line in unread_words(flex, asked):
-        print(line)
+    say_unread(flex, asked)
     spec = asked.spec.settled(plan)
     judge = Judge(experiment.dataset, experiment.codec, experiment.evaluate.features)
     labels = balanced_labels(samples, experiment.dataset.classes)

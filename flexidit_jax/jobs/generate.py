@@ -24,7 +24,7 @@ from flexidit_jax.evaluation.requests import labels_of
 from flexidit_jax.experiment.experiment import build_experiment
 from flexidit_jax.experiment.sections import HOW
 from flexidit_jax.experiment.start import trained_model
-from flexidit_jax.experiment.typed import unread_words
+from flexidit_jax.experiment.typed import say_unread
 from flexidit_jax.models.build import describe
 from flexidit_jax.models.conditioning.condition import negatives
 from flexidit_jax.runs.binding import BINDS_IMAGES, FREE_WITHIN
@@ -70,8 +70,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
     size = section.shard or ImageShards.recorded(folder).get("shard") or batch
     batch = even(min(batch, size), flex.devices)
     plan = flex.plan(spec=spec, batch=batch)
-    for line in unread_words(flex, experiment.sample):
-        print(line)
+    say_unread(flex, experiment.sample)
     drawn = spec.settled(plan)
     flops = flex.flops(spec=drawn)
 
@@ -148,9 +147,9 @@ def _going_on(config: ConfigDict, workdir: Path) -> ConfigDict:
     """The config; where it leaves the seed to be drawn, with the one that was drawn for the images there."""
     raw = plain(config)
     sample, section = raw.get("sample") or {}, raw.get("generate") or {}
-    if not isinstance(sample, dict) or sample.get("seed", 0) is not None:
-        return config
-    folder = Path(section.get("out") or workdir / "generated").expanduser()
+    if not (isinstance(sample, dict) and isinstance(section, dict)) or sample.get("seed", 0) is not None:
+        return config  # refused where it is built, or nothing is left open
+    folder = Path(str(section.get("out") or workdir / "generated")).expanduser()
     recorded = ImageShards.recorded(folder).get("sample")
     if not isinstance(recorded, dict) or "seed" not in recorded:
         return config

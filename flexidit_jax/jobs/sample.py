@@ -17,7 +17,7 @@ from flexidit_jax.common.errors import UserError, together
 from flexidit_jax.common.files import written_aside
 from flexidit_jax.experiment.experiment import build_experiment
 from flexidit_jax.experiment.start import trained_model
-from flexidit_jax.experiment.typed import unread_words
+from flexidit_jax.experiment.typed import say_unread
 from flexidit_jax.models.conditioning.condition import negatives, size
 from flexidit_jax.runs.pictures import write_preview
 from flexidit_jax.runs.workdir import out_folder
@@ -49,8 +49,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
     negatives(flex.model.conditioner, others["negative"], n)
     batch = min(asked.batch or n, n)
     plan = flex.plan(spec=asked.spec, batch=batch)
-    for line in unread_words(flex, asked):
-        print(line)
+    say_unread(flex, asked)
     spec = asked.spec.settled(plan)
     record = json.dumps(asked.recorded(), indent=2, sort_keys=True)
     name = text_of(plan.schedule).replace(":", "x").replace(",", "_")

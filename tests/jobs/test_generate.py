@@ -19,12 +19,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 import flexidit_jax as fd
 from flexidit_jax.codecs.sd_vae import Codec
 from flexidit_jax.common.trees import fingerprint
 from flexidit_jax.evaluation.requests import labels_of
-from flexidit_jax.jobs.generate import _manifest
+from flexidit_jax.jobs.generate import _going_on, _manifest
 from flexidit_jax.main import main
 from flexidit_jax.runs import shards as shards_module
 from flexidit_jax.runs.image_shards import ImageShards
@@ -693,3 +694,10 @@ def test_a_seed_that_was_drawn_is_gone_on_with(
     assert generate(out, "--config.sample.seed=None") == 0
     assert f"{out}: going on with seed {seed}, which was drawn for the images there\n" in capsys.readouterr().out
     assert files(out) == before
+
+
+@pytest.mark.parametrize("odd", [{"generate": 5}, {"sample": 5}, {"generate": {"out": 5}}])
+def test_a_seed_to_be_drawn_beside_odd_sections(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, odd: dict) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = ConfigDict({"sample": {"seed": None}, "generate": {}} | odd)
+    assert _going_on(config, tmp_path / "run") is config  # `build_experiment` says what is wrong
