@@ -1,7 +1,7 @@
-"""The transformer block: adaLN-Zero attention and MLP (DiT, arXiv 2212.09748), and the last norm.
+"""The transformer block: modulated attention and MLP (DiT, arXiv 2212.09748), and the last norm.
 
 Without a layout a row of x is one sequence. With one (`models.layout`), a row may hold several sequences, of
-several modes: the modulation is computed per sequence and handed to each of its tokens, and attention stays
+several modes: the modulation is that of a sequence and handed to each of its tokens, and attention stays
 inside segments.
 """
 
@@ -13,42 +13,56 @@ import jax.numpy as jnp
 from flexidit_jax.common.axes import laid
 from flexidit_jax.common.types import Array
 from flexidit_jax.models.attention.attention import Attention
-from flexidit_jax.models.layers import Dense, Mlp, ModulatedNorm
+from flexidit_jax.models.layers import Mlp, ModulatedNorm
 from flexidit_jax.models.layout import Layout, per_token
+from flexidit_jax.models.modulation import modulation, with_own
 
 
 class Block(nn.Module):
-    """One adaLN-Zero block; c [B, d] (with a layout [..., d], one per sequence) is the condition after SiLU.
+    """One block. Where its modulation comes from is up to the caller; `modulated` makes it from what is shared."""
 
-    The signature is that of a scan body: (carry, constant) -> (carry, None).
-    """
-
+    width: int
     num_heads: int
     mlp_ratio: int
     dtype: jnp.dtype
-    attention: str
-    layout: Layout | None = None
+    backend: str
+    source: str
 
-    @nn.compact
-    def __call__(self, x: Array, c: Array) -> tuple[Array, None]:
-        d = x.shape[-1]
-        modulation = laid(Dense(6 * d, self.dtype, nn.initializers.zeros, name="modulation")(c), "records")  # [B, 6d]
-        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = jnp.split(modulation.astype(jnp.float32), 6, axis=-1)
-        h = ModulatedNorm(self.layout, name="norm1")(x, shift_a, scale_a)
-        h = Attention(self.num_heads, self.dtype, self.attention, self.layout, name="attention")(h)
-        x = laid(x + per_token(gate_a, self.layout) * h, "records")  # [B, N, d]
-        h = ModulatedNorm(self.layout, name="norm2")(x, shift_m, scale_m)
-        h = Mlp(self.mlp_ratio * d, self.dtype, name="mlp")(h)
-        return laid(x + per_token(gate_m, self.layout) * h, "records"), None  # [B, N, d]
+    def setup(self) -> None:
+        self.modulation = modulation(self.source, 6, self.width, self.dtype)
+        self.norm1, self.norm2 = ModulatedNorm(), ModulatedNorm()
+        self.attention = Attention(self.num_heads, self.dtype, self.backend)
+        self.mlp = Mlp(self.mlp_ratio * self.width, self.dtype)
+
+    def modulated(self, shared: Array) -> Array:
+        """`Shared.blocks` -> [..., 6, d]."""
+        return with_own(self.modulation(shared), self.modulation, self.norm1, self.norm2)
+
+    def __call__(self, x: Array, m: Array, layout: Layout | None = None) -> Array:
+        """[B, N, d] and its modulation [B, 6, d]; with a layout rows [R, L, d] and [..., 6, d], one a sequence."""
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = (m[..., i, :] for i in range(6))
+        h = self.norm1(x, shift_a, scale_a, layout)
+        h = self.attention(h, layout)
+        x = laid(x + per_token(gate_a, layout) * h, "records")  # [B, N, d]
+        h = self.norm2(x, shift_m, scale_m, layout)
+        return laid(x + per_token(gate_m, layout) * self.mlp(h), "records")  # [B, N, d]
 
 
 class Final(nn.Module):
-    """The last modulated norm; c [B, d] is the condition after SiLU."""
+    """The last modulated norm."""
 
+    width: int
     dtype: jnp.dtype
+    source: str
 
-    @nn.compact
-    def __call__(self, x: Array, c: Array) -> Array:
-        modulation = laid(Dense(2 * x.shape[-1], self.dtype, nn.initializers.zeros, name="modulation")(c), "records")
-        shift, scale = jnp.split(modulation.astype(jnp.float32), 2, axis=-1)
-        return ModulatedNorm(name="norm")(x, shift, scale)  # [B, N, d]
+    def setup(self) -> None:
+        self.modulation = modulation(self.source, 2, self.width, self.dtype)
+        self.norm = ModulatedNorm()
+
+    def modulated(self, shared: Array) -> Array:
+        """`Shared.last` -> [..., 2, d]."""
+        return with_own(self.modulation(shared), self.modulation, self.norm)
+
+    def __call__(self, x: Array, m: Array) -> Array:
+        """[B, N, d] and its modulation [B, 2, d]."""
+        return self.norm(x, m[..., 0, :], m[..., 1, :])  # [B, N, d]

@@ -14,6 +14,7 @@ from flexidit_jax.common.build import Section
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.types import Array, Params, as_patch
 from flexidit_jax.models.dit import REMAT, DiT
+from flexidit_jax.models.modulation import SOURCES
 from flexidit_jax.models.patch import grid
 
 #: width, depth, heads of the published models (DiT table 1)
@@ -30,6 +31,7 @@ def build_dit(
     num_heads: int | None = None,
     mlp_ratio: int = 4,
     learn_variance: bool = True,
+    modulation: str = "block",
     dtype: str = "float32",
     attention: str = "xla",
     remat: str = "none",
@@ -42,7 +44,7 @@ def build_dit(
       conditioner: its name (a module of `models/conditioning`) and keywords.
       patch: the pre-trained patch size.
       size: "S", "B", "L" or "XL"; or give width, depth and num_heads.
-      width, depth, num_heads, mlp_ratio, learn_variance, dtype, attention, remat, unroll: see `DiT`.
+      width, depth, num_heads, mlp_ratio, learn_variance, modulation, dtype, attention, remat, unroll: see `DiT`.
 
     Raises:
       UserError: a size or value outside its choices, or a patch that does not divide the latent.
@@ -59,7 +61,8 @@ def build_dit(
     if width % num_heads or width % 4:
         raise UserError(f"model.width must be a multiple of 4 and of model.num_heads={num_heads}, got {width}")
     choices = {"dtype": ("float32", "bfloat16"), "attention": ("xla", "cudnn"), "remat": tuple(REMAT)}
-    for key, value in {"dtype": dtype, "attention": attention, "remat": remat}.items():
+    choices["modulation"] = SOURCES
+    for key, value in {"dtype": dtype, "attention": attention, "remat": remat, "modulation": modulation}.items():
         if value not in choices[key]:
             raise UserError(f"model.{key} must be one of {', '.join(choices[key])}, got {value!r}")
     sides = tuple(latent) if isinstance(latent, (tuple, list)) else ()
@@ -82,6 +85,7 @@ def build_dit(
         conditioner=module,
         mlp_ratio=mlp_ratio,
         learn_variance=learn_variance,
+        modulation=modulation,
         dtype=dtype,
         attention=attention,
         remat=remat,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -14,6 +15,7 @@ from flexidit_jax.models.blocks import Block, Final
 from flexidit_jax.models.conditioning.condition import Condition
 from flexidit_jax.models.layers import Dense, project
 from flexidit_jax.models.layout import Layout
+from flexidit_jax.models.modulation import Modulations, Projection, Shared
 from flexidit_jax.models.patch import patchify, unpatchify
 from flexidit_jax.models.position import position_embedding, timestep_features
 
@@ -80,6 +82,7 @@ class DiT(nn.Module):
       conditioner: module of `models.conditioning`, which reads the condition.
       mlp_ratio: the hidden layer of a block's MLP is so many times as wide.
       learn_variance: twice the output channels, the second half being v.
+      modulation: of the blocks, "block" or "single": see `models.modulation`.
       dtype: of the products of matrices, "float32" or "bfloat16".
       attention: "xla", or "cudnn" on a GPU.
       remat: "none"; "dots" (keep the products with weights, compute attention [B, h, N, N] again); or "full" (keep
@@ -96,6 +99,7 @@ class DiT(nn.Module):
     conditioner: nn.Module
     mlp_ratio: int = 4
     learn_variance: bool = True
+    modulation: str = "block"
     dtype: str = "float32"
     attention: str = "xla"
     remat: str = "none"
@@ -105,22 +109,27 @@ class DiT(nn.Module):
         dtype, channels = jnp.dtype(self.dtype), self.latent[-1]
         self.embed = Embed(self.patch, self.width, dtype)
         self.timestep = TimestepEmbedding(self.width)
-        self.final = Final(dtype)
+        self.projection = Projection(self.modulation)
+        self.blocks = Block(*self._block)
+        self.final = Final(self.width, dtype, self.modulation)
         self.deembed = DeEmbed(self.patch, channels * (2 if self.learn_variance else 1), dtype)
 
-    def __call__(self, x: Array, t: Array, cond: Condition) -> Prediction:
+    def __call__(self, x: Array, t: Array, cond: Condition, modulations: Modulations | None = None) -> Prediction:
         """Predicts from x_t.
 
         Args:
           x: [B, F, H, W, C].
           t: [B], times of the noise process, a Gaussian one's 0..T-1; or [1] for the whole batch, which is cheaper.
           cond: of B samples, see `models.conditioning.condition`.
+          modulations: those of t and cond, of `modulations`, made before; else every block makes its own.
 
         Returns:
           output [B, F, H, W, C] float32 and, when learned, variance of the same shape.
         """
-        c = self.condition(t, cond)  # [B, d]
-        return self.read(self.trunk(self.tokens(x), c), c)
+        if modulations is not None:
+            return self.read(self.trunk(self.tokens(x), modulations.blocks), modulations.last)
+        shared = self.shared(t, cond)
+        return self.read(self.trunk(self.tokens(x), shared), self.last(shared))
 
     def tokens(self, x: Array) -> Array:
         """The first part: patches, positions and the mode's embedding, [B, F, H, W, C] -> [B, N, d]."""
@@ -131,47 +140,70 @@ class DiT(nn.Module):
                 x = x + self.get_variable("params", "patch_embedding")
             return x
 
-    def condition(self, t: Array, cond: Condition) -> Array:
-        """What every modulation begins with, [B, d]."""
+    def shared(self, t: Array, cond: Condition) -> Shared:
+        """What every modulation begins with, [B, ...] each."""
         with self._precision():
-            return laid(nn.silu(self.timestep(t) + self.conditioner(cond).vector), "records")  # [B, d]
+            return self.projection(self.timestep(t) + self.conditioner(cond).vector)
+
+    def last(self, shared: Shared) -> Array:
+        """The modulation of the last norm, [B, 2, d]."""
+        with self._precision():
+            return self.final.modulated(shared.last)
+
+    def modulations(self, t: Array, cond: Condition) -> Modulations:
+        """All modulations of t and cond, those of the blocks by one product: [L, B, 6, d] and [B, 2, d]."""
+        with self._precision():
+            shared = self.shared(t, cond)
+            every = nn.vmap(
+                lambda block, part: block.modulated(part), variable_axes={"params": 0}, split_rngs={"params": True}
+            )
+            blocks = jnp.broadcast_to(shared.blocks, (self.depth, *shared.blocks.shape))
+            made = Modulations(every(self.blocks, blocks), self.last(shared))
+            return jax.tree.map(lambda part: part.astype(self.dtype), made)
 
     @nn.compact
-    def trunk(self, x: Array, c: Array, layout: Layout | None = None) -> Array:
+    def trunk(self, x: Array, modulation: Shared | Array, layout: Layout | None = None) -> Array:
         """The blocks.
 
         Args:
           x: [B, N, d]; with a layout its rows [R, L, d].
-          c: from `condition`, [B, d]; with a layout one vector per sequence, [..., d], and norm gains and
-            shifts in the tree that broadcast against [..., d].
+          modulation: what it begins with, of which each block makes its own; or ready, [L, B, 6, d], with a layout
+            [L, ..., 6, d], one a sequence.
           layout: None where a row is one sequence.
 
         Returns:
           Shaped like x.
         """
-        block = Block
-        if self.remat != "none":
-            block = nn.remat(Block, prevent_cse=False, policy=REMAT[self.remat])
-        blocks = nn.scan(
-            block,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=nn.broadcast,
-            length=self.depth,
-            unroll=self.unroll,
-        )
-        with self._precision():
-            fields = (self.num_heads, self.mlp_ratio, jnp.dtype(self.dtype), self.attention, layout)
-            x, _ = blocks(*fields, name="blocks")(x, c)
-            return x
+        shared = isinstance(modulation, Shared)
 
-    def read(self, x: Array, c: Array) -> Prediction:
-        """The last part: the trunk's [B, N, d] and c [B, d] -> the prediction, [B, F, H, W, C] each."""
+        def block(block: Block, x: Array, ready: Array | None) -> tuple[Array, None]:
+            return block(x, block.modulated(modulation.blocks) if shared else ready, layout), None
+
+        if self.remat != "none":
+            block = nn.remat(block, prevent_cse=False, policy=REMAT[self.remat])
         with self._precision():
-            x = laid(self.deembed(self.final(x, c), self.latent), "records")  # [B, F, H, W, C or 2C]
+            if self.has_variable("params", "blocks_0"):  # a subtree a block, as sampling may have them
+                for i in range(self.depth):
+                    x = Block(*self._block, name=f"blocks_{i}")(x, modulation[i], layout)
+                return x
+            every = nn.scan(
+                block, variable_axes={"params": 0}, split_rngs={"params": True}, length=self.depth, unroll=self.unroll
+            )
+            return every(self.blocks, x, None if shared else modulation)[0]
+
+    def read(self, x: Array, m: Array) -> Prediction:
+        """The last part: the trunk's [B, N, d] and m [B, 2, d] -> the prediction, [B, F, H, W, C] each."""
+        with self._precision():
+            x = laid(self.deembed(self.final(x, m), self.latent), "records")  # [B, F, H, W, C or 2C]
         if self.learn_variance:
             return Prediction(*jnp.split(x, 2, axis=-1))
         return Prediction(x, None)
+
+    @property
+    def _block(self) -> tuple[Any, ...]:
+        """The fields of a block."""
+        dtype = jnp.dtype(self.dtype)
+        return self.width, self.num_heads, self.mlp_ratio, dtype, self.attention, self.modulation
 
     def _precision(self) -> AbstractContextManager[None]:
         return jax.default_matmul_precision("highest" if self.dtype == "float32" else "default")

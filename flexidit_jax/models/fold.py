@@ -36,6 +36,15 @@ def folded(params: Params) -> Params:
 
 
 def _fold_norm(modulation: Params, norm: Params, first: int) -> Params:
+    """Folds a mode's own gain and shift of a norm into what makes its modulation, see `models.modulation`."""
+    if "table" in modulation:
+        table = modulation["table"]
+        delta = jnp.stack([norm["shift"], norm["gain"]], -2)
+        return {"table": jnp.asarray(table).at[..., first : first + 2, :].add(delta)}
+    return _fold_product(modulation, norm, first)
+
+
+def _fold_product(modulation: Params, norm: Params, first: int) -> Params:
     """Folds a gain and shift into chunks `first` (shift) and `first + 1` (scale) of a modulation.
 
     Args:

@@ -60,21 +60,18 @@ def layer_norm(x: Array) -> Array:
 
 
 class ModulatedNorm(nn.Module):
-    """`norm(x) (1 + scale) + shift`, with a mode's own gain g and shift b where the tree has them.
+    """`norm(x) (1 + scale) + shift`; a mode's own leaves, where the tree has them, are part of the modulation."""
 
-    `(norm(x) (1 + g) + b) (1 + scale) + shift` is applied to the *modulation*, which costs O(B d)
-    instead of O(B N d) and is exact at g = b = 0.
-    """
+    def has_own(self) -> bool:
+        """Whether the mode has a gain and shift of its own."""
+        return self.has_variable("params", "gain")
 
-    layout: Layout | None = None
+    def own(self) -> tuple[Array, Array]:
+        """The mode's own gain, less 1, and shift, [d] each."""
+        return self.get_variable("params", "gain"), self.get_variable("params", "shift")
 
-    @nn.compact
-    def __call__(self, x: Array, shift: Array, scale: Array) -> Array:
-        if self.has_variable("params", "gain"):
-            gain, bias = self.get_variable("params", "gain"), self.get_variable("params", "shift")
-            shift = shift + bias * (1 + scale)
-            scale = scale + gain * (1 + scale)
-        return layer_norm(x) * (1 + per_token(scale, self.layout)) + per_token(shift, self.layout)  # [B, N, d]
+    def __call__(self, x: Array, shift: Array, scale: Array, layout: Layout | None = None) -> Array:
+        return layer_norm(x) * (1 + per_token(scale, layout)) + per_token(shift, layout)  # [B, N, d]
 
 
 class Mlp(nn.Module):

@@ -1,6 +1,7 @@
 """The folder that `--mode=export` writes: programs, weights, solver tables and a manifest.
 
 manifest.json              what is there and how it is called
+modulations_<patch>.bin    what a mode's steps read of (time, condition), for many steps at once
 step_<cond>_<guide>.bin    one evaluation and one row of a solver's table (`programs.export`)
 noise.bin                  the noise of every sample and step
 weights.npz                every distinct array of every mode, once
@@ -32,15 +33,18 @@ from flexidit_jax.models.conditioning.condition import shapes
 from flexidit_jax.programs import serve_exported
 from flexidit_jax.programs.export import (
     PLATFORMS,
+    export_modulations,
     export_noise,
     export_step,
+    modes_of,
+    modulation_weights,
     parse_pairs,
     runnable_pairs,
     step_weights,
 )
 from flexidit_jax.sampling.engine import Engine
 from flexidit_jax.sampling.guidance import SCALE_RATIO
-from flexidit_jax.sampling.schedule import Pair, pair_text
+from flexidit_jax.sampling.schedule import pair_text
 from flexidit_jax.sampling.spec import SampleSpec
 
 MANIFEST = "manifest.json"
@@ -118,16 +122,24 @@ def write_exported(flex: FlexiDiT, section: Export, tables: Mapping[str, Steps],
     if folder.exists() and not _is_export(folder):
         raise UserError(f"{folder} is there and holds no export; name another --out")
 
-    engine = Engine(model, flex.params, flex.patches, flex.merge_adapters)
+    engine = Engine(model, flex.params, flex.patches, flex.merge_adapters, apart=False)  # few names, and any platform
     with folder_written_aside(folder) as aside:
         np.savez(aside / "tables.npz", **{name: table.rows() for name, table in tables.items()})
-        names, weights = _weights(engine, pairs)
+        modes = dict.fromkeys(patch for pair in pairs for patch in modes_of(pair))
+        read = {pair_text(*pair): step_weights(engine, pair) for pair in pairs}
+        read |= {short_patch_name(patch): modulation_weights(engine, patch) for patch in modes}
+        names, weights = _weights(read)
         np.savez(aside / "weights.npz", **weights)  # one array after the other: no second copy of the model
         programs = {"noise": _write(aside / "noise.bin", export_noise(model.latent, section.platforms))}
         for pair in pairs:
             text = pair_text(*pair)
             content = export_step(engine, pair, channels, section.platforms)
             programs[text] = _write(aside / f"step_{text.replace('+', '_')}.bin", content) | {"weights": names[text]}
+        modulations = {}
+        for patch in modes:
+            text = short_patch_name(patch)
+            content = export_modulations(engine, patch, section.platforms)
+            modulations[text] = _write(aside / f"modulations_{text}.bin", content) | {"weights": names[text]}
         manifest = {
             "format": serve_exported.FORMAT,
             "jax": jax.__version__,
@@ -140,10 +152,11 @@ def write_exported(flex: FlexiDiT, section: Export, tables: Mapping[str, Steps],
             },
             "guidance_channels": channels,
             "scale_ratio": SCALE_RATIO,
-            "arguments": ["weights", "rows", "scale", *Carry._fields, "cond", "guide_cond", "noise"],
+            "arguments": ["weights", "tables", "rows", "scale", "pick", *Carry._fields, "cond", "guide_cond", "noise"],
             "columns": Steps._fields,
             "tables": list(tables),
             "programs": programs,
+            "modulations": modulations,
             "weights": {name: {"shape": leaf.shape, "dtype": str(leaf.dtype)} for name, leaf in weights.items()},
         }
         shutil.copyfile(SCRIPT, aside / SCRIPT.name)
@@ -160,13 +173,12 @@ def _is_export(folder: Path) -> bool:
     return isinstance(manifest, dict) and {"format", "programs"} <= manifest.keys()
 
 
-def _weights(engine: Engine, pairs: Sequence[Pair]) -> tuple[dict[str, list[str]], dict[str, Array]]:
-    """The names of every pair's weights in order, and the arrays; one that several modes share has its first name."""
+def _weights(read: Mapping[str, Mapping[str, Array]]) -> tuple[dict[str, list[str]], dict[str, Array]]:
+    """The names of every program's weights in order, and the arrays; one that several share has its first name."""
     first: dict[int, str] = {}
     names, arrays = {}, {}
-    for pair in pairs:
-        leaves = step_weights(engine, pair)
-        names[pair_text(*pair)] = [first.setdefault(id(leaf), name) for name, leaf in leaves.items()]
+    for program, leaves in read.items():
+        names[program] = [first.setdefault(id(leaf), name) for name, leaf in leaves.items()]
         arrays |= {first[id(leaf)]: leaf for leaf in leaves.values()}
     return names, arrays
 

@@ -1,31 +1,36 @@
 """The engine's programs as `jax.export` artifacts: any batch size, several platforms, no weights inside.
 
-    step(weights, rows, scale, x, x_last, x0_prev, z_last, lost, cond, guide_cond, noise)
+    modulations(weights, t, cond) -> (blocks [L, K, 6, d], last [K, 2, d])
+    step(weights, tables, rows, scale, pick, x, x_last, x0_prev, z_last, lost, cond, guide_cond, noise)
         -> (x, x_last, x0_prev, z_last, lost)
     noise(seeds, indices, draws) -> [B, F, H, W, C]
 
 Every sample has a row of a solver's table, a scale and a seed of its own: rows [B, columns], scale, seeds, indices and
-draws [B]. Arguments are arrays and lists of them, a condition a list in the order of its sorted names: whoever calls an
-artifact needs none of this package's types.
+draws [B]. Modulations are those of a mode at K times and conditions, made for many steps at once; `tables` are blocks
+and last of the conditional mode, then of the guide where that is another; `pick` int32 [B, predictions] is the row of
+them that each sample reads. Arguments are arrays and lists of them, a condition a list in the order of its sorted
+names: whoever calls an artifact needs none of this package's types.
 Lowering asks for no device, so programs for a TPU or a GPU are made on any machine.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
 from jax import export
 
 from flexidit_jax.common.errors import UserError, nearest
-from flexidit_jax.common.types import Array, Patch, as_patch, short_patch_name
+from flexidit_jax.common.types import Array, Params, Patch, as_patch, short_patch_name
 from flexidit_jax.diffusion.steps import Carry, Steps, lost_shape
 from flexidit_jax.models.conditioning.condition import shapes
+from flexidit_jax.models.modulation import Modulations
 from flexidit_jax.sampling.engine import Engine
 from flexidit_jax.sampling.noise import normal
 from flexidit_jax.sampling.schedule import Pair, pair_text
+from flexidit_jax.sampling.tables import reads
 from flexidit_jax.sampling.trajectory import Program, StepRows
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -58,19 +63,46 @@ def parse_pairs(texts: Sequence[str | int], patches: Sequence[Patch]) -> list[Pa
     return list(chosen.values())
 
 
-def step_weights(engine: Engine, pair: Pair) -> dict[str, Array]:
-    """The weights that a step reads, in the order of its argument.
+def named_weights(trees: Mapping[Patch, Params]) -> dict[str, Array]:
+    """The weights of a program's modes, in the order of its argument.
 
     Returns:
-      Each under its path in the mode's tree, such as `"2/blocks/mlp/fc1/kernel"`; a guide's weights
-      stand under the guide's patch.
+      Each under its path in its mode's tree, such as `"2/blocks/mlp/fc1/kernel"`.
     """
-    _, weights = engine.step(Program(*pair))
     return {
         "/".join([short_patch_name(patch), *(key.key for key in path)]): leaf
-        for patch, params in zip(pair, weights, strict=True)
+        for patch, params in trees.items()
         for path, leaf in jax.tree_util.tree_leaves_with_path(params)
     }
+
+
+def step_weights(engine: Engine, pair: Pair) -> dict[str, Array]:
+    """What the step of a pair reads; a guide's weights stand under the guide's patch."""
+    return named_weights(dict(zip(modes_of(pair), engine.step(Program(*pair), hoisted=True)[1], strict=True)))
+
+
+def modulation_weights(engine: Engine, patch: Patch) -> dict[str, Array]:
+    """What the modulations of a mode are made of."""
+    return named_weights({patch: engine.modulations(patch)[1]})
+
+
+def modes_of(pair: Pair) -> list[Patch]:
+    """The modes that a pair evaluates, each once."""
+    return list(dict(reads(Program(*pair))))
+
+
+def export_modulations(engine: Engine, patch: Patch, platforms: Sequence[str]) -> bytes:
+    """The program of a mode's modulations, serialised."""
+    run, weights = engine.modulations(patch)
+    leaves, tree = jax.tree.flatten(weights)
+    (count,) = export.symbolic_shape("k")
+    fields, read = jax.tree.flatten(shapes(engine.model.conditioner, count))
+
+    def modulations(weights: list[Array], t: Array, cond: list[Array]) -> tuple[Array, ...]:
+        return tuple(run(tree.unflatten(weights), t, read.unflatten(cond), None))
+
+    shaped = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
+    return _serialised(modulations, platforms, shaped, jax.ShapeDtypeStruct((count,), np.float32), fields)
 
 
 def export_step(engine: Engine, pair: Pair, channels: int | None, platforms: Sequence[str]) -> bytes:
@@ -80,26 +112,30 @@ def export_step(engine: Engine, pair: Pair, channels: int | None, platforms: Seq
       channels: see `sampling.guidance.guided`.
       platforms: of `PLATFORMS`.
     """
-    run, weights = engine.step(Program(*pair, channels=pair[1] and channels))
+    run, weights = engine.step(Program(*pair, channels=pair[1] and channels), hoisted=True)
     leaves, tree = jax.tree.flatten(weights)
-    (batch,) = export.symbolic_shape("b")
+    batch, count = export.symbolic_shape("b, k")
     fields, read = jax.tree.flatten(shapes(engine.model.conditioner, batch))
 
     def step(
-        weights: list[Array], rows: Array, scale: Array, x: Array, x_last: Array, x0_prev: Array, z_last: Array,
-        lost: Array, cond: list[Array], guide_cond: list[Array], noise: Array,
+        weights: list[Array], tables: list[Array], rows: Array, scale: Array, pick: Array, x: Array, x_last: Array,
+        x0_prev: Array, z_last: Array, lost: Array, cond: list[Array], guide_cond: list[Array], noise: Array,
     ) -> tuple[Array, ...]:  # fmt: skip
         guided = None if pair[1] is None else read.unflatten(guide_cond)
         carry = Carry(x, x_last, x0_prev, z_last, lost)
-        return tuple(run(*tree.unflatten(weights), StepRows(rows, scale), carry, read.unflatten(cond), guided, noise))
+        ready = [Modulations(*tables[i : i + 2]) for i in range(0, len(tables), 2)]
+        told = StepRows(rows, scale, pick)
+        return tuple(run(tree.unflatten(weights), ready, told, carry, read.unflatten(cond), guided, noise))
 
     x = jax.ShapeDtypeStruct((batch, *engine.model.latent), np.float32)
     return _serialised(
         step,
         platforms,
         [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves],
+        [leaf for patch in modes_of(pair) for leaf in engine.table_shapes(patch, count)],
         jax.ShapeDtypeStruct((batch, len(Steps._fields)), np.float32),
         jax.ShapeDtypeStruct((batch,), np.float32),
+        jax.ShapeDtypeStruct((batch, 1 if pair[1] is None else 2), np.int32),
         *[x] * 4,
         jax.ShapeDtypeStruct(lost_shape(x.shape), np.float32),
         fields,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -18,13 +18,15 @@ from flexidit_jax.common.types import Params, short_patch_name
 from flexidit_jax.diffusion.process import NoiseProcess
 from flexidit_jax.diffusion.steps import Carry, Steps, lost_shape
 from flexidit_jax.models.build import init
-from flexidit_jax.models.conditioning.condition import shapes
+from flexidit_jax.models.conditioning.condition import nothing, shapes
 from flexidit_jax.models.dit import DiT
 from flexidit_jax.models.flops import forward_flops
-from flexidit_jax.sampling.engine import Engine
+from flexidit_jax.models.modulation import Modulations
+from flexidit_jax.sampling.engine import APART, Engine
 from flexidit_jax.sampling.packing import choices
 from flexidit_jax.sampling.schedule import Segment, pair_text, text_of
 from flexidit_jax.sampling.spec import SampleSpec
+from flexidit_jax.sampling.tables import HOISTED, ROWS, reads
 from flexidit_jax.sampling.trajectory import Program, StepRows
 from flexidit_jax.training.flops import recomputed_flops, training_flops
 from flexidit_jax.training.section import Training
@@ -97,13 +99,16 @@ def sampling_programs(
     for segment in _segments(flex, spec):
         for packing in layouts if segment.two_lengths else ("separate",):
             pair = segment.pair
-            run, weights = _step(flex, Program(*pair, packing, pair[1] and spec.guidance_channels))
+            program = Program(*pair, packing, pair[1] and spec.guidance_channels)
+            run, weights, tables = _step(flex, program, batch, device.platform in APART)
             x = jax.ShapeDtypeStruct((batch, *flex.model.latent), np.float32)
-            rows = (jax.ShapeDtypeStruct((batch, *rest), np.float32) for rest in ((len(Steps._fields),), ()))
+            rows = [jax.ShapeDtypeStruct((batch, *rest), np.float32) for rest in ((len(Steps._fields),), ())]
+            if tables is not None:
+                rows.append(jax.ShapeDtypeStruct((batch, len(reads(program))), np.int32))
             cond = shapes(flex.model.conditioner, batch)
             guide_cond = None if pair[1] is None else cond
             carry = Carry(x, x, x, x, jax.ShapeDtypeStruct(lost_shape(x.shape), np.float32))
-            arguments = _put((*weights, StepRows(*rows), carry, cond, guide_cond, x), here)
+            arguments = _put((weights, tables, StepRows(*rows), carry, cond, guide_cond, x), here)
             layout = f", {packing}" if segment.two_lengths else ""
             yield Lowering(
                 f"sample, {pair_text(*pair)}{layout}",
@@ -128,17 +133,24 @@ def _segments(flex: FlexiDiT, spec: SampleSpec) -> list[Segment]:
     return list({segment.pair: segment for one in plans for segment in flex.plan(spec=one).segments}.values())
 
 
-def _step(flex: FlexiDiT, program: Program) -> tuple[Callable[..., Carry], Any]:
-    """A program and the shapes of the weights it reads."""
+def _step(
+    flex: FlexiDiT, program: Program, batch: int, apart: bool
+) -> tuple[Callable[..., Carry], Sequence[Params], Sequence[Modulations] | None]:
+    """A program, and the shapes of the weights and of the tables that it reads."""
     made = {}
 
     def weights(params: Params) -> Any:
-        engine = Engine(flex.model, params, flex.patches, flex.merge_adapters)
-        made["run"], read = engine.step(program)
-        return read
+        engine = Engine(flex.model, params, flex.patches, flex.merge_adapters, apart=apart)
+        made["run"], read = engine.step(program, batch <= HOISTED)
+        return read, [engine.modulations(patch)[1] for patch in dict(reads(program))]
 
-    read = jax.eval_shape(weights, flex.params)
-    return made["run"], read
+    def tables(read: Sequence[Params]) -> Sequence[Modulations]:
+        t, cond = np.zeros(ROWS, np.float32), nothing(flex.model.conditioner, ROWS)
+        modes = zip(dict(reads(program)), read, strict=True)
+        return [flex.model.at(patch).apply({"params": tree}, t, cond, method="modulations") for patch, tree in modes]
+
+    read, modulation = jax.eval_shape(weights, flex.params)
+    return made["run"], read, jax.eval_shape(tables, modulation) if batch <= HOISTED else None
 
 
 def _put(tree: Any, sharding: Any) -> Any:

@@ -10,14 +10,16 @@ import math
 import re
 import sys
 import zipfile
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import jax
 import jax.export
 import numpy as np
 
-FORMAT = 3
+FORMAT = 4
+#: of modulations made at once, about
+ROWS = 64
 #: of FlexiDiT.sample
 GUIDANCE = 1.5
 
@@ -121,10 +123,10 @@ def sample(folder, cond, negative=None, table=None, schedule=None, guide=None, g
         return jax.device_put(weights[name].view(np.dtype(manifest["weights"][name]["dtype"])))
 
     @cache
-    def program(name):
-        if name not in manifest["programs"]:
-            raise ValueError(f"no program {name}; there are {', '.join(manifest['programs'])}")
-        entry = manifest["programs"][name]
+    def program(name, kind="programs"):
+        if name not in manifest[kind]:
+            raise ValueError(f"no program {name}; there are {', '.join(manifest[kind])}")
+        entry = manifest[kind][name]
         content = (folder / entry["file"]).read_bytes()
         if hashlib.sha256(content).hexdigest() != entry["sha256"]:
             raise ValueError(f"{entry['file']} is not the file that was exported")
@@ -146,6 +148,15 @@ def sample(folder, cond, negative=None, table=None, schedule=None, guide=None, g
     for name, asked in {"guide": guide and set(guide) != {"none"}, "negative": negative is not None}.items():
         if asked and guidance == 1:
             raise ValueError(f"{name} is read by no step: guidance=1 runs no guide; change that, or leave {name} out")
+    conds = {name: np.concatenate([asked[name] for asked in (cond, itself, weaker)]) for name in cond}
+    times, ahead = rows[:, manifest["columns"].index("t")].astype(np.float32), max(1, ROWS // (3 * batch))
+
+    @lru_cache(4)
+    def modulations(patch, window):  # [ahead, 3, batch] rows, for so many evaluations and the three conditions
+        t = times[np.minimum(np.arange(window * ahead, (window + 1) * ahead), len(times) - 1)]
+        told = {name: np.concatenate([array] * ahead) for name, array in conds.items()}
+        return program(patch, "modulations")(np.repeat(t, 3 * batch), listed(told))
+
     nothing = np.zeros((batch, *manifest["latent"]), np.float32)
     carry = (draw(0), nothing, nothing, nothing, np.full((batch, 1, 1, 1, 1), -1, np.float32))
     for k, (patch, by) in enumerate(zip(schedule, guide or schedule)):
@@ -153,8 +164,15 @@ def sample(folder, cond, negative=None, table=None, schedule=None, guide=None, g
         by, scale = ("none", 1.0) if scale == 1 or by == "none" else (by, scale)
         noise = draw(k + 1) if noisy[step == k].any() else np.zeros_like(carry[0])
         given = listed(cond), listed(itself if by == patch else weaker)
-        for row in rows[step == k]:
-            carry = program(f"{patch}+{by}")(np.tile(row, (batch, 1)), every(scale, np.float32), *carry, *given, noise)
+        asked = {"none": (0,), patch: (0, 1)}.get(by, (0, 2))
+        run = program(f"{patch}+{by}")
+        for at in np.flatnonzero(step == k):
+            tables = [
+                a for mode in dict.fromkeys([patch, by]) if mode != "none" for a in modulations(mode, at // ahead)
+            ]
+            pick = [((at % ahead) * 3 + which) * batch + np.arange(batch, dtype=np.int32) for which in asked]
+            told = np.tile(rows[at], (batch, 1)), every(scale, np.float32), np.array(pick, np.int32).T
+            carry = run(tables, *told, *carry, *given, noise)
     latents, lost = np.asarray(carry[0]), np.ravel(carry[4]).astype(int)
     if (failed := np.flatnonzero(lost >= 0)).size:
         raise NotFinite(latents, failed.tolist(), (lost[failed] + 1).tolist(), steps, first)

@@ -18,6 +18,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,8 +32,10 @@ from flexidit_jax.common.types import Patch
 from flexidit_jax.diffusion.steps import Steps, begin
 from flexidit_jax.models.conditioning.condition import nothing
 from flexidit_jax.models.dit import DiT
+from flexidit_jax.models.modulation import Modulations
 from flexidit_jax.sampling.engine import Engine
 from flexidit_jax.sampling.schedule import Segment, pair_text
+from flexidit_jax.sampling.tables import HOISTED, ROWS, Told, reads
 from flexidit_jax.sampling.trajectory import Program, StepRows
 
 #: timed steps per program, after one that compiles and one that warms up
@@ -153,15 +156,25 @@ def fastest(
 def evaluation(engine: Engine, table: Steps, batch: int, channels: int | None = None) -> Callable[[Case], None]:
     """A function that evaluates the network once in a case, to the end, on a batch of zero latents without condition.
 
-    Arguments lie where sampling has them, so that the program is the same.
+    Arguments lie where sampling has them, so that the program is the same. Tables of modulations,
+    which many steps share, are made once for all.
     """
-    rows = StepRows(np.repeat(table.rows()[:1], batch, axis=0), np.ones(batch, np.float32))
+    numbers, scale = np.repeat(table.rows()[:1], batch, axis=0), np.ones(batch, np.float32)
     carry = engine.placed(begin(jnp.zeros((batch, *engine.model.latent))))
-    cond = engine.placed(nothing(engine.model.conditioner, batch))
+    none = nothing(engine.model.conditioner, batch)
+    cond, told = engine.placed(none), engine.whole(Told.of(none, (none, none)).rows)
+
+    @cache
+    def rows(patch: Patch) -> Modulations:
+        return engine.table(patch, np.repeat(table.t[:1], ROWS).astype(np.float32), told, np.zeros(ROWS, np.int32))
 
     def run(case: Case) -> None:
         program = Program(*case, None if case.guide_patch is None else channels)
-        jax.block_until_ready(engine.run(program, rows, carry, cond, cond, carry.x))
+        modes = reads(program)
+        pick, tables = np.zeros((batch, len(modes)), np.int32), [rows(patch) for patch in dict(modes)]
+        if batch > HOISTED:
+            pick = tables = None
+        jax.block_until_ready(engine.run(program, StepRows(numbers, scale, pick), carry, cond, cond, carry.x, tables))
 
     return run
 

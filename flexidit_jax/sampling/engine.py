@@ -18,19 +18,25 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from flexidit_jax.common.data_parallel import AXIS, copied, even, local_mesh, on_each
+from flexidit_jax.common.trees import merge
 from flexidit_jax.common.types import Array, Params, Patch, Prediction
 from flexidit_jax.diffusion.steps import Carry, Steps, advance
 from flexidit_jax.models.adapters import merged
-from flexidit_jax.models.cast import caster
-from flexidit_jax.models.conditioning.condition import Condition, join
+from flexidit_jax.models.conditioning.condition import Condition, join, shapes, take
 from flexidit_jax.models.dit import DiT
 from flexidit_jax.models.flexify import adapter_rank, at
+from flexidit_jax.models.modulation import Modulations
 from flexidit_jax.sampling.guidance import guided
 from flexidit_jax.sampling.packing import predict_pair
 from flexidit_jax.sampling.trajectory import Program, StepRows
+from flexidit_jax.sampling.weights import Weights, maker
+
+#: platforms whose steps read every block's weights from arrays of its own
+APART = ("gpu", "cuda", "rocm")
 
 
 def _predicted(
@@ -38,25 +44,36 @@ def _predicted(
     guide_model: DiT | None,
     packing: str,
     channels: int | None,
-    cond_params: Params,
-    guide_params: Params | None,
-    scale: Array,
+    params: Sequence[Params],
+    tables: Sequence[Modulations] | None,
+    rows: StepRows,
     x: Array,
     t: Array,
     cond: Condition,
     guide_cond: Condition | None,
 ) -> Prediction:
-    """The guided prediction at x; t is [B], scale broadcasts against x."""
+    """The guided prediction at x; t is [B], `params` and `tables` are those of the modes, one where there is one."""
+
+    def modulations(model: DiT, params: Params, t: Array, cond: Condition, *picks: int) -> Modulations:
+        if tables is None:
+            return model.apply({"params": params}, t, cond, method="modulations")
+        blocks, last = tables[picks[0] if len(tables) > 1 else 0]
+        pick = jnp.concatenate([rows.pick[:, i] for i in picks])
+        return Modulations(blocks[:, pick], last[pick])
+
+    first, last = params[0], params[-1]
     if guide_model is None:
-        return cond_model.apply({"params": cond_params}, x, t, cond)
+        return cond_model.apply({"params": first}, x, t, cond, modulations(cond_model, first, t, cond, 0))
+    scale = rows.scale.reshape(-1, *[1] * (x.ndim - 1))  # [B, 1, 1, 1, 1]
     if guide_model != cond_model:
-        pair = predict_pair(packing, cond_model, guide_model, cond_params, guide_params, x, t, cond, guide_cond)
+        made = modulations(cond_model, first, t, cond, 0), modulations(guide_model, last, t, guide_cond, 1)
+        pair = predict_pair(packing, (cond_model, guide_model), (first, last), x, t, (cond, guide_cond), made)
         return guided(*pair, scale, channels)
     batch = x.shape[0]  # one call on [conditional, guiding]
     twice = jnp.concatenate([x, x]), jnp.concatenate([t, t]), join(cond, guide_cond)
-    out = cond_model.apply({"params": cond_params}, *twice)
-    first, second = (jax.tree.map(lambda a, i=i: a[i * batch : (i + 1) * batch], out) for i in (0, 1))
-    return guided(first, second, scale, channels)
+    out = cond_model.apply({"params": first}, *twice, modulations(cond_model, first, *twice[1:], 0, 1))
+    ours, guides = (jax.tree.map(lambda a, i=i: a[i * batch : (i + 1) * batch], out) for i in (0, 1))
+    return guided(ours, guides, scale, channels)
 
 
 @partial(jax.jit, static_argnames=("cond_model", "guide_model", "packing", "channels", "mesh"))
@@ -66,8 +83,8 @@ def _step(
     packing: str,
     channels: int | None,
     mesh: Mesh | None,
-    cond_params: Params,
-    guide_params: Params | None,
+    params: Sequence[Params],
+    tables: Sequence[Modulations] | None,
     rows: StepRows,
     carry: Carry,
     cond: Condition,
@@ -77,8 +94,8 @@ def _step(
     """One row of a solver's table for every sample; noise is shaped like x."""
 
     def one(
-        cond_params: Params,
-        guide_params: Params | None,
+        params: Sequence[Params],
+        tables: Sequence[Modulations] | None,
         rows: StepRows,
         carry: Carry,
         cond: Condition,
@@ -90,17 +107,22 @@ def _step(
 
         numbers = Steps(*rows.numbers.T)
         prediction = _predicted(
-            cond_model, guide_model, packing, channels,
-            cond_params, guide_params, per_sample(rows.scale), carry.x, numbers.t, cond, guide_cond,
-        )  # fmt: skip
+            cond_model, guide_model, packing, channels, params, tables, rows, carry.x, numbers.t, cond, guide_cond
+        )
         return advance(Steps(*map(per_sample, numbers)), carry, prediction, noise)
 
-    return on_each(one, mesh, 2)(cond_params, guide_params, rows, carry, cond, guide_cond, noise)
+    return on_each(one, mesh, 2)(params, tables, rows, carry, cond, guide_cond, noise)
+
+
+@partial(jax.jit, static_argnames="model")
+def _modulations(model: DiT, params: Params, t: Array, cond: Condition, rows: Array | None) -> Modulations:
+    """A table: times [K], and for each the row of the conditions; without `rows` a condition each."""
+    return model.apply({"params": params}, t, cond if rows is None else take(cond, rows), method="modulations")
 
 
 def compiled_programs() -> int:
-    """How many step programs this process has compiled so far."""
-    return _step._cache_size()
+    """How many programs, of steps and of tables, this process has compiled so far."""
+    return _step._cache_size() + _modulations._cache_size()
 
 
 class Engine:
@@ -112,6 +134,7 @@ class Engine:
       patches: its modes.
       merge: add adapters into their kernels: no cost per step, a copy of the adapted layers per mode.
       devices: how many of this process's a batch is split over (see `common.data_parallel`).
+      apart: whether blocks have weights of their own (see `sampling.weights`); by default where that is faster.
 
     Attributes:
       model, patches, devices: as given.
@@ -119,25 +142,32 @@ class Engine:
     """
 
     def __init__(
-        self, model: DiT, params: Params, patches: Sequence[Patch], merge: bool = True, devices: int = 1
+        self,
+        model: DiT,
+        params: Params,
+        patches: Sequence[Patch],
+        merge: bool = True,
+        devices: int = 1,
+        apart: bool | None = None,
     ) -> None:
         rank = adapter_rank(params)
         self.model, self.patches = model, tuple(patches)
         self.kind = "shared" if rank is None else "merged" if merge else f"rank {rank}"
         self._params, self._merge, self.devices, self._mesh = params, merge, devices, local_mesh(devices)
+        self._apart = jax.default_backend() in APART if apart is None else apart
         if self._mesh is not None:
             self.kind += f", over {devices} devices"
 
     @cached_property
-    def _modes(self) -> dict[Patch, tuple[DiT, Params]]:
+    def _modes(self) -> dict[Patch, tuple[DiT, Weights]]:
         """Made when they are first asked for: a plan wants none."""
-        cast, params = caster(self.model), copied(self._params, self._mesh)
+        made = maker(self.model, self._apart, self._mesh)
 
-        def plain(patch: Patch) -> Params:
-            return cast(merged(at(params, patch)) if self._merge else at(params, patch))
+        def weights(patch: Patch) -> Weights:
+            return made(merged(at(self._params, patch)) if self._merge else at(self._params, patch))
 
         # not jitted: a leaf that a mode does not change stays the array it is, shared by all modes
-        return {patch: (self.model.at(patch), plain(patch)) for patch in self.patches}
+        return {patch: (self.model.at(patch), weights(patch)) for patch in self.patches}
 
     def even(self, batch: int) -> int:
         """The least batch, of `batch` samples or more, that the devices share evenly."""
@@ -145,15 +175,36 @@ class Engine:
 
     def weight_bytes(self) -> int:
         """Bytes of the distinct arrays of all modes."""
-        leaves = {id(leaf): leaf.nbytes for _, params in self._modes.values() for leaf in jax.tree.leaves(params)}
+        leaves = {id(leaf): leaf.nbytes for _, weights in self._modes.values() for leaf in jax.tree.leaves(weights)}
         return sum(leaves.values())
 
-    def step(self, program: Program) -> tuple[Callable[..., Carry], tuple[Params, Params | None]]:
-        """A program and the weights it reads: `run(*weights, rows, carry, cond, guide_cond, noise)`."""
-        cond_model, cond_params = self._modes[program.cond_patch]
-        guide_model, guide_params = (None, None) if program.guide_patch is None else self._modes[program.guide_patch]
-        run = partial(_step, cond_model, guide_model, program.packing, program.channels, self._mesh)
-        return run, (cond_params, None if guide_model == cond_model else guide_params)
+    def step(self, program: Program, hoisted: bool) -> tuple[Callable[..., Carry], Sequence[Params]]:
+        """A program and the weights it reads: `run(weights, tables, rows, carry, cond, guide_cond, noise)`.
+
+        Args:
+          hoisted: whether it is handed tables, one a mode, and reads no weights of modulations.
+        """
+        patches = [mode for mode in dict.fromkeys((program.cond_patch, program.guide_patch)) if mode is not None]
+        read = [self._modes[patch][1] for patch in patches]
+        guide_model = None if program.guide_patch is None else self.model.at(program.guide_patch)
+        fixed = (self.model.at(program.cond_patch), guide_model, program.packing, program.channels, self._mesh)
+        return partial(_step, *fixed), [each.network if hoisted else merge(*each) for each in read]
+
+    def modulations(self, patch: Patch) -> tuple[Callable[..., Modulations], Params]:
+        """A mode's program of tables and the weights it reads: `run(weights, t, cond, rows)`."""
+        model, weights = self._modes[patch]
+        return partial(_modulations, model), weights.modulation
+
+    def table(self, patch: Patch, t: Array, cond: Condition, rows: Array) -> Modulations:
+        """Modulations of a mode at times [K], of the conditions `rows` [K]; conditions lie where `whole` puts them."""
+        run, weights = self.modulations(patch)
+        return run(weights, *self.whole((t, cond, rows)))
+
+    def table_shapes(self, patch: Patch, count: int) -> Modulations:
+        """Shapes and dtypes of a table of so many rows."""
+        run, weights = self.modulations(patch)
+        cond = shapes(self.model.conditioner, count)
+        return jax.eval_shape(run, weights, jax.ShapeDtypeStruct((count,), np.float32), cond, None)
 
     def run(
         self,
@@ -163,10 +214,11 @@ class Engine:
         cond: Condition,
         guide_cond: Condition,
         noise: Array,
+        tables: Sequence[Modulations] | None = None,
     ) -> Carry:
         """One evaluation of every sample of a batch; arrays are where `placed` puts them, rows on the host."""
-        run, weights = self.step(program)
-        return run(*weights, rows, carry, cond, None if program.guide_patch is None else guide_cond, noise)
+        run, weights = self.step(program, tables is not None)
+        return run(weights, tables, rows, carry, cond, None if program.guide_patch is None else guide_cond, noise)
 
     def placed(self, batch: Any) -> Any:
         """A tree of arrays [B, ...], B a multiple of the devices, where steps want it: split, or beside the weights.
@@ -174,6 +226,10 @@ class Engine:
         A first step on an array that is free to move and a second on one that is not are two programs.
         """
         return jax.device_put(batch, self._batches)
+
+    def whole(self, tree: Any) -> Any:
+        """A tree of arrays that all devices read alike."""
+        return jax.device_put(tree, self._batches) if self._mesh is None else copied(tree, self._mesh)
 
     @cached_property
     def _batches(self) -> Sharding | None:

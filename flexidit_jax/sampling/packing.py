@@ -8,8 +8,8 @@ A powerful conditional prediction reads N tokens an image, its weak guide n. Wit
     packed     [B + ceil(B / k), N]     k = N // n short sequences a row
 
 All four compute the same prediction. Modes that share their blocks still differ in patch embedding,
-embed, de-embed and norms: the ends run mode by mode, and in the blocks the modulation is computed per
-sequence with its mode's norms and then handed to the tokens of that sequence. Attention stays inside
+embed, de-embed and norms: the ends run mode by mode, and in the blocks the modulation, which holds a mode's norms,
+is handed to the tokens of its sequence. Attention stays inside
 *segments*, numbers that a layout gives every token of a row: a mask here, and what a kernel that reads
 segment ids wants. Padding is a segment of its own, so no softmax is ever empty.
 
@@ -29,6 +29,7 @@ from flexidit_jax.common.types import Array, Params, Patch, Prediction
 from flexidit_jax.models.conditioning.condition import Condition
 from flexidit_jax.models.dit import DiT
 from flexidit_jax.models.flops import forward_flops, pair_flops
+from flexidit_jax.models.modulation import Modulations
 from flexidit_jax.models.patch import tokens
 
 #: fewest FLOPs first
@@ -160,46 +161,33 @@ def layout_flops(packing: str, model: DiT, cond: Patch, guide: Patch, batch: int
 
 def predict_pair(
     packing: str,
-    cond_model: DiT,
-    guide_model: DiT,
-    cond_params: Params,
-    guide_params: Params,
+    models: tuple[DiT, DiT],
+    params: tuple[Params, Params],
     x: Array,
     t: Array,
-    cond: Condition,
-    guide_cond: Condition,
+    conds: tuple[Condition, Condition],
+    modulations: tuple[Modulations, Modulations],
 ) -> tuple[Prediction, Prediction]:
     """The conditional prediction and that of its weaker guide, each with a condition of its own.
 
     Args:
       packing: a name of `LAYOUTS`.
-      cond_model, guide_model: the modes, the first with at least as many tokens.
-      cond_params, guide_params: their plain parameters; except for "separate" with the same blocks but
-        for the norms.
-      x, t, cond, guide_cond: see `DiT`.
+      models: the modes, the first with at least as many tokens.
+      params: their plain parameters; except for "separate" with the same blocks but for the norms.
+      x, t, conds: see `DiT`.
+      modulations: of each, at t and its condition.
     """
-    cond_in, guide_in = {"params": cond_params}, {"params": guide_params}
+    each = list(zip(models, params, conds, modulations, strict=True))
     if packing == "separate":
-        return cond_model.apply(cond_in, x, t, cond), guide_model.apply(guide_in, x, t, guide_cond)
-    long, short = cond_model.apply(cond_in, x, method="tokens"), guide_model.apply(guide_in, x, method="tokens")
-    c, g = (cond_model.apply(cond_in, t, each, method="condition") for each in (cond, guide_cond))  # [B, d]
-    layout = layout_of(packing, *long.shape[:2], short.shape[1])
-    rows = cond_model.apply(
-        {"params": {"blocks": _both_norms(cond_params["blocks"], guide_params["blocks"])}},
-        layout.join(long, short),  # [R, L, d]
-        jnp.stack([c, g]),  # [2, B, d]
+        return tuple(model.apply({"params": tree}, x, t, cond, made) for model, tree, cond, made in each)
+    sequences = [model.apply({"params": tree}, x, method="tokens") for model, tree, _, _ in each]
+    layout = layout_of(packing, *sequences[0].shape[:2], sequences[1].shape[1])
+    rows = models[0].apply(
+        {"params": params[0]},
+        layout.join(*sequences),  # [R, L, d]
+        jnp.stack([made.blocks for made in modulations], 1),  # [L, 2, B, 6, d]
         layout,
         method="trunk",
     )
-    long, short = layout.split(rows)
-    return cond_model.apply(cond_in, long, c, method="read"), guide_model.apply(guide_in, short, g, method="read")
-
-
-def _both_norms(cond: Params, guide: Params) -> Params:
-    """The shared blocks with the norms of both modes, [L, 2, 1, d]: they broadcast against [2, B, d]."""
-
-    def both(a: Params, b: Params) -> Params:
-        return {key: jnp.stack([a[key], b[key]], axis=1)[:, :, None] for key in a}
-
-    norms = {key: both(cond[key], guide[key]) for key in ("norm1", "norm2") if key in cond}
-    return {**cond, **norms}
+    ends = zip(models, params, layout.split(rows), modulations, strict=True)
+    return tuple(model.apply({"params": tree}, part, made.last, method="read") for model, tree, part, made in ends)

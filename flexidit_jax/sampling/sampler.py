@@ -5,7 +5,7 @@ Samples that wait for one program are evaluated together, whichever step of whic
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -16,10 +16,11 @@ import numpy as np
 from flexidit_jax.common.arguments import finite_array, shown, typed
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.progress import Progress
-from flexidit_jax.common.types import Array
+from flexidit_jax.common.types import Array, Patch
 from flexidit_jax.diffusion.process import NoiseProcess
 from flexidit_jax.diffusion.steps import Carry, begin
 from flexidit_jax.models.conditioning.condition import Condition, guides, negatives, parsed, size, take
+from flexidit_jax.models.modulation import Modulations
 from flexidit_jax.sampling.calibration import fastest, times_of
 from flexidit_jax.sampling.engine import Engine
 from flexidit_jax.sampling.latency import chooser
@@ -28,6 +29,7 @@ from flexidit_jax.sampling.packing import choices
 from flexidit_jax.sampling.plan import Cost, Plan
 from flexidit_jax.sampling.snapshot import NotFinite, Snapshot
 from flexidit_jax.sampling.spec import SampleSpec
+from flexidit_jax.sampling.tables import HOISTED, Table, Told, reads, ready
 from flexidit_jax.sampling.trajectory import Program, StepRows, Trajectory
 from flexidit_jax.sampling.unread import unread
 
@@ -42,6 +44,8 @@ class State:
     Attributes:
       carry, cond: [B, ...] on the device.
       guides: conditions of the guide where a mode guides itself and where a weaker one guides it.
+      told_of: all three as modulations are made of them, whole on every device.
+      tables: modulations made of them for steps to come, by mode.
       chains: the trajectories there are.
       which: int [B], that of every sample.
       at: int [B], the evaluations each sample has made.
@@ -52,6 +56,8 @@ class State:
     carry: Carry
     cond: Condition
     guides: tuple[Condition, Condition]
+    told_of: Told
+    tables: Mapping[Patch, Table]
     chains: tuple[Trajectory, ...]
     which: np.ndarray
     at: np.ndarray
@@ -170,11 +176,13 @@ class Sampler:
             seeds = np.array([chain.seed for chain in chains])[which]
             noise = self._drawn(seeds, numbers, -1)
         guiding = guides(cond, negatives(conditioner, negative, batch))
-        cond = placed(cond)
+        own, told = placed(cond), Told.of(cond, guiding)
         return State(
             carry=placed(begin(jnp.asarray(noise))),
-            cond=cond,
-            guides=(placed(guiding[0]), cond if guiding[1] is cond else placed(guiding[1])),
+            cond=own,
+            guides=(placed(guiding[0]), own if guiding[1] is cond else placed(guiding[1])),
+            told_of=told._replace(rows=self.engine.whole(told.rows)),
+            tables={},
             chains=chains,
             which=which,
             at=np.zeros(batch, int),
@@ -284,7 +292,8 @@ class Sampler:
         batch, placed = len(state.at), self.engine.placed
         fill = min(self.engine.even(1 << (len(rows) - 1).bit_length()), batch) - len(rows)
         read = np.append(rows, np.repeat(rows[-1:], fill))
-        told = StepRows(state.told("numbers", read), state.told("scale", read))
+        state, tables, pick = self._modulated(state, program, read)
+        told = StepRows(state.told("numbers", read), state.told("scale", read), pick)
         if not state.told("noisy", read).any():
             noise = self._quiet(len(read))
         elif state.captured is not None:
@@ -294,13 +303,29 @@ class Sampler:
             noise = self._drawn(seeds, state.numbers[read], state.told("step", read))
         held = state.carry, state.cond, state.guides[program.guide_patch != program.cond_patch]
         if len(rows) == batch:
-            carry = self.engine.run(program, told, *held, noise)
+            carry = self.engine.run(program, told, *held, noise, tables)
         else:
-            carry = self.engine.run(program, told, *placed(_taken(held, read)), noise)
+            carry = self.engine.run(program, told, *placed(_taken(held, read)), noise, tables)
             carry = placed(_put(state.carry, carry, np.append(rows, np.full(fill, batch))))
         at = state.at.copy()
         at[rows] += 1
         return replace(state, carry=carry, at=at)
+
+    def _modulated(
+        self, state: State, program: Program, rows: np.ndarray
+    ) -> tuple[State, list[Modulations] | None, np.ndarray | None]:
+        """The tables that an evaluation of the samples `rows` reads and their rows of them; large batches have none."""
+        if len(state.at) > HOISTED:
+            return state, None, None
+
+        def make(patch: Patch, t: np.ndarray, numbers: np.ndarray) -> Modulations:
+            return self.engine.table(patch, t, state.told_of.rows, numbers)
+
+        chains = [state.chains[i] for i in state.which]
+        tables, pick = ready(
+            state.tables, make, program, chains, state.at.tolist(), state.told_of.numbers, rows.tolist()
+        )
+        return replace(state, tables=tables), [tables[patch].rows for patch in dict(reads(program))], pick
 
     def _drawn(self, seeds: np.ndarray, numbers: np.ndarray, steps: int | np.ndarray) -> Array:
         """Noise [B, F, H, W, C], of several devices drawn by each for its samples."""

@@ -39,10 +39,12 @@ class StepRows(NamedTuple):
     Attributes:
       numbers: float32 [B, columns], the rows of solvers' tables (`diffusion.steps.Steps`).
       scale: float32 [B], of guidance.
+      pick: int32 [B, predictions], its rows of the tables of the modes evaluated; None without (`sampling.tables`).
     """
 
     numbers: Array
     scale: Array
+    pick: Array | None = None
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -33,7 +33,7 @@ RULES: tuple[tuple[str, tuple[str | tuple[str, ...] | None, ...]], ...] = (
     (r"(attention/qkv|mlp/fc1)/lora_b$", (None, ("tensor", "fsdp"))),  # a rank divides by few devices
     (r"(attention/proj|mlp/fc2)/lora_a$", (("tensor", "fsdp"), None)),
     (r"(attention/proj|mlp/fc2)/lora_b$", (None, "fsdp")),
-    (r"modulation/kernel$", ("fsdp", "tensor")),
+    (r"(modulation|projection/blocks)/kernel$", ("fsdp", "tensor")),
     (r"timestep/fc\d/kernel$", ("fsdp", None)),
     (r"conditioner/table$", (None, "fsdp")),
     (r"/embed/kernel$", ("fsdp",)),

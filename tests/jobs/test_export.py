@@ -100,31 +100,41 @@ def test_any_batch_size(flex: fd.FlexiDiT, exported: Path, serve: ModuleType) ->
 def test_every_sample_has_a_row_of_its_own(flex: fd.FlexiDiT, exported: Path) -> None:
     """One call of an artifact: two samples at other steps of other solvers, with other scales."""
     manifest, tables = json.loads((exported / "manifest.json").read_text()), np.load(exported / "tables.npz")
-    entry, stored = manifest["programs"]["2+4"], np.load(exported / "weights.npz")
-    step = jax.export.deserialize(bytearray((exported / entry["file"]).read_bytes())).call
+    stored = np.load(exported / "weights.npz")
+
+    def program(entry: dict[str, Any]) -> tuple[Any, list[np.ndarray]]:
+        content = bytearray((exported / entry["file"]).read_bytes())
+        return jax.export.deserialize(content).call, [stored[name] for name in entry["weights"]]
+
+    step, weights = program(manifest["programs"]["2+4"])
     rows, scale = np.stack([tables["ddpm_5"][1], tables["ddim_4"][3]]), np.array([1.2, 2.0], np.float32)
     rng = np.random.default_rng(0)
     *carry, noise = (rng.normal(size=(2, *SHAPE)).astype(np.float32) for _ in range(5))
     carry.append(np.full((2, 1, 1, 1, 1), -1, np.float32))
     cond = [np.array([3, 0], np.int32), np.array([False, True])]
-    weights = [stored[name] for name in entry["weights"]]
-    together = step(weights, rows, scale, *carry, cond, cond, noise)
+    t = rows[:, manifest["columns"].index("t")]
+    modes = [program(manifest["modulations"][mode]) for mode in ("2", "4")]
+    made = [leaf for run, mine in modes for leaf in run(mine, t, cond)]
+    pick = np.array([[0, 0], [1, 1]], np.int32)  # of both tables
+    together = step(weights, made, rows, scale, pick, *carry, cond, cond, noise)
     for i in range(2):
-        words = jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], (rows, scale, *carry, cond, cond, noise))
-        for ours, theirs in zip(together, step(weights, *words), strict=True):
+        words = jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], (rows, scale, pick, *carry, cond, cond, noise))
+        for ours, theirs in zip(together, step(weights, made, *words), strict=True):
             np.testing.assert_allclose(ours[i : i + 1], theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())
 
 
 def test_programs_are_for_every_platform(exported: Path) -> None:
-    programs = json.loads((exported / "manifest.json").read_text())["programs"]
-    assert set(programs) == {"noise", "2+none", "4+none", "2+2", "2+4", "4+4"}
-    for entry in programs.values():
+    manifest = json.loads((exported / "manifest.json").read_text())
+    assert set(manifest["programs"]) == {"noise", "2+none", "4+none", "2+2", "2+4", "4+4"}
+    assert set(manifest["modulations"]) == {"2", "4"}
+    entries = [*manifest["programs"].values(), *manifest["modulations"].values()]
+    for entry in entries:
         content = (exported / entry["file"]).read_bytes()
         assert jax.export.deserialize(bytearray(content)).platforms == ("cpu", "cuda", "tpu")
         assert hashlib.sha256(content).hexdigest() == entry["sha256"]
     assert {file.name for file in exported.iterdir()} == {
         *("manifest.json", "tables.npz", "weights.npz", "serve_exported.py"),
-        *(entry["file"] for entry in programs.values()),
+        *(entry["file"] for entry in entries),
     }  # fmt: skip
 
 
@@ -133,7 +143,8 @@ def test_weights_are_written_once(flex: fd.FlexiDiT, exported: Path) -> None:
     weights = np.load(exported / "weights.npz")
     assert sum(weights[name].nbytes for name in weights) == flex.sampling_bytes
     assert set(weights) == set(manifest["weights"])
-    assert {name for entry in manifest["programs"].values() for name in entry.get("weights", ())} == set(weights)
+    entries = [*manifest["programs"].values(), *manifest["modulations"].values()]
+    assert {name for entry in entries for name in entry.get("weights", ())} == set(weights)
     for name, said in manifest["weights"].items():
         assert (list(weights[name].shape), str(weights[name].dtype)) == (said["shape"], said["dtype"])
 
@@ -299,7 +310,7 @@ def test_arrays_that_are_no_condition(
     assert re.fullmatch(f"error: {said}\n", message), message
 
 
-@pytest.mark.parametrize("found", [2, None, "3"])
+@pytest.mark.parametrize("found", [3, None, "4"])
 def test_another_format_is_refused_before_anything_is_read(
     exported: Path, tmp_path: Path, serve: ModuleType, capsys: pytest.CaptureFixture[str], found: object
 ) -> None:
@@ -309,7 +320,7 @@ def test_another_format_is_refused_before_anything_is_read(
         serve.main([str(tmp_path), "--cond=1"])
     assert ended.value.code == 2
     assert capsys.readouterr().err == (
-        f"error: {tmp_path} is an export of format {found!r}, and this script reads 3; use the serve_exported.py that"
+        f"error: {tmp_path} is an export of format {found!r}, and this script reads 4; use the serve_exported.py that"
         " came with it, or export again\n"
     )
 
@@ -331,7 +342,7 @@ def test_steps_are_added_up_before_they_are_spelt_out(serve: ModuleType) -> None
 
 def test_an_export_holds_the_script_that_reads_it(exported: Path) -> None:
     assert (exported / "serve_exported.py").read_bytes() == SERVE.read_bytes()
-    assert json.loads((exported / "manifest.json").read_text())["format"] == 3
+    assert json.loads((exported / "manifest.json").read_text())["format"] == 4
 
 
 # ---------------------------------------------------------------- The section
@@ -419,7 +430,8 @@ def test_an_export_replaces_an_older_one_whole(flex: fd.FlexiDiT, exported: Path
     section = Export(platforms=("cpu",), pairs=(4, "4+none"), tables=({"solver": "ddim", "steps": 3},))
     assert write(flex, folder, section) == ["4+none"]
     assert sorted(file.name for file in folder.iterdir()) == [
-        "manifest.json", "noise.bin", "serve_exported.py", "step_4_none.bin", "tables.npz", "weights.npz"
+        "manifest.json", "modulations_4.bin", "noise.bin", "serve_exported.py", "step_4_none.bin", "tables.npz",
+        "weights.npz",
     ]  # fmt: skip
     assert list(np.load(folder / "tables.npz")) == ["ddim_3"]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -18,7 +18,6 @@ from flexidit_jax.common.types import Array, Params, Prediction
 from flexidit_jax.models.build import build_dit, describe, init
 from flexidit_jax.models.conditioning.condition import Condition
 from flexidit_jax.models.dit import DiT
-from flexidit_jax.models.layers import ModulatedNorm
 
 WIDTH, DEPTH, CLASSES = 32, 2, 9
 SECTION: dict[str, Any] = {
@@ -175,20 +174,6 @@ def test_without_a_learned_variance(model: DiT) -> None:
     assert out.variance is None
     assert out.output.shape == (3, 1, 8, 8, 4)
     assert variables["params"]["deembed"]["kernel"].shape == (WIDTH, 1, 2, 2, 4)
-
-
-def test_norm_gain_and_shift_are_an_affine_of_the_norm() -> None:
-    """Moving them into the modulation is exact: (norm(x) (1 + g) + b) (1 + scale) + shift."""
-    rng = np.random.default_rng(0)
-    x, (shift, scale), (gain, bias) = rng.normal(size=(2, 3, 8)), rng.normal(size=(2, 2, 8)), rng.normal(size=(2, 8))
-    norm = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
-    expected = (norm * (1 + gain) + bias) * (1 + scale[:, None]) + shift[:, None]
-    out = ModulatedNorm().apply({"params": {"gain": gain, "shift": bias}}, x, shift, scale)
-    np.testing.assert_allclose(out, expected, atol=1e-5)
-    plain = ModulatedNorm().apply({}, x, shift, scale)
-    np.testing.assert_allclose(plain, norm * (1 + scale[:, None]) + shift[:, None], atol=1e-5)
-    zero = ModulatedNorm().apply({"params": {"gain": 0 * gain, "shift": 0 * bias}}, x, shift, scale)
-    np.testing.assert_array_equal(zero, plain)
 
 
 def test_at_reads_another_patch(model: DiT) -> None:

@@ -20,10 +20,9 @@ class Attention(nn.Module):
     num_heads: int
     dtype: jnp.dtype
     implementation: str
-    layout: Layout | None = None
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, layout: Layout | None = None) -> Array:
         b, n, d = x.shape
         # stored as q, k, v; where heads are split over devices, each computes q, k and v of its own: s, (q, k, v)
         s = math.gcd(ways("heads"), self.num_heads)
@@ -36,8 +35,8 @@ class Attention(nn.Module):
             3, b, n, self.num_heads, -1
         )
         mask = None
-        if self.layout is not None:
-            segments = self.layout.segments()
+        if layout is not None:
+            segments = layout.segments()
             # compared inside the program: as a constant it would be [B, N, N]
             mask = jnp.asarray(segments)[:, None, :, None] == jnp.asarray(segments)[:, None, None, :]
         x = laid(attention(q, k, v, mask, self.implementation), "records", None, "heads")  # [B, N, h, d/h]

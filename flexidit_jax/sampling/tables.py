@@ -1,0 +1,124 @@
+"""Modulations made before the steps that read them: a row for each (time, condition) that samples come to next.
+
+A third of a DiT's weights makes modulations, which depend on (time, condition) alone. So a step need not read them:
+one product makes the rows of many steps to come, and a sample picks its own in each. Samples of one condition share
+rows, and all that have none share one. The number of rows is fixed, so that a mode has one program for them.
+
+With large batches most of a table would go into one step, and a product in the step costs nothing beside those with
+tokens: see `HOISTED`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from flexidit_jax.common.types import Patch
+from flexidit_jax.diffusion.steps import Steps
+from flexidit_jax.models.conditioning.condition import NULL, Condition, size
+from flexidit_jax.models.modulation import Modulations
+from flexidit_jax.sampling.trajectory import Program, Trajectory
+
+#: of a table
+ROWS = 64
+#: samples of a batch up to which modulations are made before the steps; a step reads at most twice as many rows
+HOISTED = 16
+
+TIME = Steps._fields.index("t")
+#: a time, and the number of a condition
+Key = tuple[float, int]
+
+
+class Table(NamedTuple):
+    """Modulations of one mode.
+
+    Attributes:
+      rows: [L, ROWS, 6, d] and [ROWS, 2, d].
+      place: the row of each (time, condition).
+    """
+
+    rows: Modulations
+    place: dict[Key, int]
+
+
+class Told(NamedTuple):
+    """The conditions of B samples and of what guides them.
+
+    Attributes:
+      rows: [3 B]: their own, their guide's where a mode guides itself, and where a weaker mode guides.
+      numbers: int [3, B]: the first of `rows` that is the same.
+    """
+
+    rows: Condition
+    numbers: np.ndarray
+
+    @classmethod
+    def of(cls, cond: Condition, guides: Sequence[Condition]) -> Told:
+        """From conditions on the host."""
+        rows = cond
+        for guide in guides:
+            rows = {key: np.concatenate([rows[key], guide[key]]) for key in rows}
+        first: dict[bytes, int] = {}
+        numbers = [
+            first.setdefault(b"" if rows[NULL][i] else b"".join(leaf[i].tobytes() for leaf in rows.values()), i)
+            for i in range(size(rows))
+        ]
+        return cls(rows, np.array(numbers).reshape(3, -1))
+
+
+def reads(program: Program) -> list[tuple[Patch, int]]:
+    """The modes that a program evaluates, and which of a sample's three conditions (`Told`) each is told."""
+    cond, guide = program.cond_patch, program.guide_patch
+    return [(cond, 0)] if guide is None else [(cond, 0), (guide, 1 if guide == cond else 2)]
+
+
+def ready(
+    tables: Mapping[Patch, Table],
+    make: Callable[[Patch, np.ndarray, np.ndarray], Modulations],
+    program: Program,
+    chains: Sequence[Trajectory],
+    at: Sequence[int],
+    numbers: np.ndarray,
+    samples: Sequence[int],
+) -> tuple[dict[Patch, Table], np.ndarray]:
+    """Tables with all that an evaluation of `samples` reads, and the rows it reads, int32 [samples, predictions].
+
+    Args:
+      tables: those there are. One that lacks a row is made anew, for what comes next.
+      make: modulations of a mode at times [ROWS], of the conditions of these numbers [ROWS].
+      chains, at: of all samples of the batch, and how many evaluations each has made.
+      numbers: see `Told`.
+    """
+    found, pick = dict(tables), []
+    for patch, which in reads(program):
+        wanted = [_key(chains[i], at[i], numbers[which, i]) for i in samples]
+        if patch not in found or any(key not in found[patch].place for key in wanted):
+            place: dict[Key, int] = {}
+            for key in _to_come(patch, chains, at, numbers, samples):
+                if key not in place and len(place) == ROWS:
+                    break
+                place.setdefault(key, len(place))
+            keys = [*place, *[wanted[0]] * (ROWS - len(place))]
+            rows = make(patch, np.array([t for t, _ in keys], np.float32), np.array([n for _, n in keys], np.int32))
+            found[patch] = Table(rows, place)
+        pick.append([found[patch].place[key] for key in wanted])
+    return found, np.array(pick, np.int32).T
+
+
+def _to_come(
+    patch: Patch, chains: Sequence[Trajectory], at: Sequence[int], numbers: np.ndarray, samples: Sequence[int]
+) -> Iterator[Key]:
+    """What all samples ask of a mode from where they are on; what `samples` ask next comes first."""
+    order = list(dict.fromkeys([*samples, *range(len(chains))]))
+    for ahead in range(max(len(chain.programs) - made for chain, made in zip(chains, at, strict=True))):
+        for i in order:
+            if at[i] + ahead < len(chains[i].programs):
+                for mode, which in reads(chains[i].programs[at[i] + ahead]):
+                    if mode == patch:
+                        yield _key(chains[i], at[i] + ahead, numbers[which, i])
+
+
+def _key(chain: Trajectory, at: int, number: int) -> Key:
+    return float(chain.numbers[at, TIME]), int(number)
