@@ -7,11 +7,23 @@
 `python -m flexidit_jax.main --help` for the command line.
 """
 
-from flexidit_jax.api import FlexiDiT, FlopCount, load
-from flexidit_jax.common.errors import UserError
-from flexidit_jax.common.types import Prediction
-from flexidit_jax.sampling.snapshot import NotFinite
-from flexidit_jax.sampling.spec import SampleSpec
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flexidit_jax.api import FlexiDiT, FlopCount, NotFinite, Prediction, SampleSpec, UserError, load
 
 __all__ = ["FlexiDiT", "FlopCount", "NotFinite", "Prediction", "SampleSpec", "UserError", "load"]
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, from `api` when it is asked for: a command line with a mistake in it needs no jax."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from flexidit_jax import api
+
+    return getattr(api, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

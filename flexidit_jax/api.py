@@ -17,6 +17,7 @@ from flexidit_jax.common.arguments import finite_array, path_of, shown, typed
 from flexidit_jax.common.build import Section
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.notes import note
+from flexidit_jax.common.program_cache import keep_session_programs
 from flexidit_jax.common.trees import count
 from flexidit_jax.common.types import Array, Params, Patch, Prediction, as_patch, patch_name, short_patch_name
 from flexidit_jax.convert.dit_layout import write_dit
@@ -35,9 +36,12 @@ from flexidit_jax.models.patch import as_video, grid
 from flexidit_jax.sampling.engine import Engine
 from flexidit_jax.sampling.plan import Plan
 from flexidit_jax.sampling.sampler import Sampler
-from flexidit_jax.sampling.snapshot import Snapshot, gathered
+from flexidit_jax.sampling.snapshot import NotFinite, Snapshot, gathered
 from flexidit_jax.sampling.spec import SampleSpec
 from flexidit_jax.sampling.takes_spec import takes_spec
+
+#: what `import flexidit_jax` offers
+__all__ = ["FlexiDiT", "FlopCount", "NotFinite", "Prediction", "SampleSpec", "UserError", "load"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +83,7 @@ class FlexiDiT:
 
     @cached_property
     def _engine(self) -> Engine:
+        keep_session_programs()
         return Engine(self.model, self.params, self.patches, self.merge_adapters, self.devices)
 
     @cached_property
@@ -333,6 +338,7 @@ def load(
       UserError: nothing there that holds a model, a file that is damaged or of another layout, weights that are not
         finite, or a model of other heads or of another process than are asked for.
     """
+    keep_session_programs()
     path_of(path, "path")  # looked at, and left as it is: a str may be a name at the hub
     num_heads, weights = typed(num_heads, "int | None", "num_heads"), typed(weights, "str | None", "weights")
     if not (base is None or isinstance(base, FlexiDiT)):

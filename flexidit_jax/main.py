@@ -25,7 +25,6 @@ from flexidit_jax.common.errors import STOPPED, UserError, closest, nearest
 from flexidit_jax.common.files import folder_named
 from flexidit_jax.common.program_cache import keep_programs
 from flexidit_jax.common.progress import detailed
-from flexidit_jax.experiment.typed import let_win, typed_keys, unread_options
 
 
 class _Parser(argparse.ArgumentParser):
@@ -138,6 +137,8 @@ def _run(argv: Sequence[str]) -> int:
                 section[key] = value
             config[name], typed[path] = section, f"--{flag}={value}"
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # TensorFlow, here for its event files, announces them else
+    from flexidit_jax.experiment.typed import let_win, typed_keys, unread_options  # jax, which flags do not need
+
     let_win(config, typed)
     if known.help:
         return _explain(known, config)
@@ -180,7 +181,7 @@ def _meant(word: str, known: argparse.Namespace) -> str:
 def _explain(known: argparse.Namespace, config: ConfigDict) -> int:
     """Prints every key of a config with its value and what it means, then why it is refused."""
     from flexidit_jax.experiment.experiment import build_experiment
-    from flexidit_jax.experiment.explained import explained  # jax, which flags alone do not need
+    from flexidit_jax.experiment.explained import explained
 
     mode = known.mode if known.mode in config or "train" in config else next(iter(config), known.mode)
     job = importlib.import_module(f"flexidit_jax.jobs.{mode}")

@@ -339,21 +339,32 @@ def test_save_refuses_where_it_may_not_write(dit: fd.FlexiDiT, tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_importing_and_sampling_load_neither_tensorflow_nor_torch() -> None:
+def test_nothing_is_loaded_before_it_is_needed(smoke_run: Path, tmp_path: Path) -> None:
+    """Flags want no jax; sampling, by the API or as a job, neither TensorFlow nor torch nor what data are read with."""
+    digits = ROOT / "configs" / "digits.py"
     code = f"""
 import sys
 import flexidit_jax as fd
+from flexidit_jax.main import main
+
+def loaded(*names):
+    return sorted({{*names}} & set(sys.modules))
+
+print(main(["--help"]), main(["--config={digits}", "--mode=sampel"]), loaded("jax"))
 flex = fd.load({str(GOLDEN)!r}).flexify((2, 4))
 flex.sample([1, 2, 3], steps=2, schedule="2:2", guidance=1.0, decode=False, progress=False)
 flex.flops(steps=4, budget=0.5)
-heavy = {{"tensorflow", "torch", "tensorflow_datasets", "clu", "grain", "sklearn", "matplotlib"}}
-print(sorted(heavy & set(sys.modules)))
+status = main(["--config={digits}:smoke", "--mode=sample", "--workdir={smoke_run}", "--out={tmp_path / "out"}"])
+heavy = "tensorflow", "torch", "tensorflow_datasets", "clu", "grain", "sklearn", "matplotlib"
+print(status, loaded(*heavy), loaded("jax"))
 """
     ended = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, timeout=300
     )
     assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.strip() == "[]"
+    said = ended.stdout.splitlines()
+    assert "0 2 []" in said
+    assert said[-1] == "0 [] ['jax']"
 
 
 def test_a_run_s_folder_is_not_saved_into(dit: fd.FlexiDiT, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 import stat
@@ -23,6 +24,18 @@ def folder_named(text: str, flag: str) -> Path:
     if "://" in text:
         raise UserError(f"{flag}={text} is an address; mount what is there and give the path of the folder")
     return Path(text).expanduser()
+
+
+def cache_folder() -> Path:
+    """Where this user keeps what can be made again: the folder $FLEXIDIT_JAX_CACHE, else `flexidit_jax` of the cache
+    folder.
+
+    Raises:
+      RuntimeError: nothing names one, and the user has no home.
+    """
+    if own := os.environ.get("FLEXIDIT_JAX_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flexidit_jax"
 
 
 def shard_file(folder: Path, shard: int, suffix: str) -> Path:

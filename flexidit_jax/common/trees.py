@@ -71,12 +71,26 @@ def fingerprint(tree: Mapping[str, Any]) -> str:
 
 def not_finite(tree: Mapping[str, Any]) -> str | None:
     """The path of the first leaf that holds NaN or infinity, None where all are finite; also of a split state."""
-    for path, leaf in flatten(tree).items():
-        if jnp.issubdtype(leaf.dtype, jnp.inexact):
-            xp = jnp if isinstance(leaf, jax.Array) else np
-            if not bool(xp.isfinite(leaf).all()):
-                return path
-    return None
+    leaves = {path: leaf for path, leaf in flatten(tree).items() if jnp.issubdtype(leaf.dtype, jnp.inexact)}
+    finite = map(_finite, leaves.values()) if all(map(_on_host, leaves.values())) else _all_finite([*leaves.values()])
+    return next((path for path, sound in zip(leaves, finite, strict=True) if not sound), None)
+
+
+def _on_host(leaf: Any) -> bool:
+    """Whether numpy reads it where it is."""
+    if not isinstance(leaf, jax.Array):
+        return True
+    return len(leaf.devices()) == 1 and next(iter(leaf.devices())).platform == "cpu" and leaf.is_fully_addressable
+
+
+def _finite(leaf: Any) -> bool:
+    return bool(np.isfinite(leaf).all())
+
+
+@jax.jit
+def _all_finite(leaves: list[Any]) -> list[Any]:
+    """One program for all: one a leaf would be compiled for every shape."""
+    return [jnp.isfinite(leaf).all() for leaf in leaves]
 
 
 def count(tree: Any) -> int:

@@ -6,8 +6,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
 from flexidit_jax.common.errors import UserError
 
@@ -32,6 +30,9 @@ class Dataset:
 
     @cached_property
     def _parts(self) -> tuple[list[Record], list[Record]]:
+        from sklearn.datasets import load_digits  # a second of imports, which sampling does not need
+        from sklearn.model_selection import train_test_split
+
         images, labels = load_digits(return_X_y=True)
         x = (images / 8 - 1).astype(np.float32).reshape(-1, *self.shape)  # 0..16 -> [-1, 1]
         y = labels.astype(np.int32)

@@ -13,7 +13,6 @@ meets all of them; the median counts.
 from __future__ import annotations
 
 import json
-import os
 import platform
 import sys
 import time
@@ -27,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flexidit_jax.common.cores import cores
-from flexidit_jax.common.files import written_aside
+from flexidit_jax.common.files import cache_folder, written_aside
 from flexidit_jax.common.types import Patch
 from flexidit_jax.diffusion.steps import Steps, begin
 from flexidit_jax.models.conditioning.condition import nothing
@@ -59,10 +58,8 @@ class Case(NamedTuple):
 
 
 def cache_file() -> Path:
-    """`packing.json` in the folder $FLEXIDIT_JAX_CACHE, else in `flexidit_jax` of the user's cache folder."""
-    own = os.environ.get("FLEXIDIT_JAX_CACHE")
-    shared = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return (Path(own) if own else Path(shared) / "flexidit_jax") / "packing.json"
+    """`packing.json` in the user's cache folder."""
+    return cache_folder() / "packing.json"
 
 
 def machine() -> str:
