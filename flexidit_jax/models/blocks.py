@@ -14,7 +14,7 @@ from flexidit_jax.common.axes import laid
 from flexidit_jax.common.types import Array
 from flexidit_jax.models.attention.attention import Attention
 from flexidit_jax.models.layers import Dense, Mlp, ModulatedNorm
-from flexidit_jax.models.layout import Layout, per_token
+from flexidit_jax.models.layout import Layout, per_token, seen_in
 
 
 class Block(nn.Module):
@@ -35,7 +35,7 @@ class Block(nn.Module):
         modulation = laid(Dense(6 * d, self.dtype, nn.initializers.zeros, name="modulation")(c), "records")  # [B, 6d]
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = jnp.split(modulation.astype(jnp.float32), 6, axis=-1)
         h = ModulatedNorm(self.layout, name="norm1")(x, shift_a, scale_a)
-        h = Attention(self.num_heads, self.dtype, self.attention, self.layout, name="attention")(h)
+        h = Attention(self.num_heads, self.dtype, self.attention, name="attention")(h, seen=seen_in(self.layout))
         x = laid(x + per_token(gate_a, self.layout) * h, "records")  # [B, N, d]
         h = ModulatedNorm(self.layout, name="norm2")(x, shift_m, scale_m)
         h = Mlp(self.mlp_ratio * d, self.dtype, name="mlp")(h)

@@ -81,9 +81,10 @@ class DiT(nn.Module):
       mlp_ratio: the hidden layer of a block's MLP is so many times as wide.
       learn_variance: twice the output channels, the second half being v.
       dtype: of the products of matrices, "float32" or "bfloat16".
-      attention: "xla", or "cudnn" on a GPU.
-      remat: "none"; "dots" (keep the products with weights, compute attention [B, h, N, N] again); or "full" (keep
-        only block inputs).
+      attention: "auto": the fused kernel that suits what is compiled for, else "xla"; or that by name (see
+        `models.attention.backend`): "xla", "cudnn" or "splash".
+      remat: "none"; "dots" (keep the products with weights, compute attention again); or "full" (keep only block
+        inputs).
       unroll: blocks compiled per scan iteration; more is faster for small models, slower to compile.
     """
 
@@ -97,7 +98,7 @@ class DiT(nn.Module):
     mlp_ratio: int = 4
     learn_variance: bool = True
     dtype: str = "float32"
-    attention: str = "xla"
+    attention: str = "auto"
     remat: str = "none"
     unroll: int = 1
 
