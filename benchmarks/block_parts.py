@@ -20,7 +20,7 @@ import numpy as np
 
 from flexidit_jax.common.allocator import keep_freed_memory
 from flexidit_jax.common.types import Array
-from flexidit_jax.models.attention.xla import attention
+from flexidit_jax.models.attention.backend import attend
 from flexidit_jax.models.blocks import Block
 from flexidit_jax.models.build import SIZES
 from flexidit_jax.models.layers import layer_norm
@@ -51,7 +51,7 @@ def parts_of(batch: int, tokens: int, width: int, heads: int) -> dict[str, Part]
     return {
         "block": part(2 * macs, lambda p, x, c: block.apply(p, x, c)[0], params, x, c),
         "qkv": dense(d, 3 * d),
-        "attention": part(4 * n * tokens * d, lambda q, k, v: attention(q, k, v, None, "xla"), q, k, v),
+        "attention": part(4 * n * tokens * d, lambda q, k, v: attend("auto", q, k, v), q, k, v),
         "(attention of jax.nn)": part(4 * n * tokens * d, jax.nn.dot_product_attention, q, k, v),
         "proj": dense(d, d),
         "fc1": dense(d, 4 * d),

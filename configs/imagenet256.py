@@ -50,7 +50,6 @@ def get_config(variant: str = "") -> ConfigDict:
         "size": "XL",
         "dtype": "bfloat16",
         "remat": "dots",
-        "attention": "xla",
         "conditioner": {"name": "classes", "classes": 1000, "drop_rate": 0.1, "names": "imagenet"},
     }
     config.train = {

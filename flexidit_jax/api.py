@@ -27,7 +27,7 @@ from flexidit_jax.convert.saved import write_saved
 from flexidit_jax.convert.which_process import asked_process, process_of
 from flexidit_jax.diffusion.process import NoiseProcess, read_by
 from flexidit_jax.models import adapters as lora
-from flexidit_jax.models.build import build_dit, describe
+from flexidit_jax.models.build import describe, recorded_dit
 from flexidit_jax.models.conditioning.condition import Condition, parsed, size
 from flexidit_jax.models.dit import DiT
 from flexidit_jax.models.flexify import adapter_rank, at, flexify, patches_of
@@ -72,7 +72,7 @@ class FlexiDiT:
     @classmethod
     def of(cls, config: Section, params: Params, process: NoiseProcess) -> FlexiDiT:
         """A model out of what `convert.read_model` reads: its sections `model` and `codec`, and its stored tree."""
-        model = build.call(build_dit, config["model"], "model")
+        model = recorded_dit(config["model"])
         codec = config["codec"] and build.part("flexidit_jax.codecs", "Codec", config["codec"], "codec")
         return cls(model.at(patches_of(params)[0]), params, process, codec)
 

@@ -161,7 +161,7 @@ def test_config_files(refuse: Refuse, tmp_path: Path) -> None:
             "report.solvers[0].solver=heun",
             "solver 'heun' does not suit the gaussian process; these do: ddim, ddpm, dpmpp_2m",
         ),
-        ("model.attention=cudnn", "model.attention='cudnn' does not run here (cuDNN"),
+        ("model.attention=cudnn", "model.attention='cudnn' does not run here (it is a kernel of NVIDIA GPUs, and this"),
         ("process.name=flow", "process.beta_start is a key of gaussian, not of flow; leave it out"),
         ("sample.solver={'name': 'ddim', 'tau': 1.0}", "solver.tau is a key of sa_solver, not of ddim; leave it out"),
         ("report.guidance[0].guide=8:4", "schedule '8:4' uses patch 8; the model has 2, 4"),

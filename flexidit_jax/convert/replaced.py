@@ -28,10 +28,10 @@ def check_tensors(file: Path, ours: Mapping[str, Any], read: Callable[[Path], Ma
     _check(file, ours, read, "holds no weights")
 
 
-def check_config(file: Path, ours: Mapping[str, Any]) -> None:
+def check_config(file: Path, ours: Mapping[str, Any], read: Callable[[Path], Mapping[str, Any]] = json_object) -> None:
     """The same of a `config.json`."""
     words = dict(leaves(json.loads(json.dumps(ours))))
-    _check(file, words, lambda file: dict(leaves(json_object(file))), "describes no model")
+    _check(file, words, lambda file: dict(leaves(json.loads(json.dumps(read(file))))), "describes no model")
 
 
 def _check(file: Path, ours: Mapping[str, Any], read: Callable[[Path], Mapping[str, Any]], else_it: str) -> None:

@@ -8,12 +8,11 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from flexidit_jax.common import build
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.tensor_files import check_finite
 from flexidit_jax.common.trees import merge
 from flexidit_jax.common.types import Params, as_patch
-from flexidit_jax.models.build import build_dit, init
+from flexidit_jax.models.build import init, recorded_dit
 from flexidit_jax.models.flexify import flexify, split_frozen
 from flexidit_jax.runs.checkpoints import read_meta, reason_of
 from flexidit_jax.runs.orbax_noise import quiet_orbax
@@ -40,7 +39,7 @@ def load_weights(path: Path, which: str | None = None) -> tuple[dict[str, Any], 
     step = step_to_read(path, ("meta", part, "frozen"))
     meta = read_meta(step)
     config = meta["config"]
-    model = build.call(build_dit, config["model"], "model")
+    model = recorded_dit(config["model"])
     patches = [as_patch(patch) for patch in meta["patches"]]
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])  # whatever mesh it was trained on
     shapes = jax.tree.map(

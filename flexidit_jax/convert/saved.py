@@ -19,7 +19,7 @@ from flexidit_jax.common.tensor_files import differences, json_object, read_safe
 from flexidit_jax.common.trees import fingerprint, flatten, merge, unflatten
 from flexidit_jax.common.types import Params, as_patch, patch_name
 from flexidit_jax.convert.replaced import check_config, check_tensors
-from flexidit_jax.models.build import build_dit, init
+from flexidit_jax.models.build import describe, init, recorded_dit
 from flexidit_jax.models.flexify import adapter_rank, flexify, patches_of, split_frozen
 
 FORMAT = "flexidit_jax/1"
@@ -50,7 +50,7 @@ def write_saved(
     config = {"format": FORMAT, "patches": patches_of(params), "base": base, **config}
     tensors = {name: np.asarray(leaf) for name, leaf in flatten(kept).items()}
     if not overwrite:
-        check_config(folder / "config.json", config)
+        check_config(folder / "config.json", config, _as_now)
         check_tensors(folder / WEIGHTS, tensors, lambda file: read_safetensors(file)[0])
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -94,6 +94,15 @@ def read_saved(folder: Path, which: str | None, lent: Callable[[], Params | None
     return config, params
 
 
+def _as_now(file: Path) -> dict[str, Any]:
+    """What a folder's `config.json` says, its model described as one would be today."""
+    said = json_object(file)
+    try:
+        return said | {"model": describe(recorded_dit(said.get("model")))}
+    except UserError:
+        return said
+
+
 def _described(
     patches: Sequence[Any], base: str | None, model: Section, process: Section, codec: Section | None
 ) -> dict[str, Any]:
@@ -105,7 +114,7 @@ def _described(
 
 def _shapes(config: dict[str, Any], params: Params) -> dict[str, tuple[int, ...]]:
     """What the stored tree of a config must hold."""
-    model = build.call(build_dit, config["model"], "model")
+    model = recorded_dit(config["model"])
     patches, rank = [as_patch(patch) for patch in config["patches"]], adapter_rank(params)
     tree = jax.eval_shape(lambda: flexify(init(model, jax.random.key(0)), patches, rank))
     return {name: leaf.shape for name, leaf in flatten(tree).items()}

@@ -23,7 +23,7 @@ from flexidit_jax.convert.read_model import read_model
 from flexidit_jax.convert.which_process import process_of
 from flexidit_jax.experiment.experiment import Experiment
 from flexidit_jax.experiment.typed import was_typed
-from flexidit_jax.models.build import describe, init
+from flexidit_jax.models.build import MACHINE, describe, init
 from flexidit_jax.models.flexify import adapter_rank, at
 from flexidit_jax.models.fold import folded
 from flexidit_jax.runs.binding import FREE_WITHIN, check_config, recorded_config, without
@@ -45,7 +45,7 @@ def trained_model(experiment: Experiment, workdir: Path) -> FlexiDiT:
     else:
         flex = load(workdir)
         check_config(workdir, experiment.raw, experiment.defaults)
-    machine = {key: getattr(experiment.model, key) for key in ("attention", "remat", "unroll")}
+    machine = {key: getattr(experiment.model, key) for key in MACHINE}
     return dataclasses.replace(flex, model=flex.model.clone(**machine), codec=experiment.codec)
 
 

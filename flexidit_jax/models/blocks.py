@@ -14,7 +14,7 @@ from flexidit_jax.common.axes import laid
 from flexidit_jax.common.types import Array
 from flexidit_jax.models.attention.attention import Attention
 from flexidit_jax.models.layers import Mlp, ModulatedNorm
-from flexidit_jax.models.layout import Layout, per_token
+from flexidit_jax.models.layout import Layout, per_token, seen_in
 from flexidit_jax.models.modulation import modulation, with_own
 
 
@@ -42,7 +42,7 @@ class Block(nn.Module):
         """[B, N, d] and its modulation [B, 6, d]; with a layout rows [R, L, d] and [..., 6, d], one a sequence."""
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = (m[..., i, :] for i in range(6))
         h = self.norm1(x, shift_a, scale_a, layout)
-        h = self.attention(h, layout)
+        h = self.attention(h, seen=seen_in(layout))
         x = laid(x + per_token(gate_a, layout) * h, "records")  # [B, N, d]
         h = self.norm2(x, shift_m, scale_m, layout)
         return laid(x + per_token(gate_m, layout) * self.mlp(h), "records")  # [B, N, d]

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from flexidit_jax.common import build
 from flexidit_jax.common.arguments import shown
+from flexidit_jax.common.axes import platform
 from flexidit_jax.common.build import Section
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.types import Array, Params, as_patch
+from flexidit_jax.models.attention.backend import NAMES, chosen
 from flexidit_jax.models.dit import REMAT, DiT
 from flexidit_jax.models.modulation import SOURCES
-from flexidit_jax.models.patch import grid
+from flexidit_jax.models.patch import grid, tokens
 
 #: width, depth, heads of the published models (DiT table 1)
 SIZES = {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "XL": (1152, 28, 16)}
+#: of a config's section, what speaks of the machine it is for: no part of what a model is
+MACHINE = ("attention", "remat", "unroll")
 
 
 def build_dit(
@@ -33,7 +39,7 @@ def build_dit(
     learn_variance: bool = True,
     modulation: str = "block",
     dtype: str = "float32",
-    attention: str = "xla",
+    attention: str = "auto",
     remat: str = "none",
     unroll: int = 1,
 ) -> DiT:
@@ -60,8 +66,7 @@ def build_dit(
     build.positive("model", width=width, depth=depth, num_heads=num_heads, mlp_ratio=mlp_ratio, unroll=unroll)
     if width % num_heads or width % 4:
         raise UserError(f"model.width must be a multiple of 4 and of model.num_heads={num_heads}, got {width}")
-    choices = {"dtype": ("float32", "bfloat16"), "attention": ("xla", "cudnn"), "remat": tuple(REMAT)}
-    choices["modulation"] = SOURCES
+    choices = {"dtype": ("float32", "bfloat16"), "attention": NAMES, "remat": tuple(REMAT), "modulation": SOURCES}
     for key, value in {"dtype": dtype, "attention": attention, "remat": remat, "modulation": modulation}.items():
         if value not in choices[key]:
             raise UserError(f"model.{key} must be one of {', '.join(choices[key])}, got {value!r}")
@@ -100,13 +105,30 @@ def init(model: DiT, key: Array) -> Params:
     return dict(jax.jit(model.init)(key, x, t, cond)["params"])
 
 
+def recorded_dit(section: Any) -> DiT:
+    """The DiT that a record describes, whatever it says of the machine that it was made on.
+
+    Raises:
+      UserError: see `build_dit`.
+    """
+    if isinstance(section, Mapping):
+        section = {key: value for key, value in section.items() if key not in MACHINE}
+    return build.call(build_dit, section, "model")
+
+
+def attention_of(model: DiT) -> str:
+    """The file of `models.attention` that computes a model's attention on this machine."""
+    shape = (1, tokens(model.latent, model.patch), model.num_heads, model.width // model.num_heads)
+    return chosen(model.attention, platform(), jnp.dtype(model.dtype), shape, shape)
+
+
 def describe(model: DiT) -> dict[str, Any]:
-    """The `build_dit` keywords that make this model again, JSON-ready."""
+    """The `build_dit` keywords that make this model again, but for `MACHINE`; JSON-ready."""
 
     def fields(module: nn.Module) -> dict[str, Any]:
         return {f.name: getattr(module, f.name) for f in dataclasses.fields(module) if f.name not in ("parent", "name")}
 
-    settings = fields(model)
+    settings = {key: value for key, value in fields(model).items() if key not in MACHINE}
     conditioner = settings.pop("conditioner")
     named = {"name": type(conditioner).__module__.rsplit(".", 1)[-1], **fields(conditioner)}
     del named["width"]

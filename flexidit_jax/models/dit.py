@@ -84,9 +84,10 @@ class DiT(nn.Module):
       learn_variance: twice the output channels, the second half being v.
       modulation: of the blocks, "block" or "single": see `models.modulation`.
       dtype: of the products of matrices, "float32" or "bfloat16".
-      attention: "xla", or "cudnn" on a GPU.
-      remat: "none"; "dots" (keep the products with weights, compute attention [B, h, N, N] again); or "full" (keep
-        only block inputs).
+      attention: "auto": the fused kernel that suits what is compiled for, else "xla"; or that by name (see
+        `models.attention.backend`): "xla", "cudnn" or "splash".
+      remat: "none"; "dots" (keep the products with weights, compute attention again); or "full" (keep only block
+        inputs).
       unroll: blocks compiled per scan iteration; more is faster for small models, slower to compile.
     """
 
@@ -101,7 +102,7 @@ class DiT(nn.Module):
     learn_variance: bool = True
     modulation: str = "block"
     dtype: str = "float32"
-    attention: str = "xla"
+    attention: str = "auto"
     remat: str = "none"
     unroll: int = 1
 

@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from flexidit_jax.common.types import Array
+from flexidit_jax.models.attention.seen import Seen
 
 
 class Layout(Protocol):
@@ -22,3 +23,8 @@ class Layout(Protocol):
 def per_token(per_sequence: Array, layout: Layout | None) -> Array:
     """A vector per sequence as something that broadcasts against the tokens [R, L, d]."""
     return per_sequence[:, None] if layout is None else layout.per_token(per_sequence)
+
+
+def seen_in(layout: Layout | None) -> Seen | None:
+    """Who sees whom in rows; None where a row is one sequence."""
+    return None if layout is None else Seen(layout.segments(), layout.segments())

@@ -110,10 +110,10 @@ def write_exported(flex: FlexiDiT, section: Export, tables: Mapping[str, Steps],
         holds something else, or one that cannot be written.
     """
     model = flex.model
-    if model.attention != "xla":
+    if model.attention not in ("auto", "xla"):
         raise UserError(
             f"model.attention={model.attention!r} exists on one platform and for fixed batches;"
-            " export with --config.model.attention=xla"
+            " export with --config.model.attention=auto"
         )
     channels = section.guidance_channels
     if channels is not None and not 1 <= channels <= model.latent[-1]:

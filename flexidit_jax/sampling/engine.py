@@ -35,8 +35,8 @@ from flexidit_jax.sampling.packing import predict_pair
 from flexidit_jax.sampling.trajectory import Program, StepRows
 from flexidit_jax.sampling.weights import Weights, maker
 
-#: platforms whose steps read every block's weights from arrays of its own
-APART = ("gpu", "cuda", "rocm")
+#: platforms whose steps read every block's weights from arrays of its own; a TPU's compiler reads slices in place
+APART = ("cpu", "gpu", "cuda", "rocm")
 
 
 def _predicted(

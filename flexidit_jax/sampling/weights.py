@@ -1,8 +1,9 @@
-"""A mode's weights as sampling reads them: factors of products in the model's dtype, those of modulations apart.
+"""A mode's weights as sampling reads them: of products in the model's dtype, those of modulations apart.
 
 A network in bfloat16 casts its kernels in every call. Where they do not change, casting them once gives the same bits
 and halves what a call reads. `apart` gives every block arrays of its own: of stacked ones a step copies each block's
-slice before it multiplies by it, where the compiler cannot read it in place.
+slice before it multiplies by it, where the compiler cannot read it in place. In bfloat16 q, k and v then have kernels
+of their own too: a fused kernel of attention wants three arrays, and slicing one product into them is a copy.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from flexidit_jax.common.trees import flatten, unflatten
 from flexidit_jax.common.types import Array, Params
 from flexidit_jax.models.dit import DiT
 
-#: parts whose products are in `DiT.dtype`, and their factors; conditioning stays float32
+#: parts whose products are in `DiT.dtype`, and their factors (of blocks the biases too); conditioning stays float32
 PARTS, FACTORS = {"embed", "blocks", "final", "deembed"}, {"kernel", "lora_a", "lora_b"}
 #: what modulations are made of, and of blocks and the last norm
 CONDITIONING, OF_NORMS = {"timestep", "conditioner", "projection"}, {"modulation", "norm1", "norm2", "norm"}
@@ -45,38 +46,50 @@ def maker(model: DiT, apart: bool, mesh: Mesh | None = None) -> Callable[[Params
     What trees share, such as the kernels of several modes, is made once, and they go on sharing it. Of parameters on
     the host one leaf at a time is on the device beside what is made.
     """
-    done: dict[tuple[int, bool], tuple[Array, list[Array]]] = {}  # by identity; a leaf is held: none takes its number
+    done: dict[tuple[int, int], tuple[Array, list[Array]]] = {}  # by identity; a leaf is held: none takes its number
+    three = apart and model.dtype == "bfloat16"
 
-    def made(leaf: Array, cast: bool, each: bool) -> list[Array]:
+    def made(leaf: Array, cast: bool, columns: int) -> list[Array]:
         dtype = jnp.dtype(model.dtype) if cast else leaf.dtype
-        if (id(leaf), each) not in done:
-            done[id(leaf), each] = leaf, copied(_each(leaf, dtype) if each else [jnp.asarray(leaf, dtype)], mesh)
-        return done[id(leaf), each][1]
+        if (id(leaf), columns) not in done:
+            arrays = _each(leaf, dtype, columns) if columns else [jnp.asarray(leaf, dtype)]
+            done[id(leaf), columns] = leaf, copied(arrays, mesh)
+        return done[id(leaf), columns][1]
 
     def weights(params: Params) -> Weights:
         network: dict[str, Array] = {}
         modulation: dict[str, Array] = {}
         for path, leaf in flatten(params).items():
-            part, inner = (*path.split("/"), "")[:2]
+            part, inner, *_, name = (*path.split("/"), "", path.rsplit("/", 1)[-1])
             conditioning = part in CONDITIONING or (part in ("blocks", "final") and inner in OF_NORMS)
-            each = apart and part == "blocks" and not conditioning
-            arrays = made(leaf, part in PARTS and path.rsplit("/", 1)[-1] in FACTORS, each)
+            in_blocks = part == "blocks" and not conditioning
+            cast = part in PARTS and (name in FACTORS or in_blocks)
+            if in_blocks and apart:
+                names = ("q", "k", "v") if three and "/qkv/" in path else ("qkv",)
+                columns = 1 if name == "lora_a" else len(names)
+                arrays = made(leaf, cast, columns)
+                for i in range(model.depth):
+                    for k, new in enumerate(names):
+                        at = f"blocks_{i}{path.removeprefix('blocks').replace('/qkv/', f'/{new}/')}"
+                        network[at] = arrays[i * columns + k % columns]
+                continue
+            array = made(leaf, cast, 0)[0]
             if conditioning:
-                modulation[path] = arrays[0]
-            if each:
-                network |= {f"blocks_{i}{path.removeprefix('blocks')}": array for i, array in enumerate(arrays)}
-            elif not conditioning or part == "conditioner":
-                network[path] = arrays[0]
+                modulation[path] = array
+            if not conditioning or part == "conditioner":
+                network[path] = array
         return Weights(unflatten(network), unflatten(modulation))
 
     return weights
 
 
-def _each(leaf: Array, dtype: jnp.dtype) -> list[Array]:
-    """[L, ...] as L arrays."""
-    return [jnp.asarray(part, dtype) for part in leaf] if isinstance(leaf, np.ndarray) else list(_split(leaf, dtype))
+def _each(leaf: Array, dtype: jnp.dtype, columns: int) -> list[Array]:
+    """[L, ...] as L arrays, or L times so many of equal columns."""
+    if isinstance(leaf, np.ndarray):
+        return [jnp.asarray(array, dtype) for part in leaf for array in np.split(part, columns, -1)]
+    return list(_split(leaf, dtype, columns))
 
 
-@partial(jax.jit, static_argnames="dtype")
-def _split(leaf: Array, dtype: jnp.dtype) -> tuple[Array, ...]:
-    return tuple(part.astype(dtype) for part in leaf)
+@partial(jax.jit, static_argnames=("dtype", "columns"))
+def _split(leaf: Array, dtype: jnp.dtype, columns: int) -> tuple[Array, ...]:
+    return tuple(array.astype(dtype) for part in leaf for array in jnp.split(part, columns, -1))

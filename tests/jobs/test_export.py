@@ -374,7 +374,7 @@ def test_a_bad_section_is_refused(flex: fd.FlexiDiT, tmp_path: Path, words: dict
 
 def test_attention_of_one_platform_is_refused(flex: fd.FlexiDiT, tmp_path: Path) -> None:
     cudnn = dataclasses.replace(flex, model=flex.model.clone(attention="cudnn"))
-    with pytest.raises(UserError, match=r"model.attention='cudnn' .*--config.model.attention=xla"):
+    with pytest.raises(UserError, match=r"model.attention='cudnn' .*--config.model.attention=auto"):
         write(cudnn, tmp_path / "out")
 
 

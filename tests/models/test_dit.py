@@ -15,7 +15,7 @@ import pytest
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.trees import flatten
 from flexidit_jax.common.types import Array, Params, Prediction
-from flexidit_jax.models.build import build_dit, describe, init
+from flexidit_jax.models.build import attention_of, build_dit, describe, init, recorded_dit
 from flexidit_jax.models.conditioning.condition import Condition
 from flexidit_jax.models.dit import DiT
 
@@ -196,9 +196,6 @@ def test_at_reads_another_patch(model: DiT) -> None:
             "mlp_ratio": 3,
             "learn_variance": False,
             "dtype": "bfloat16",
-            "attention": "cudnn",
-            "remat": "dots",
-            "unroll": 3,
         },
     ],
 )
@@ -211,6 +208,25 @@ def test_describe_is_read_back(changes: dict[str, Any]) -> None:
         assert found == (list(value) if isinstance(value, tuple) else value), key
     assert build_dit(**described).at((1, 8, 8)) != model
     assert describe(model.at((4, 8, 8))) == describe(model)  # the patch in use is no part of a description
+    assert describe(model.clone(attention="cudnn", remat="dots", unroll=3)) == describe(model)  # nor is the machine
+
+
+def test_what_a_record_says_of_its_machine_is_not_read(model: DiT) -> None:
+    """Not even refused: it may be of a version that had other choices."""
+    assert recorded_dit({**SECTION, "attention": "flash", "remat": "all", "unroll": 0}) == model
+    with pytest.raises(UserError, match=r"^unknown config key 'model\.atention'; did you mean 'attention'\?$"):
+        recorded_dit({**SECTION, "atention": "xla"})
+    with pytest.raises(UserError, match=r"^config key 'model' must be a section, got None$"):
+        recorded_dit(None)
+
+
+def test_attention_of_this_machine(model: DiT) -> None:
+    """What benchmarks write beside their figures."""
+    with jax.default_device(jax.devices("cpu")[0]):
+        assert attention_of(model) == attention_of(model.clone(attention="xla")) == "xla"
+    chip = jax.sharding.AbstractMesh((1,), ("one",), abstract_device=jax.sharding.AbstractDevice("TPU", 1, "tpu"))
+    with jax.sharding.use_abstract_mesh(chip):
+        assert attention_of(model) == "splash"
 
 
 @pytest.mark.parametrize(
@@ -235,7 +251,7 @@ def test_sizes(size: str, expected: tuple[int, int, int]) -> None:
         ({"num_heads": 3}, "model.width must be a multiple of 4 and of model.num_heads=3, got 32"),
         ({"width": 18}, "model.width must be a multiple of 4 and of model.num_heads=2, got 18"),
         ({"dtype": "float16"}, "model.dtype must be one of float32, bfloat16, got 'float16'"),
-        ({"attention": "flash"}, "model.attention must be one of xla, cudnn, got 'flash'"),
+        ({"attention": "flash"}, "model.attention must be one of auto, xla, cudnn, splash, got 'flash'"),
         ({"remat": "all"}, "model.remat must be one of none, full, dots, got 'all'"),
         ({"latent": (8, 8, 4)}, "model.latent must be (frames, height, width, channels), got (8, 8, 4)"),
         ({"latent": (1, 8, 0, 4)}, "model.latent must be (frames, height, width, channels), got (1, 8, 0, 4)"),

@@ -128,7 +128,7 @@ def test_no_program_for_steps_conditions_and_scales(flex: fd.FlexiDiT) -> None:
 
 
 def test_a_step_reads_no_weights_of_modulations(flex: fd.FlexiDiT) -> None:
-    made = engine.Engine(flex.model, flex.params, flex.patches)
+    made = engine.Engine(flex.model, flex.params, flex.patches, apart=False)
     for hoisted in (True, False):
         _, weights = made.step(Program(P2, P2), hoisted)
         assert ("timestep" in weights[0]) is not hoisted

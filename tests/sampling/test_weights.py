@@ -63,6 +63,30 @@ def test_apart_every_block_has_arrays_of_its_own(flex: FlexiDiT, host: bool) -> 
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves([one, two]))
 
 
+def test_in_bfloat16_q_k_and_v_are_apart(flex: FlexiDiT) -> None:
+    """Three products give the bits of one, and no bias is cast in a step."""
+    model, params = flex.model.clone(dtype="bfloat16"), at(flex.params, flex.patches[0])
+    made, qkv = maker(model, apart=True)(params).network, np.asarray(params["blocks"]["attention"]["qkv"]["kernel"])
+    assert set(made["blocks_0"]["attention"]) == {"q", "k", "v", "proj"}
+    for name, part in zip("qkv", np.split(qkv[1], 3, -1), strict=True):
+        np.testing.assert_array_equal(made["blocks_1"]["attention"][name]["kernel"], part.astype(jnp.bfloat16))
+    assert {leaf.dtype for leaf in jax.tree.leaves(made["blocks_1"])} == {jnp.dtype("bfloat16")}
+
+
+@pytest.mark.parametrize("adapters", [None, 4])
+def test_in_bfloat16_apart_predicts_the_same(dit: FlexiDiT, adapters: int | None) -> None:
+    flex = dit.flexify((2, 4), adapters=adapters)
+    model, params = flex.model.clone(dtype="bfloat16").at((1, 4, 4)), at(flex.params, (1, 4, 4))
+    x = np.random.default_rng(0).normal(size=(2, *model.latent)).astype(np.float32)
+    t, cond = np.array([900, 20]), model.conditioner.parse([1, 2])
+    outs = []
+    for apart in (False, True):
+        network, modulation = maker(model, apart)(params)
+        ready = model.apply({"params": modulation}, t, cond, method="modulations")
+        outs.append(jax.jit(model.apply)({"params": network}, x, t, cond, ready).output)
+    assert np.abs(outs[1] - outs[0]).max() <= 1e-2 * np.abs(outs[0]).max()
+
+
 def test_what_is_shared_is_made_once(flex: FlexiDiT, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
     real = module._each

@@ -1,28 +1,74 @@
-"""Attention as a module: projections, heads, who sees whom."""
+"""Attention as a module: projections, norms and positions of q and k, heads."""
 
 from __future__ import annotations
 
 import math
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from flexidit_jax.common.axes import laid, ways
 from flexidit_jax.common.types import Array
-from flexidit_jax.models.attention.xla import attention
+from flexidit_jax.models.attention.backend import attend
+from flexidit_jax.models.attention.seen import Seen
 from flexidit_jax.models.layers import Dense
-from flexidit_jax.models.layout import Layout
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention over one image's tokens: a row, or a segment of one."""
+    """Multi-head attention of tokens to each other, or to those of a source.
+
+    The projections are one, `qkv`, of tokens to each other; with a source, or where the tree has them, three, `q`, `k`
+    and `v`: the columns of the one, for whom slicing its product would cost more than three products.
+
+    Attributes:
+      num_heads: h; head i has the columns from i d/h on.
+      dtype: of products.
+      backend: of `models.attention.backend.NAMES`.
+      qk_norm: None, or "rms": q and k over their root mean square, in float32, over all d columns before they are
+        split into heads (as Wan has it), times a gain.
+    """
 
     num_heads: int
     dtype: jnp.dtype
-    implementation: str
+    backend: str = "auto"
+    qk_norm: str | None = None
 
     @nn.compact
-    def __call__(self, x: Array, layout: Layout | None = None) -> Array:
+    def __call__(
+        self, x: Array, source: Array | None = None, rope: tuple[Array, Array] | None = None, seen: Seen | None = None
+    ) -> Array:
+        """Args:
+          x: [R, L, d].
+          source: [R, M, d], read for k and v; None: x itself.
+          rope: cos and sin of angles, [L, e/2] or [R, L, e/2], by which pairs of neighbouring columns of q and k turn;
+            of tokens to each other.
+          seen: None where every token sees all.
+
+        Returns:
+          [R, L, d].
+        """
+        d = x.shape[-1]
+        if source is None and not self.has_variable("params", "q"):
+            q, k, v = self._fused(x)
+        else:
+            read = x if source is None else source
+            q, k, v = (
+                self._heads(Dense(d, self.dtype, name=name)(y)) for name, y in (("q", x), ("k", read), ("v", read))
+            )
+        if self.qk_norm is not None:
+            q, k = RmsNorm(name="norm_q")(q), RmsNorm(name="norm_k")(k)
+        if rope is not None:
+            q, k = turned(q, *rope), turned(k, *rope)
+        x = laid(attend(self.backend, q, k, v, seen), "records", None, "heads")  # [R, L, h, e]
+        return Dense(d, self.dtype, name="proj")(x.reshape(*x.shape[:2], d))
+
+    def _heads(self, x: Array) -> Array:
+        """[R, N, d] -> [R, N, h, e]."""
+        return laid(x, "records", None, "heads").reshape(*x.shape[:2], self.num_heads, -1)
+
+    def _fused(self, x: Array) -> Array:
+        """q, k and v, [3, R, N, h, e]."""
         b, n, d = x.shape
         # stored as q, k, v; where heads are split over devices, each computes q, k and v of its own: s, (q, k, v)
         s = math.gcd(ways("heads"), self.num_heads)
@@ -30,14 +76,30 @@ class Attention(nn.Module):
         def device_first(columns: Array) -> Array:
             return columns.reshape(-1, 3, s, d // s).swapaxes(1, 2).reshape(columns.shape)
 
-        qkv = laid(Dense(3 * d, self.dtype, order=device_first, name="qkv")(x), "records", None, "heads")  # [B, N, 3d]
-        q, k, v = jnp.moveaxis(qkv.reshape(b, n, s, 3, -1, d // self.num_heads), 3, 0).reshape(
-            3, b, n, self.num_heads, -1
-        )
-        mask = None
-        if layout is not None:
-            segments = layout.segments()
-            # compared inside the program: as a constant it would be [B, N, N]
-            mask = jnp.asarray(segments)[:, None, :, None] == jnp.asarray(segments)[:, None, None, :]
-        x = laid(attention(q, k, v, mask, self.implementation), "records", None, "heads")  # [B, N, h, d/h]
-        return Dense(d, self.dtype, name="proj")(x.reshape(b, n, d))  # [B, N, d]
+        qkv = laid(Dense(3 * d, self.dtype, order=device_first, name="qkv")(x), "records", None, "heads")  # [R, N, 3d]
+        qkv = jnp.moveaxis(qkv.reshape(b, n, s, 3, -1, d // self.num_heads), 3, 0)
+        return qkv.reshape(3, b, n, self.num_heads, -1)
+
+
+class RmsNorm(nn.Module):
+    """x over its root mean square over all heads, times a gain; eps 1e-6, in float32."""
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        heads, width = x.shape[-2:]
+        gain = self.param("gain", nn.initializers.ones, (heads * width,), jnp.float32)
+        y = x.astype(jnp.float32)
+        y = y * jax.lax.rsqrt(jnp.square(y).mean((-2, -1), keepdims=True) + 1e-6)
+        return (y * gain.reshape(heads, width)).astype(x.dtype)
+
+
+def turned(x: Array, cos: Array, sin: Array) -> Array:
+    """Each pair (a, b) of neighbouring columns as (a cos - b sin, a sin + b cos), in float32.
+
+    Args:
+      x: [R, N, h, e].
+      cos, sin: [N, e/2] or [R, N, e/2].
+    """
+    a, b = jnp.moveaxis(x.astype(jnp.float32).reshape(*x.shape[:-1], -1, 2), -1, 0)
+    cos, sin = cos[..., None, :], sin[..., None, :]  # the same of every head
+    return jnp.stack([a * cos - b * sin, a * sin + b * cos], axis=-1).reshape(x.shape).astype(x.dtype)
