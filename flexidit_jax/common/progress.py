@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -14,62 +15,69 @@ from tqdm import tqdm
 
 from flexidit_jax.common.cluster import processes as cluster
 
+#: advances that are measured before anything is said of those to come; the first, which warms up, is none of them
+MEASURED = 3
+
 
 class Progress:
     """Counts `total` units, showing rate and time left on standard error.
+
+    The time in which jax compiles is part of no rate, and what is to come is an estimate, which wants a few advances.
 
     Args:
       total: number of units.
       label: what is being counted.
       start: units done already (a resumed run).
-      every: seconds between plain lines where there is no terminal.
+      every: seconds between plain lines where there is no terminal; a rate is that of the last so many, or more.
       enabled: False shows nothing.
       unit: what a unit is called behind the rate.
     """
 
     def __init__(
-        self, total: int, label: str, start: int = 0, every: float = 10.0, enabled: bool = True, unit: str = ""
+        self, total: float, label: str, start: float = 0, every: float = 10.0, enabled: bool = True, unit: str = ""
     ) -> None:
+        from flexidit_jax.common.compilations import waiting  # jax, which flags do not need
+
         self._total, self._label, self._every, self._unit = total, label, every, unit and f" {unit}"
-        self._exact, self._done = float(start), start
-        self._note = ""
-        self._began = time.monotonic()
-        self._warm: tuple[float, float] | None = None  # units and time when the first advance was made
-        self._shown, self._shown_at = start, self._began  # rates are those since the last line
-        self._plain = enabled
+        self._done, self._note, self._waiting = float(start), "", waiting()
+        self._marks: deque[tuple[float, float]] = deque()  # units done and seconds not spent compiling, oldest first
+        self._began = self._shown_at = time.monotonic()
+        self._estimated, self._plain = False, enabled
         self._bar = None
         if enabled and sys.stderr.isatty():
-            named = {"unit": self._unit} if unit else {}
-            self._bar = tqdm(total=total, initial=start, desc=label, dynamic_ncols=True, **named)
+            shown = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"  # tqdm's rate compiles
+            words = {"total": round(total), "initial": int(start), "desc": label, "bar_format": shown}
+            self._bar = tqdm(dynamic_ncols=True, **words)
 
     @property
     def rate(self) -> float:
-        """Units a second since the first `advance`, which may have compiled; 0 before the second."""
-        if self._warm is None or self._exact == self._warm[0]:
+        """Units a second of late; 0 before a few advances were measured."""
+        if len(self._marks) <= MEASURED:
             return 0.0
-        return (self._exact - self._warm[0]) / max(time.monotonic() - self._warm[1], 1e-9)
+        (before, since), (done, now) = self._marks[0], self._marks[-1]
+        return (done - before) / max(now - since, 1e-9)
 
     def advance(self, units: float = 1) -> None:
         """Counts `units` more; parts of a unit add up."""
-        self._exact += units
-        before, self._done = self._done, int(self._exact + 1e-6)
+        first, whole, finished = not self._marks, self._whole, self._finished
+        self._done += units
         now = time.monotonic()
-        first = self._warm is None
-        if first:  # it compiles; it says nothing of the rate
-            self._warm = self._exact, now
+        working = now - self._waiting.seconds
+        self._marks.append((self._done, working))
+        while len(self._marks) > MEASURED + 1 and working - self._marks[1][1] >= self._every:
+            self._marks.popleft()
         if self._bar is not None:
-            self._bar.update(self._done - before)
+            self._bar.set_postfix_str(", ".join(filter(None, (self._pace(), self._note))), refresh=False)
+            self._bar.update(self._whole - whole)
         elif self._plain:
             if first:
-                self._shown, self._shown_at = self._done, now
-            elif now - self._shown_at > self._every or before < self._done == self._total:
+                self._shown_at = now
+            elif finished < self._finished or now - self._shown_at > self._every or self._foreseen():
                 self._line(now)
 
     def note(self, text: str) -> None:
         """Shows `text` behind the rate until the next note."""
         self._note = text
-        if self._bar is not None:
-            self._bar.set_postfix_str(text, refresh=False)
 
     def say(self, text: str) -> None:
         """Prints a line without tearing the bar."""
@@ -85,13 +93,32 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
 
+    @property
+    def _whole(self) -> int:
+        """Whole units done; a total need not be whole."""
+        return round(self._total) if self._finished else int(self._done + 1e-6)
+
+    @property
+    def _finished(self) -> bool:
+        return self._done >= self._total * (1 - 1e-9)
+
+    def _foreseen(self) -> bool:
+        """Whether there is a first estimate, of a time long enough to say it at once."""
+        return not self._estimated and self.rate > 0 and (self._total - self._done) / self.rate > self._every
+
+    def _pace(self) -> str:
+        """Rate and time left, nothing where they are not known."""
+        if not (rate := self.rate):
+            return ""
+        text = f"{rate:.{1 if rate >= 1 else 3}f}{self._unit}/s"
+        return text if self._finished else f"{text}, about {_clock((self._total - self._done) / rate)} left"
+
     def _line(self, now: float) -> None:
-        rate = (self._done - self._shown) / max(now - self._shown_at, 1e-9)
-        self._shown, self._shown_at = self._done, now
-        left = _clock((self._total - self._done) / max(rate, 1e-9))
-        time_left = f"{left} left" if self._done < self._total else f"took {_clock(now - self._began)}"
-        text = f"{self._label}: {self._done}/{self._total} ({100 * self._done / self._total:.0f} %)"
-        print(f"{text}, {rate:.1f}{self._unit}/s, {time_left}  {self._note}".rstrip(), file=sys.stderr, flush=True)
+        self._shown_at, self._estimated = now, self.rate > 0
+        text = f"{self._label}: {self._whole}/{round(self._total)} ({100 * self._done / self._total:.0f} %)"
+        took = f"took {_clock(now - self._began)}" if self._finished else ""
+        said = ", ".join(filter(None, (text, self._pace(), took)))
+        print(f"{said}  {self._note}".rstrip(), file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -104,7 +104,8 @@ def run(config: ConfigDict, workdir: Path) -> int:
                 count = len(numbers) - kept
 
                 def tick(part: float = count / calls / len(plan.evaluations)) -> None:
-                    bar.note(f"{bar.rate * flops.total / 1e12:.3g} TFLOP/s")
+                    if bar.rate:
+                        bar.note(f"{bar.rate * flops.total / 1e12:.3g} TFLOP/s")
                     bar.advance(part)
 
                 # to the end of the shard even where fewer are left, so that no batch has another shape

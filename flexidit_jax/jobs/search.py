@@ -57,6 +57,6 @@ def run(config: ConfigDict, workdir: Path) -> int:
         seed=experiment.seed,
         judge=judge,
     )
-    result = measure(subject, section, partial(print, flush=True)) | {"config": experiment.raw}
+    result = measure(subject, section) | {"config": experiment.raw}
     write_study(folder, "search", result, markdown(result), {"gaps": gap_per_step(result), "pareto": pareto(result)})
     return 0

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -12,8 +15,11 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.progress import Progress
 from flexidit_jax.evaluation.studies.quality_page import findings, markdown, quality_vs_compute, sample_grid
-from flexidit_jax.evaluation.studies.quality_vs_compute import Report
+from flexidit_jax.evaluation.studies.quality_vs_compute import Report, measure
+from flexidit_jax.models.flops import FlopCount
+from flexidit_jax.sampling.spec import SampleSpec
 
 P2, P4, P8 = (1, 2, 2), (1, 4, 4), (1, 8, 8)
 
@@ -40,6 +46,35 @@ def test_points() -> None:
     assert [row.spec.guide for row in rows] == [None] * 7 + ["2:50", "4:50"]
     assert [row.spec.solver for row in rows] == ["ddpm"] * 6 + ["dpmpp_2m"] + ["ddpm"] * 2
     assert rows[-1].spec.packing == "packed"
+
+
+def test_how_long_it_takes_is_counted_in_flops(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Pieces are steps of a batch, each of what its point costs; those of all seeds add up to the whole."""
+    made: set[float] = set()
+    advance = Progress.advance
+    monkeypatch.setattr(Progress, "advance", lambda bar, units: made.add(units) or advance(bar, units))
+    costs = {"2:4": 4e9, "4:2,2:2": 3e9, "2:2": 2e9}
+
+    def sample(
+        labels: np.ndarray, spec: SampleSpec, progress: Callable[[], None], batch: int = 2, first: int = 0
+    ) -> np.ndarray:
+        for _ in range(len(labels) // batch * spec.steps):
+            progress()
+        return np.zeros((len(labels), 8, 8, 1), np.uint8)
+
+    flex = SimpleNamespace(
+        patches=(P2, P4),
+        model=SimpleNamespace(conditioner=SimpleNamespace(classes=2)),
+        flops=lambda spec: FlopCount(costs[spec.schedule], 1.0, 1.0),
+        sample=sample,
+    )
+    judge = MagicMock()
+    judge.score.return_value = SimpleNamespace(fd=1.0, accuracy=0.5, nearest=1.0)
+    measure(flex, Report(samples=4, steps=4, batch=2, weak_first=(0, 2), fewer_steps=(2,), seeds=(0, 1)), judge)
+    assert made == {2.0, 1.5}
+    assert capsys.readouterr().err.splitlines()[-1].startswith("report: 72/72 (100 %), ")
 
 
 def test_points_of_three_modes_mix_the_ends() -> None:

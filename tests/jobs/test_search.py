@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,7 @@ def test_a_score_belongs_to_its_schedule_scale_and_seed(searched: Path) -> None:
 
 
 def test_a_negative_is_measured_and_scored_with(
-    smoke_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    smoke_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     drawn, sample = set(), fd.FlexiDiT.sample
     monkeypatch.setattr(
@@ -115,6 +116,8 @@ def test_a_negative_is_measured_and_scored_with(
         ]
         assert main([SMOKE, f"--workdir={run}", "--mode=search", *(f"--config.{word}" for word in words)]) == 0
         gaps[negative] = list(json.loads((run / "search" / "search.json").read_text())["gaps"].values())
+        last = capsys.readouterr().err.splitlines()[-1]  # of one bar, to whose end all pieces add up
+        assert re.fullmatch(r"search: (\d+)/\1 \(100 %\), [\d.]+ GFLOP/s, took \d+:\d\d", last)
     assert drawn == {None, 3}
     np.testing.assert_array_equal(gaps["None"][0], gaps["3"][0])  # at scale 1 nothing guides
     assert np.abs(np.subtract(gaps["None"][1], gaps["3"][1])[1:]).min() > 0

@@ -10,6 +10,8 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from operator import mul
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -133,20 +135,20 @@ def _points(flex: FlexiDiT, section: Report, judge: Judge) -> tuple[list[dict[st
     parts: list[list[np.ndarray]] = [[] for _ in points]
     seconds: list[list[float]] = [[] for _ in points]
     seeds = [section.seeds if _compared(point, points[0]) else section.seeds[:1] for point in points]
-    with Progress(batches * sum(map(len, seeds)), "report") as bar:
+    work = [section.batch * flex.flops(spec=point.spec).total / 1e9 for point in points]  # of a batch
+    with Progress(batches * sum(map(mul, work, map(len, seeds))), "report", unit="GFLOP") as bar:
+        steps = [partial(bar.advance, batch / point.spec.steps) for batch, point in zip(work, points)]
         for begin in range(0, section.samples, section.batch):
             here = labels[begin : begin + section.batch]
             for i, point in enumerate(points):
                 clock = time.perf_counter()
-                parts[i].append(flex.sample(here, spec=point.spec, first=begin, progress=False))
+                parts[i].append(flex.sample(here, spec=point.spec, first=begin, progress=steps[i]))
                 seconds[i].append(time.perf_counter() - clock)
-                bar.advance()
         others: list[list[np.ndarray]] = [[] for _ in points]  # of the other seeds
         for i, point in enumerate(points):
             for seed in seeds[i][1:]:
                 spec = replace(point.spec, seed=seed)
-                others[i].append(flex.sample(labels, spec=spec, batch=section.batch, progress=False))
-                bar.advance(batches)
+                others[i].append(flex.sample(labels, spec=spec, batch=section.batch, progress=steps[i]))
     images = [np.concatenate(part) for part in parts]
     warm = [float(np.median(times[1:])) * batches for times in seconds]
     full = flex.flops(spec=points[0].spec).total

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -111,6 +111,43 @@ class Subject(NamedTuple):
     judge: Judge | None
 
 
+class Work(NamedTuple):
+    """What a search computes, in 10^9 FLOPs; known before it begins, since a searched schedule costs its budget.
+
+    Attributes:
+      gap: of all records, by guidance scale.
+      trial: of the samples that a scale is tried with, by budget (None: all powerful) and scale.
+      score: of the samples of a seed, by budget; the mean over the scales that may be chosen.
+      total: of all rows.
+    """
+
+    gap: dict[float, float]
+    trial: dict[tuple[float | None, float], float]
+    score: dict[float | None, float]
+    total: float
+
+    @classmethod
+    def of(cls, subject: Subject, section: Search) -> Work:
+        """That of `measure`."""
+        flex, scales, budgets = subject.flex, section.guidance, (None, *section.budgets)
+        modes = [text_of(constant(patch, subject.spec.steps)) for patch in flex.patches]
+        records = min(section.records, len(subject.dataset.source()))
+
+        def cost(count: int, scale: float, **words: Any) -> float:
+            return count * flex.flops(spec=replace(subject.spec, guidance=scale, **words)).total / 1e9
+
+        gap = {scale: sum(cost(records, scale, schedule=mode) for mode in modes) for scale in scales}
+        tried, scored = section.scale_samples * (len(scales) > 1), section.samples if subject.judge else 0
+        trial = {(budget, scale): cost(tried, scale, budget=budget) for budget in budgets for scale in scales}
+        score = {budget: float(np.mean([cost(scored, scale, budget=budget) for scale in scales])) for budget in budgets}
+
+        def row(budget: float | None) -> float:
+            return sum(trial[budget, scale] for scale in scales) + len(section.seeds) * score[budget]
+
+        total = sum(gap.values()) + row(None) + 2 * sum(map(row, section.budgets))
+        return cls(gap, trial, score, total)
+
+
 class Measured(NamedTuple):
     """At one guidance scale: gap and error of every mode at every step, [modes, steps], and the calls of each step."""
 
@@ -131,29 +168,37 @@ def check_budgets(flex: FlexiDiT, spec: SampleSpec, section: Search) -> None:
         flex.plan(spec=replace(spec, budget=budget))
 
 
-def measure(subject: Subject, section: Search, say: Callable[[str], None]) -> dict[str, Any]:
-    """Gaps, schedules and scores, JSON-ready; `say` gets a line for every row."""
+def measure(subject: Subject, section: Search) -> dict[str, Any]:
+    """Gaps, schedules and scores, JSON-ready; a line is said for every row."""
+    work = Work.of(subject, section)
+    with Progress(work.total, "search", unit="GFLOP") as bar:
+        return _measured(subject, section, work, bar)
+
+
+def _measured(subject: Subject, section: Search, work: Work, bar: Progress) -> dict[str, Any]:
     flex, spec, judge = subject.flex, subject.spec, subject.judge
     table = spec.table(flex.process)
-    measured = _gaps(subject, section, table)
+    measured = _gaps(subject, section, table, work, bar)
     criterion = {scale: at.error if section.weight == "moved" else at.gap for scale, at in measured.items()}
     schedules = _schedules(flex, spec, section, measured, criterion)
 
-    score = _scorer(subject)
+    score = _scorer(subject, bar)
     rows = []
     for (budget, kind), by_scale in schedules.items():  # every row with the same noise
         scale, tried = section.guidance[0], {}
         if len(by_scale) > 1:
             apart = max(section.seeds) + 1
-            tried = {s: score(text, s, apart, section.scale_samples).fd for s, text in by_scale.items()}
+            words = apart, section.scale_samples
+            tried = {s: score(text, s, *words, work.trial[budget, s]).fd for s, text in by_scale.items()}
             scale = min(tried, key=tried.get)
         row = _row(flex, replace(spec, schedule=by_scale[scale], guidance=scale), budget, kind, criterion[scale])
         row["fd_by_scale"] = {str(s): fd for s, fd in tried.items()}
         if judge:
-            scores = [score(by_scale[scale], scale, seed, section.samples) for seed in section.seeds]
+            words = section.samples, work.score[budget]
+            scores = [score(by_scale[scale], scale, seed, *words) for seed in section.seeds]
             row |= {"fd": [s.fd for s in scores], "accuracy": [s.accuracy for s in scores]}
         rows.append(row)
-        say(f"{kind.replace('_', ' ')} at {budget or 1:g}: {row['schedule']}, guidance {scale}")
+        bar.say(f"{kind.replace('_', ' ')} at {budget or 1:g}: {row['schedule']}, guidance {scale}")
     return {
         "floor_fd": judge and judge.floor(section.samples),
         "samples": section.samples if judge else None,
@@ -168,7 +213,7 @@ def measure(subject: Subject, section: Search, say: Callable[[str], None]) -> di
     }
 
 
-def _gaps(subject: Subject, section: Search, table: Steps) -> dict[float, Measured]:
+def _gaps(subject: Subject, section: Search, table: Steps, work: Work, bar: Progress) -> dict[float, Measured]:
     """By guidance scale."""
     flex, source = subject.flex, subject.dataset.source()
     n = min(section.records, len(source))
@@ -182,19 +227,18 @@ def _gaps(subject: Subject, section: Search, table: Steps) -> dict[float, Measur
     for scale in section.guidance:
         plan = flex.plan(spec=replace(subject.spec, guidance=scale))
         runs = [segment for segment in plan.segments for _ in range(segment.start, segment.stop)]
-        with Progress(len(batches) * len(table.t), f"gap at guidance {scale}") as bar:
-            found = mode_gap.measure(
-                flex.predict,
-                flex.patches,
-                flex.process,
-                table,
-                batches,
-                [run.scale for run in runs],
-                subject.spec.guidance_channels,
-                subject.seed,
-                negatives(flex.model.conditioner, subject.negative, 1),
-                bar.advance,
-            )
+        found = mode_gap.measure(
+            flex.predict,
+            flex.patches,
+            flex.process,
+            table,
+            batches,
+            [run.scale for run in runs],
+            subject.spec.guidance_channels,
+            subject.seed,
+            negatives(flex.model.conditioner, subject.negative, 1),
+            partial(bar.advance, work.gap[scale] / len(batches) / len(table.t)),
+        )
         calls = np.array(plan.evaluations) * [sum(patch is not None for patch in run.pair) for run in runs]
         measured[scale] = Measured(mode_gap.mean_gaps(found, table), mode_gap.errors(found, table), calls)
     return measured
@@ -222,15 +266,22 @@ def _schedules(
     return schedules
 
 
-def _scorer(subject: Subject) -> Callable[[str, float, int, int], Score]:
-    """(schedule, scale, seed, samples) -> Score; what was drawn once is not drawn again."""
+def _scorer(subject: Subject, bar: Progress) -> Callable[[str, float, int, int, float], Score]:
+    """(schedule, scale, seed, samples, work) -> Score; what was drawn once is not drawn again."""
+    known: dict[tuple[str, float, int, int], Score] = {}
 
-    @cache
-    def score(schedule: str, scale: float, seed: int, samples: int) -> Score:
+    def score(schedule: str, scale: float, seed: int, samples: int, work: float) -> Score:
+        asked = schedule, scale, seed, samples
+        if asked in known:
+            bar.advance(work)
+            return known[asked]
         labels = balanced_labels(samples, subject.dataset.classes)
         spec = replace(subject.spec, schedule=schedule, guidance=scale, seed=seed)
-        where = {name: getattr(subject, name) for name in ("batch", "first", "negative")} | {"progress": False}
-        return subject.judge.score(subject.flex.sample(labels, spec=spec, **where), labels)
+        steps = spec.steps * -(-samples // min(subject.batch or samples, samples))
+        where = {name: getattr(subject, name) for name in ("batch", "first", "negative")}
+        drawn = subject.flex.sample(labels, spec=spec, **where, progress=partial(bar.advance, work / steps))
+        known[asked] = subject.judge.score(drawn, labels)
+        return known[asked]
 
     return score
 
