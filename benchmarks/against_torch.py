@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -35,10 +36,10 @@ def ours(size: str, batch: int, steps: int) -> dict[str, Callable[[], object]]:
 
     import flexidit_jax as fd
     from flexidit_jax.diffusion.gaussian import Process
-    from flexidit_jax.models.build import build_dit, init
+    from flexidit_jax.models.build import init
     from flexidit_jax.models.flexify import flexify
 
-    model = build_dit((1, 32, 32, 4), {"name": "classes", "classes": 1000}, patch=2, size=size)
+    model = model_of(size)
     rng = np.random.default_rng(0)
     params = jax.tree.map(
         lambda leaf: np.asarray(leaf) + 0.02 * rng.standard_normal(leaf.shape, np.float32),
@@ -52,14 +53,19 @@ def ours(size: str, batch: int, steps: int) -> dict[str, Callable[[], object]]:
     }
 
 
+def model_of(size: str) -> Any:
+    """Our network."""
+    from flexidit_jax.models.build import build_dit
+
+    return build_dit((1, 32, 32, 4), {"name": "classes", "classes": 1000}, patch=2, size=size)
+
+
 def weak_share(size: str) -> float:
     """Share of weak steps among the 250 of the budget."""
-    from flexidit_jax.models.build import build_dit
     from flexidit_jax.models.flops import forward_flops
     from flexidit_jax.sampling.plan import plan
 
-    model = build_dit((1, 32, 32, 4), {"name": "classes", "classes": 1000}, patch=2, size=size)
-    patches = ((1, 2, 2), (1, 4, 4))
+    model, patches = model_of(size), ((1, 2, 2), (1, 4, 4))
     chosen = plan(patches, lambda patch: forward_flops(model, patch), range(250), budget=BUDGET)
     return dict(chosen.schedule)[patches[1]] / 250
 
@@ -161,10 +167,12 @@ def main() -> None:
             rows.append({"size": size, "batch": batch, "ms": {k: round(v, 1) for k, v in ms.items()}, **ratios})
             print(json.dumps(rows[-1]), flush=True)
     from flexidit_jax.common.cores import cores
+    from flexidit_jax.models.build import attention_of
 
     result = {
         "command": " ".join(sys.argv),
         "machine": f"{platform.machine()}, {cores()} cores",
+        "attention": attention_of(model_of(args.sizes[0])),
         "steps": args.steps,
         "repeats": args.repeats,
         "budget": BUDGET,

@@ -23,7 +23,7 @@ from flexidit_jax.common.allocator import keep_freed_memory
 from flexidit_jax.common.types import as_patch
 from flexidit_jax.diffusion.gaussian import Process
 from flexidit_jax.diffusion.solvers import ddpm
-from flexidit_jax.models.build import SIZES, build_dit, init
+from flexidit_jax.models.build import SIZES, attention_of, build_dit, init
 from flexidit_jax.models.dit import DiT
 from flexidit_jax.models.flexify import flexify, patches_of
 from flexidit_jax.sampling.calibration import Case, evaluation, machine, measure
@@ -114,7 +114,7 @@ def main() -> None:
             sizes[size][str(images)] = layouts(model, engine, words.patches, images, words.repeats)
             print(size, images, json.dumps(sizes[size][str(images)]), flush=True)
     asked = {name: value for name, value in vars(words).items() if name not in ("out", "sizes")}
-    result = {"machine": machine(), **asked, "sizes": sizes}
+    result = {"machine": machine(), "attention": attention_of(model), **asked, "sizes": sizes}
     words.out.mkdir(parents=True, exist_ok=True)
     (words.out / "packing.json").write_text(json.dumps(result, indent=1) + "\n")
     draw(result).savefig(words.out / "packing.png", dpi=150)

@@ -29,7 +29,7 @@ from flexidit_jax.common.cores import cores
 from flexidit_jax.common.types import short_patch_name
 from flexidit_jax.diffusion.gaussian import Process
 from flexidit_jax.diffusion.solvers import make_table
-from flexidit_jax.models.build import build_dit, init
+from flexidit_jax.models.build import attention_of, build_dit, init
 from flexidit_jax.models.flexify import flexify
 from flexidit_jax.models.flops import forward_flops
 from flexidit_jax.models.patch import tokens
@@ -207,6 +207,7 @@ def main() -> None:
     result = {
         "command": " ".join(sys.argv),
         "machine": f"{platform.machine()}, {jax.devices()[0].device_kind}, {cores()} cores, jax {jax.__version__}",
+        "attention": attention_of(flex.model),
         "size": args.size,
         "modes": [short_patch_name(patch) for patch in flex.patches],
         "rows": rows,

@@ -26,7 +26,7 @@ from flexidit_jax.common.allocator import keep_freed_memory
 from flexidit_jax.common.cores import cores
 from flexidit_jax.common.types import short_patch_name
 from flexidit_jax.diffusion.gaussian import Process
-from flexidit_jax.models.build import build_dit, init
+from flexidit_jax.models.build import attention_of, build_dit, init
 from flexidit_jax.models.patch import tokens
 from flexidit_jax.training.flops import training_flops
 from flexidit_jax.training.losses.diffusion import Loss
@@ -82,6 +82,7 @@ def measure(size: str, batch: int, dtype: str, remat: str, unroll: int, repeats:
     return {
         "size": size,
         "batch": batch,
+        "attention": attention_of(model),
         "remat": remat,
         "matmul_gflops": round(rate / 1e9, 1),
         "ms": {name: round(1e3 * seconds[name], 1) for name in (*runs, "update")},

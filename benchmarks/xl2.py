@@ -22,7 +22,7 @@ import numpy as np
 import flexidit_jax as fd
 from flexidit_jax.common.allocator import keep_freed_memory
 from flexidit_jax.diffusion.gaussian import Process
-from flexidit_jax.models.build import build_dit, init
+from flexidit_jax.models.build import attention_of, build_dit, init
 from flexidit_jax.models.flexify import flexify
 from flexidit_jax.models.flops import forward_flops
 
@@ -74,6 +74,7 @@ def main() -> None:
     flops = {patch: forward_flops(flex.model, (1, patch, patch)) for patch in (2, 4)}
     result = {
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(flex.params)),
+        "attention": attention_of(flex.model),
         "batch": words.batch,
         "seconds": took,
         "powerful_ms": round(1e3 * seconds[2]),

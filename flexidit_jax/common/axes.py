@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from flexidit_jax.common.types import Array
@@ -22,6 +23,11 @@ MESH_AXES = {"records": ("data", "fsdp"), "heads": ("tensor",)}
 def using(mesh: Mesh | None) -> AbstractContextManager:
     """Inside, also while tracing, the other functions speak of `mesh` (axes data, fsdp, tensor)."""
     return nullcontext() if mesh is None else jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
+
+
+def on(device: jax.Device) -> AbstractContextManager:
+    """Inside, also while tracing, `platform` is that of one device, which may be one that is only described."""
+    return using(Mesh(np.array([device]), ("one",)))
 
 
 def ways(word: str) -> int:

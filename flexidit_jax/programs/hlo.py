@@ -157,7 +157,7 @@ def parse(text: str) -> Program:
             if header := _HEADER.match(line):
                 here = computations[header[2]] = Computation(header[2])
                 entry = header[2] if header[1] else entry
-        elif line.startswith("}"):
+        elif line == "}":  # the text of a kernel may spread over lines
             here = None
         elif (instruction := _instruction(line)) is not None:
             here.instructions[instruction.name] = instruction

@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from flexidit_jax.api import FlexiDiT
-from flexidit_jax.common.axes import MESH_AXES
+from flexidit_jax.common.axes import MESH_AXES, on
 from flexidit_jax.common.trees import merge
 from flexidit_jax.common.types import Params, short_patch_name
 from flexidit_jax.diffusion.process import NoiseProcess
@@ -116,7 +116,7 @@ def sampling_programs(
                 1,
                 float(batch * sum(forward_flops(flex.model, patch) for patch in pair if patch is not None)),
                 0.0,
-                partial(jax.jit(run).lower, *arguments),
+                partial(_lowered, device, run, *arguments),
             )
 
 
@@ -151,6 +151,11 @@ def _step(
 
     read, modulation = jax.eval_shape(weights, flex.params)
     return made["run"], read, jax.eval_shape(tables, modulation) if batch <= HOISTED else None
+
+
+def _lowered(device: Any, run: Callable[..., Carry], *arguments: Any) -> jax.stages.Lowered:
+    with on(device):
+        return jax.jit(run).lower(*arguments)
 
 
 def _put(tree: Any, sharding: Any) -> Any:

@@ -29,6 +29,7 @@ from flexidit_jax.common.cores import cores
 from flexidit_jax.common.files import cache_folder, written_aside
 from flexidit_jax.common.types import Patch
 from flexidit_jax.diffusion.steps import Steps, begin
+from flexidit_jax.models.build import attention_of
 from flexidit_jax.models.conditioning.condition import nothing
 from flexidit_jax.models.dit import DiT
 from flexidit_jax.models.modulation import Modulations
@@ -79,7 +80,7 @@ def key_of(model: DiT, kind: str, batch: int) -> str:
     """
     shape = f"latent {'x'.join(map(str, model.latent))}, width {model.width}, depth {model.depth}"
     more = f"heads {model.num_heads}, mlp {model.mlp_ratio}, variance {model.learn_variance}, unroll {model.unroll}"
-    return f"{machine()}; {shape}, {more}, {model.dtype}, {model.attention}, {kind}; batch {batch}"
+    return f"{machine()}; {shape}, {more}, {model.dtype}, {attention_of(model)}, {kind}; batch {batch}"
 
 
 def measure(

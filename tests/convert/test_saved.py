@@ -52,3 +52,21 @@ def test_what_is_missing_is_named(flex: fd.FlexiDiT, tmp_path: Path, key: str) -
     with pytest.raises(fd.UserError) as caught:
         fd.load(tmp_path)
     assert str(caught.value) == f"config key '{file}.{key}' is missing"
+
+
+MACHINE = {"attention": "flash", "remat": "dots", "unroll": 4}  # a kernel that there no longer is
+
+
+def test_what_it_says_of_the_machine_it_was_made_on_is_not_read(flex: fd.FlexiDiT, tmp_path: Path) -> None:
+    flex.save(tmp_path)
+    file = tmp_path / "config.json"
+    config = json.loads(file.read_text())
+    assert not MACHINE.keys() & config["model"].keys()
+    file.write_text(json.dumps(config | {"model": config["model"] | MACHINE}))
+    model = fd.load(tmp_path).model
+    assert (model.attention, model.remat, model.unroll) == ("auto", "none", 1)
+    flex.save(tmp_path)  # over it: the same model
+    assert json.loads(file.read_text()) == config
+    file.write_text(json.dumps(config | {"model": config["model"] | MACHINE | {"num_heads": 8}}))
+    with pytest.raises(fd.UserError, match=r"\(model\.num_heads is 8 there, 4 here\)"):
+        flex.save(tmp_path)

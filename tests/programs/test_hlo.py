@@ -139,6 +139,19 @@ def test_a_loop_of_unknown_length_is_counted_once_and_named() -> None:
     assert unknown == ["loop"]
 
 
+def test_what_a_kernel_says_of_itself_over_several_lines_ends_no_computation() -> None:
+    """As Pallas kernels of TPUs are printed."""
+    call = """  %kernel = f32[4,8]{1,0} custom-call(%x.1), custom_call_target="tpu_custom_call", frontend_attributes={metadata={
+"block_q": 256
+}}, metadata={op_name="jit(f)"}
+"""
+    before = "  %there = f32[4,8]"
+    program = parse(LOOPS.replace(before, call + before))
+    inner = program.computations["inner.body"].instructions
+    assert list(inner) == ["p.1", "i.1", "x.1", "kernel", "there", "t.1"]
+    assert program.runs() == parse(LOOPS).runs()
+
+
 def test_collectives_by_kind() -> None:
     x = 4 * 8 * 4
     assert collectives(parse(LOOPS)) == {

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh, SingleDeviceSharding
+from jax.sharding import SingleDeviceSharding
 
-from flexidit_jax.common import axes
+from flexidit_jax.common.axes import on
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.models.attention.backend import attend
 from flexidit_jax.models.attention.seen import Seen
@@ -50,6 +50,6 @@ def test_auto_compiles_for_a_gpu(
         for n in (queries, keys, keys)
     ]
     loss = lambda *arrays: attend("auto", *arrays, seen).astype(jnp.float32).sum()  # noqa: E731
-    with axes.using(Mesh(np.array([card]), ("one",))):
+    with on(card):
         text = jax.jit(jax.grad(loss, (0, 1, 2))).lower(*arrays).compile().as_text()
     assert text.count('custom_call_target="__cudnn$fmha') == calls

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -65,10 +66,10 @@ def test_blocks_make_no_sequence_longer_than_it_has_to_be() -> None:
 # ---------------------------------------------------------------- TPUs that are not there
 
 
-def compiled(arrays: list[Any], mesh: Mesh, seen: Seen | None = None) -> str:
+def compiled(arrays: list[Any], where: AbstractContextManager, seen: Seen | None = None) -> str:
     """The text of a program that computes gradients."""
     loss = lambda *arrays: attend("auto", *arrays, seen).astype(jnp.float32).sum()  # noqa: E731
-    with axes.using(mesh):
+    with where:
         return jax.jit(jax.grad(loss, (0, 1, 2))).lower(*arrays).compile().as_text()
 
 
@@ -79,7 +80,7 @@ def test_it_compiles_for_a_tpu(case: tuple[int, int, int, Seen | None], capsys: 
     (chip,) = tpu_slice("v5e:1x1").devices
     where = SingleDeviceSharding(chip)
     arrays = [jax.ShapeDtypeStruct((2, n, 2, width), jnp.bfloat16, sharding=where) for n in (queries, keys, keys)]
-    text = compiled(arrays, Mesh(np.array([chip]), ("one",)), seen)
+    text = compiled(arrays, axes.on(chip), seen)
     assert text.count('custom_call_target="tpu_custom_call"') == 3  # forward, and of the gradients two
     assert f"2,2,{queries},{keys}]" not in text  # no scores outside them
     assert capsys.readouterr().err == "note: attention runs by the fused kernel splash\n"
@@ -89,6 +90,6 @@ def test_it_compiles_for_a_tpu(case: tuple[int, int, int, Seen | None], capsys: 
 def test_every_device_runs_it_on_its_own_rows_and_heads() -> None:
     mesh = Mesh(np.array(tpu_slice("v5e:2x4").devices).reshape(2, 2, 2), ("data", "fsdp", "tensor"))
     where = NamedSharding(mesh, PartitionSpec(("data", "fsdp"), None, "tensor"))
-    text = compiled([jax.ShapeDtypeStruct((8, 256, 4, 72), jnp.bfloat16, sharding=where)] * 3, mesh)
+    text = compiled([jax.ShapeDtypeStruct((8, 256, 4, 72), jnp.bfloat16, sharding=where)] * 3, axes.using(mesh))
     assert "bf16[2,2,256,72]" in text and "bf16[8,4,256,72]" not in text
     assert "all-gather" not in text and "all-to-all" not in text
