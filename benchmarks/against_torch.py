@@ -62,11 +62,13 @@ def model_of(size: str) -> Any:
 
 def weak_share(size: str) -> float:
     """Share of weak steps among the 250 of the budget."""
+    from flexidit_jax.diffusion.gaussian import Process
     from flexidit_jax.models.flops import forward_flops
-    from flexidit_jax.sampling.plan import plan
+    from flexidit_jax.sampling.spec import SampleSpec
 
     model, patches = model_of(size), ((1, 2, 2), (1, 4, 4))
-    chosen = plan(patches, lambda patch: forward_flops(model, patch), range(250), budget=BUDGET)
+    spec = SampleSpec(steps=250, budget=BUDGET, guidance=1.0)
+    chosen = spec.plan(patches, spec.table(Process()), lambda patch: forward_flops(model, patch))
     return dict(chosen.schedule)[patches[1]] / 250
 
 

@@ -141,7 +141,7 @@ def test_a_loop_of_unknown_length_is_counted_once_and_named() -> None:
 
 def test_what_a_kernel_says_of_itself_over_several_lines_ends_no_computation() -> None:
     """As Pallas kernels of TPUs are printed."""
-    call = """  %kernel = f32[4,8]{1,0} custom-call(%x.1), custom_call_target="tpu_custom_call", frontend_attributes={metadata={
+    call = """  %kernel = f32[4,8]{1,0} custom-call(%x.1), frontend_attributes={metadata={
 "block_q": 256
 }}, metadata={op_name="jit(f)"}
 """
