@@ -32,7 +32,7 @@ def gpus(name: str) -> Slice:
     if count > MOST:
         raise UserError(f"no GPU {name!r}: a machine of them has up to {MOST}; gpu:{kind}x{MOST} would do")
     text = description(kind)
-    memory = float(re.search(r"device_memory_size: (\d+)", text)[1])
+    memory = float(re.search(r"^ +device_memory_size: (\d+)$", text, re.MULTILINE)[1])
     return Slice(name, _devices(text, count), GPUS[kind], memory)
 
 

@@ -15,7 +15,7 @@ from flexidit_jax.programs.slices import Slice
 
 #: programs compiled in a search, images of a batch
 TRIES, MOST = 6, 2**16
-#: an answer this part of itself below the truth is near enough
+#: batches are tried in steps of about this part of themselves
 NEAR = 16
 
 
@@ -32,7 +32,7 @@ def with_largest_batch(first: Compiled, lowering: Lowering, where: Slice) -> Com
 
 
 def largest_batch(first: Compiled, compiled: Callable[[int], Compiled], multiple: int, hbm: float) -> int | None:
-    """The largest batch that was seen to fit, once `NEAR` more images of it cannot be expected to.
+    """The largest batch that was seen to fit, where one a step larger cannot be expected to.
 
     Args:
       first: of some batch.
@@ -46,7 +46,10 @@ def largest_batch(first: Compiled, compiled: Callable[[int], Compiled], multiple
     for _ in range(TRIES):
         fits = max((one.batch for one in tried if one.fits), default=0)
         over = min((one.batch for one in tried if not one.fits), default=MOST + 1)
-        batch = _rounded(min(_expected(tried, hbm), over - 1), multiple)
+        expected = _expected(tried, hbm)
+        if expected is None or expected >= over:
+            expected = (fits + over) / 2 if over <= MOST else MOST
+        batch = _rounded(expected, multiple)
         if fits == 0 and over > multiple:
             batch = max(batch, multiple)
         if batch <= fits:
@@ -55,12 +58,15 @@ def largest_batch(first: Compiled, compiled: Callable[[int], Compiled], multiple
     return max((one.batch for one in tried if one.fits), default=None)
 
 
-def _expected(tried: list[Compiled], hbm: float) -> float:
-    """Images that fill the memory, by a line through the last two programs; by one alone, its temporaries grow."""
+def _expected(tried: list[Compiled], hbm: float) -> float | None:
+    """Images that fill the memory, by a line through the last two programs; by one alone, its temporaries grow.
+
+    None where the last one was refused, and no word of what it would hold.
+    """
     known = [one for one in tried if one.total is not None]
-    if not known or known[-1] is not tried[-1]:  # refused, and no word of what it holds
-        return tried[-1].batch / 2
-    last = known[-1]
+    last = tried[-1]
+    if last.total is None:
+        return None
     per_image = last.temporaries / last.batch
     if len(known) > 1:
         per_image = (last.total - known[-2].total) / (last.batch - known[-2].batch)
