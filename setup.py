@@ -13,7 +13,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["flexidit_jax", "flexidit_jax.*"]),
-    package_data={"flexidit_jax.models.conditioning": ["names/*.txt"]},
+    package_data={"flexidit_jax.models.conditioning": ["names/*.txt"], "flexidit_jax.programs": ["gpus/*.txtpb"]},
     install_requires=[
         "jax>=0.10.2,<0.12",
         "flax>=0.12.8,<0.13",
@@ -43,6 +43,8 @@ setup(
         "hub": ["huggingface_hub>=1,<3"],  # models by their name at the Hugging Face hub
         # Google's library under its Cloud Platform terms: drives TPUs, and compiles for them without one
         "tpu": ["jax[tpu]>=0.10.2,<0.12"],
+        # NVIDIA's libraries, 5.5 GB: drives GPUs, and compiles for them without one
+        "gpu": ["jax[cuda12]>=0.10.2,<0.12"],
         "oracle": ["torch>=2.13,<3", "diffusers>=0.35,<1"],  # live parity tests
     },
 )

@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flexidit_jax.common.chips import CHIPS
+from flexidit_jax.common.chips import TPUS
 
 ROOT = Path(__file__).parents[1]
 GIB = 2**30
@@ -100,7 +100,7 @@ def compiled(row: Row, workdir: Path) -> dict[str, Any]:
 
 def tables(records: dict[Row, dict[str, Any]]) -> str:
     """Training, sampling, and the row of a GPU cluster."""
-    tpu = {row: record for row, record in records.items() if row.slice.partition(":")[0] in CHIPS}
+    tpu = {row: record for row, record in records.items() if row.slice.partition(":")[0] in TPUS}
     lines = [
         "### Training",
         "",
@@ -152,7 +152,7 @@ def tables(records: dict[Row, dict[str, Any]]) -> str:
 
 def training_line(row: Row, record: dict[str, Any], program: dict[str, Any]) -> str:
     remat = row.remat + (f", accumulate {row.accumulate}" if row.accumulate > 1 else "")
-    hbm = CHIPS[row.slice.partition(":")[0]].hbm
+    hbm = TPUS[row.slice.partition(":")[0]].hbm
     said = "-"
     if program["traffic"] is not None:
         said = "; ".join(f"{kind} {gib(t['bytes'])}" for kind, t in program["traffic"].items())

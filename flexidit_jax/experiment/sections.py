@@ -153,13 +153,17 @@ class Compilation:
     """The `compile` section.
 
     Attributes:
-      topology: a TPU slice such as `v5e:16x16`; None for the devices at hand. Also `--topology`.
+      topology: a TPU slice such as `v5e:16x16`, a GPU such as `gpu:h100` or a machine of them, `gpu:h100x8`; None
+        for the devices at hand. Also `--topology`.
       programs: of "train" and "sample".
+      largest_batch: also find the largest batch that fits (up to 65,536), which compiles every program a few times
+        more; None: for GPUs that are not there, whose compiler takes seconds.
       out: the folder, `<workdir>/compile` by default; also `--out`.
     """
 
     topology: str | None = None
     programs: Sequence[str] = ("train", "sample")
+    largest_batch: bool | None = None
     out: str | None = None
 
     def __post_init__(self) -> None:

@@ -1,6 +1,7 @@
-"""`--mode=compile`: the programs of a config, compiled for a TPU slice that is not there, and what they take.
+"""`--mode=compile`: the programs of a config, compiled for TPUs or GPUs that are not there, and what they take.
 
     python -m flexidit_jax.main --config=configs/imagenet256.py --mode=compile --topology=v5e:16x16
+    python -m flexidit_jax.main --config=configs/imagenet256.py --mode=compile --topology=gpu:h100
 
 Neither the data set nor weights are read. Without `--topology` it compiles for the devices at hand.
 """
@@ -19,8 +20,10 @@ from flexidit_jax.experiment.experiment import build_experiment
 from flexidit_jax.experiment.sections import HOW
 from flexidit_jax.models.conditioning.condition import size
 from flexidit_jax.programs.cost import Compiled, compile_program, table
+from flexidit_jax.programs.largest_batch import with_largest_batch
 from flexidit_jax.programs.lower import sampling_programs, training_programs
-from flexidit_jax.programs.slices import devices_here, tpu_slice
+from flexidit_jax.programs.slices import devices_here
+from flexidit_jax.programs.topology import described
 from flexidit_jax.runs.workdir import out_folder
 from flexidit_jax.training.sharding import check_axes, check_batch, mesh_over
 
@@ -33,7 +36,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
     """Compiles what `config.compile` says; `<slice>.json` and `.md` go into `compile.out`, or `workdir/compile`."""
     experiment = build_experiment(config, workdir)
     section, train = experiment.compile, experiment.train
-    where = devices_here() if section.topology is None else tpu_slice(section.topology)
+    where = devices_here() if section.topology is None else described(section.topology)
     folder = out_folder(section.out, workdir / "compile")
 
     lowerings, axes = [], None
@@ -51,11 +54,15 @@ def run(config: ConfigDict, workdir: Path) -> int:
         lowerings += sampling_programs(model, experiment.process, train, asked.spec, batch, where.devices[0])
         print("sampling: one device with a batch of its own; several sample side by side")
 
+    larger = section.largest_batch
+    if larger is None:
+        larger = section.topology is not None and where.devices[0].platform == "gpu"
     programs: list[Compiled] = []
     with compiling_anew():
         for lowering in lowerings:
             print(f"compiling: {lowering.name}", flush=True)
-            programs.append(compile_program(lowering, where))
+            one = compile_program(lowering, where)
+            programs.append(with_largest_batch(one, lowering, where) if larger else one)
     text = table(programs, where)
     known = "" if where.chip else f"; no estimate, since the speed of {where.name.partition(':')[0]} is not known here"
     print(f"\nfigures of one device{known}\n\n{text}\n")

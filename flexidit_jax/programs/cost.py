@@ -5,16 +5,18 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import jax
 
 from flexidit_jax.programs.collectives import Traffic, collectives
 from flexidit_jax.programs.hlo import parse
+from flexidit_jax.programs.launches import counted
 from flexidit_jax.programs.lower import Lowering
 from flexidit_jax.programs.memory_traffic import moved_bytes
 from flexidit_jax.programs.slices import Slice
+from flexidit_jax.programs.weight_copies import weight_copies
 
 GIB = 2**30
 
@@ -33,6 +35,10 @@ class Compiled:
       traffic: collectives of one run by kind.
       moved: bytes to and from HBM in one run, an estimate (see `programs.memory_traffic`).
       unknown_loops: loops whose iterations the text does not tell; what is in them is counted once.
+      launches, launches_other, bytes_other: of one run on a GPU, None elsewhere: kernels, those of them that are
+        neither product nor attention, and what these move (see `programs.launches`).
+      weight_copies: bytes of weights that a GPU writes anew in one run (see `programs.weight_copies`).
+      largest_batch: that fits, where it was asked for (see `programs.largest_batch`).
     """
 
     name: str
@@ -50,6 +56,11 @@ class Compiled:
     traffic: Mapping[str, Traffic] | None = None
     moved: float | None = None
     unknown_loops: int = 0
+    launches: float | None = None
+    launches_other: float | None = None
+    bytes_other: float | None = None
+    weight_copies: float | None = None
+    largest_batch: int | None = None
 
     @property
     def total(self) -> int | None:
@@ -74,8 +85,9 @@ class Compiled:
         }
 
     def as_json(self, where: Slice) -> dict[str, Any]:
-        """All of it; seconds of the estimate under `estimate`."""
-        return {**asdict(self), "total": self.total, "estimate": self.bounds(where)}
+        """All of it; bytes held once more under `memory`, seconds of the estimate under `estimate`."""
+        parts = {key: getattr(self, key) for key in ("arguments", "outputs", "aliased", "temporaries", "code", "total")}
+        return {**asdict(self), "total": self.total, "memory": parts, "estimate": self.bounds(where)}
 
 
 def compile_program(lowering: Lowering, where: Slice) -> Compiled:
@@ -87,7 +99,7 @@ def compile_program(lowering: Lowering, where: Slice) -> Compiled:
     lowered = lowering.lower()
     clock = time.perf_counter()
     try:
-        compiled = lowered.compile()
+        compiled = lowered.compile(compiler_options=dict(lowering.options))
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -108,7 +120,9 @@ def compile_program(lowering: Lowering, where: Slice) -> Compiled:
         moved=moved_bytes(program),
         unknown_loops=len(program.runs()[1]),
     )
-    return made if where.hbm is None else Compiled(**{**vars(made), "fits": made.total <= where.hbm})
+    if where.devices[0].platform == "gpu":
+        made = replace(made, **counted(program)._asdict(), weight_copies=weight_copies(program, lowering.weights))
+    return made if where.hbm is None else replace(made, fits=made.total <= where.hbm)
 
 
 def _needed(message: str) -> int | None:
@@ -127,6 +141,7 @@ def table(programs: Sequence[Compiled], where: Slice) -> str:
         new = None if one.outputs is None else one.outputs - one.aliased
         memory = (_gib(one.arguments), _gib(new), _gib(one.temporaries), _gib(one.total), _fits(one, where))
         lines.append(f"| {one.name} | {one.batch} | {' | '.join(memory)} | {one.seconds:.0f} s |")
+    lines += _on_gpu(programs)
     lines += [
         "",
         "| program | model TFLOPs | recomputed | memory moved GiB | collectives: count, GiB | ESTIMATE | limit |",
@@ -145,11 +160,28 @@ def table(programs: Sequence[Compiled], where: Slice) -> str:
     return "\n".join(lines)
 
 
+def _on_gpu(programs: Sequence[Compiled]) -> list[str]:
+    """What a GPU launches, where there is one."""
+    lines = [
+        f"| {one.name} | {one.launches:.0f} | {one.launches_other:.0f} | {' | '.join(map(_gib, moved))} |"
+        for one in programs
+        if one.launches is not None
+        for moved in [(one.bytes_other, one.weight_copies)]
+    ]
+    heads = (
+        "",
+        "| program | launches | neither product nor attention | these move GiB | copies of weights GiB |",
+        "|---|---|---|---|---|",
+    )
+    return [*heads, *lines] if lines else []
+
+
 def _fits(one: Compiled, where: Slice) -> str:
     if one.fits is None:
         return "-"
     limit = f"{where.hbm / GIB:.4g}"
-    return f"yes, of {limit}" if one.fits else f"NO, of {limit}"
+    most = "" if one.largest_batch is None else f"; largest batch {one.largest_batch}"
+    return (f"yes, of {limit}" if one.fits else f"NO, of {limit}") + most
 
 
 def _gib(number: float | None) -> str:

@@ -60,6 +60,12 @@ class Instruction:
         found = re.search(rf"\b{key}=(\{{[^}}]*\}}|%?[\w.\-]+)", self.attributes)
         return re.findall(r"[\w.\-]+", found[1]) if found else []
 
+    @property
+    def element(self) -> int | None:
+        """Which array of a tuple a `get-tuple-element` is; None for others."""
+        found = re.search(r"\bindex=(\d+)", self.attributes) if self.opcode == "get-tuple-element" else None
+        return int(found[1]) if found else None
+
 
 @dataclass
 class Computation:
@@ -101,7 +107,7 @@ class Program:
             counts[name] = counts.get(name, 0) + times
             for instruction in self.computations[name].instructions.values():
                 if instruction.opcode == "while":
-                    trips = self._trips(instruction)
+                    trips = self.trips(instruction)
                     if trips is None:
                         unknown.append(instruction.name)
                     for key in ("body", "condition"):
@@ -132,7 +138,7 @@ class Program:
                     visit(instruction.called("calls")[0])
         return inside
 
-    def _trips(self, loop: Instruction) -> int | None:
+    def trips(self, loop: Instruction) -> int | None:
         """Iterations of a `while`: what the compiler recorded, or the bound of `i < n` counting from 0 by 1.
 
         That is how jax's `scan` and `fori_loop` with static bounds arrive here.

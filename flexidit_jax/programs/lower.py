@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -39,30 +39,52 @@ from flexidit_jax.training.updates import UpdateCounts
 
 @dataclass(frozen=True)
 class Lowering:
-    """One program that a config runs.
+    """One program that a config runs; with another `batch`, that program for another batch.
 
     Attributes:
       name: such as `train, patch 2`.
       batch: images of one run, over all chips.
       chips: that run it together.
-      flops: model FLOPs of one run on one chip (`models.flops`).
-      recomputed: FLOPs that remat adds to them.
-      lower: makes it, for its devices.
+      image_flops: model FLOPs of an image (`models.flops`).
+      image_recomputed: FLOPs that remat adds to them.
+      lowered: makes it from shapes for a batch, for its devices.
+      multiple: what divides every batch.
+      weights: how the names of the arguments that hold weights begin.
+      options: what the compiler is told.
     """
 
     name: str
     batch: int
     chips: int
-    flops: float
-    recomputed: float
-    lower: Callable[[], jax.stages.Lowered]
+    image_flops: float
+    image_recomputed: float
+    lowered: Callable[[int], jax.stages.Lowered]
+    multiple: int
+    weights: tuple[str, ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def flops(self) -> float:
+        """Of one run on one chip."""
+        return self.image_flops * self.batch / self.chips
+
+    @property
+    def recomputed(self) -> float:
+        """Of one run on one chip."""
+        return self.image_recomputed * self.batch / self.chips
+
+    def lower(self) -> jax.stages.Lowered:
+        return self.lowered(self.batch)
 
 
 def training_programs(model: DiT, process: NoiseProcess, train: Training, seed: int, mesh: Mesh) -> Iterator[Lowering]:
     """The training step of every stage at every patch size that the stage draws."""
     split = NamedSharding(mesh, PartitionSpec(MESH_AXES["records"]))
-    x0 = jax.ShapeDtypeStruct((train.batch, *model.latent), np.float32, sharding=split)
-    cond = _put(shapes(model.conditioner, train.batch), split)
+
+    def lowered(step: Callable[..., Any], state: TrainState, rest: Sequence[Any], batch: int) -> jax.stages.Lowered:
+        x0 = jax.ShapeDtypeStruct((batch, *model.latent), np.float32, sharding=split)
+        return step.lower(state, x0, _put(shapes(model.conditioner, batch), split), *rest)
+
     for i, stage in enumerate(train.stages):
         optimizer = train.optimizer.build(stage.rate())
         state = shaped(_state(model, train, stage), mesh)
@@ -72,14 +94,16 @@ def training_programs(model: DiT, process: NoiseProcess, train: Training, seed: 
             if stage.probabilities is not None and not stage.probabilities[k]:
                 continue
             where = f"stage {i + 1}, " if len(train.stages) > 1 else ""
-            share = train.batch / mesh.size
+            rest = (0, patch, UpdateCounts([stage], seed).next(patch))
             yield Lowering(
                 f"train, {where}patch {short_patch_name(patch)}",
                 train.batch,
                 mesh.size,
-                share * training_flops(model, stage, patch),
-                share * recomputed_flops(model, patch),
-                partial(step.lower, state, x0, cond, 0, patch, UpdateCounts([stage], seed).next(patch)),
+                training_flops(model, stage, patch),
+                recomputed_flops(model, patch),
+                partial(lowered, step, state, rest),
+                mesh.shape["data"] * mesh.shape["fsdp"] * train.accumulate,
+                ("state.params[", "state.frozen["),
             )
 
 
@@ -96,27 +120,32 @@ def sampling_programs(
     flex = FlexiDiT(model, merge(state.frozen, state.params), process, codec=None)
     layouts = choices(spec.packing, adapters=stage.adapters is not None)
     here = SingleDeviceSharding(device)
+
+    def lowered(program: Program, batch: int) -> jax.stages.Lowered:
+        run, weights, tables = _step(flex, program, batch, device.platform in APART)
+        x = jax.ShapeDtypeStruct((batch, *flex.model.latent), np.float32)
+        rows = [jax.ShapeDtypeStruct((batch, *rest), np.float32) for rest in ((len(Steps._fields),), ())]
+        if tables is not None:
+            rows.append(jax.ShapeDtypeStruct((batch, len(reads(program))), np.int32))
+        cond = shapes(flex.model.conditioner, batch)
+        guide_cond = None if program.guide_patch is None else cond
+        carry = Carry(x, x, x, x, jax.ShapeDtypeStruct(lost_shape(x.shape), np.float32))
+        arguments = _put((weights, tables, StepRows(*rows), carry, cond, guide_cond, x), here)
+        return _lowered(device, lambda weights, *rest: run(weights, *rest), *arguments)
+
     for segment in _segments(flex, spec):
         for packing in layouts if segment.two_lengths else ("separate",):
             pair = segment.pair
-            program = Program(*pair, packing, pair[1] and spec.guidance_channels)
-            run, weights, tables = _step(flex, program, batch, device.platform in APART)
-            x = jax.ShapeDtypeStruct((batch, *flex.model.latent), np.float32)
-            rows = [jax.ShapeDtypeStruct((batch, *rest), np.float32) for rest in ((len(Steps._fields),), ())]
-            if tables is not None:
-                rows.append(jax.ShapeDtypeStruct((batch, len(reads(program))), np.int32))
-            cond = shapes(flex.model.conditioner, batch)
-            guide_cond = None if pair[1] is None else cond
-            carry = Carry(x, x, x, x, jax.ShapeDtypeStruct(lost_shape(x.shape), np.float32))
-            arguments = _put((weights, tables, StepRows(*rows), carry, cond, guide_cond, x), here)
             layout = f", {packing}" if segment.two_lengths else ""
             yield Lowering(
                 f"sample, {pair_text(*pair)}{layout}",
                 batch,
                 1,
-                float(batch * sum(forward_flops(flex.model, patch) for patch in pair if patch is not None)),
+                float(sum(forward_flops(flex.model, patch) for patch in pair if patch is not None)),
                 0.0,
-                partial(_lowered, device, run, *arguments),
+                partial(lowered, Program(*pair, packing, pair[1] and spec.guidance_channels)),
+                1,
+                ("weights[",),
             )
 
 

@@ -26,11 +26,12 @@ def moved_bytes(program: Program) -> float:
     for name, times in runs.items():
         if name not in fused:
             here = program.computations[name]
-            total += times * sum(_moved(program, here, instruction) for instruction in here.instructions.values())
+            total += times * sum(moved(program, here, instruction) for instruction in here.instructions.values())
     return total
 
 
-def _moved(program: Program, here: Computation, instruction: Instruction) -> int:
+def moved(program: Program, here: Computation, instruction: Instruction) -> int:
+    """Bytes of one run of an instruction that is not fused into another."""
     opcode = instruction.opcode
     if opcode in FREE or opcode.endswith("-done"):
         return 0
@@ -46,12 +47,22 @@ def _moved(program: Program, here: Computation, instruction: Instruction) -> int
     operands = [here.instructions[name] for name in instruction.operands]
     if opcode == "dynamic-update-slice":
         return 2 * _hbm(operands[1])
+    if opcode == "custom-call":
+        return sum(map(_hbm, operands)) + _results(here, instruction)
     read = _hbm(instruction) if opcode in SLICES else sum(map(_hbm, operands))
     return read + _hbm(instruction)
 
 
 def _hbm(instruction: Instruction, first: int | None = None) -> int:
     return sum(piece.bytes for piece in instruction.pieces[:first] if piece.space == 0)
+
+
+def _results(here: Computation, call: Instruction) -> int:
+    """Bytes that a library writes for others: what is never read of several arrays is room for itself to work in."""
+    if len(call.pieces) < 2 or call.root:
+        return _hbm(call)
+    read = {one.element for one in here.instructions.values() if call.name in one.operands}
+    return sum(piece.bytes for k, piece in enumerate(call.pieces) if k in read and piece.space == 0)
 
 
 def _read(program: Program, inner: Computation, number: int) -> int:

@@ -14,9 +14,30 @@ from typing import Any, NamedTuple
 
 import jax
 
-from flexidit_jax.common.chips import CHIPS, Chip
+from flexidit_jax.common.chips import TPUS, Chip
 from flexidit_jax.common.errors import UserError, nearest
 
+
+class Torus(NamedTuple):
+    """How the chips of a kind are joined.
+
+    Attributes:
+      axes: of the torus.
+      most: chips of a slice.
+      options: what the compiler is told beyond the shape.
+    """
+
+    axes: int
+    most: int
+    options: dict[str, Any]
+
+
+TORI = {
+    "v4": Torus(3, 4096, {"chip_config_name": "megacore"}),
+    "v5e": Torus(2, 256, {}),
+    "v5p": Torus(3, 6144, {}),
+    "v6e": Torus(2, 256, {}),
+}
 #: shapes that Google names, for messages; others with the right axes are tried
 SHAPES = {
     2: ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16"),
@@ -28,7 +49,7 @@ class Slice(NamedTuple):
     """Where programs are compiled for.
 
     Attributes:
-      name: such as `v5e:16x16`, or the kind and number of the devices at hand.
+      name: such as `v5e:16x16` or `gpu:h100`, or the kind and number of the devices at hand.
       devices: to compile for; one a chip.
       chip: None where its figures are not known.
       hbm: bytes of memory a device has; None where that says little (a CPU).
@@ -47,12 +68,12 @@ def tpu_slice(name: str) -> Slice:
       UserError: no such slice, or libtpu is not installed.
     """
     kind, _, shape = name.partition(":")
-    chip = CHIPS.get(kind)
+    torus = TORI.get(kind)
     sides = [int(side) for side in shape.split("x")] if re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", shape) else []
-    if chip is None or len(sides) != chip.axes or prod(sides) > chip.most:
+    if torus is None or len(sides) != torus.axes or prod(sides) > torus.most:
         raise UserError(f"no TPU slice {name!r}{_near(name)}")
     try:
-        return Slice(name, _devices(name, chip, shape), chip, chip.hbm * 2**30)
+        return Slice(name, _devices(name, torus, shape), TPUS[kind], TPUS[kind].hbm * 2**30)
     except RuntimeError as error:
         if "not installed" in str(error):
             raise UserError(
@@ -71,15 +92,19 @@ def devices_here() -> Slice:
     return Slice(f"{kind}:{len(devices)}", devices, None, limit)
 
 
+def examples() -> list[str]:
+    """A slice of each kind of chip."""
+    return [f"{kind}:{SHAPES[torus.axes][-3]}" for kind, torus in TORI.items()]
+
+
 def _near(name: str) -> str:
     """What comes near, among the shapes of that kind of chip, or of each kind one."""
     kind = name.partition(":")[0]
-    if kind in CHIPS:
-        return nearest(name, [f"{kind}:{shape}" for shape in SHAPES[CHIPS[kind].axes]], most=3)
-    return f"; known: {', '.join(f'{kind}:{SHAPES[chip.axes][-3]}' for kind, chip in CHIPS.items())} and other shapes"
+    shapes = SHAPES[TORI[kind].axes] if kind in TORI else ()
+    return nearest(name, [f"{kind}:{shape}" for shape in shapes] or examples(), most=3)
 
 
-def _devices(name: str, chip: Chip, shape: str) -> Sequence[Any]:
+def _devices(name: str, torus: Torus, shape: str) -> Sequence[Any]:
     from jax.experimental import topologies
 
     for key, value in {
@@ -91,7 +116,7 @@ def _devices(name: str, chip: Chip, shape: str) -> Sequence[Any]:
     }.items():
         os.environ.setdefault(key, value)
     jax.config.update("jax_platforms", "cpu")  # what runs here runs on the CPU, and no TPU is taken
-    options = dict(chip.options)
+    options = dict(torus.options)
     if shape == "1x1":
         options["chips_per_host_bounds"] = [1, 1, 1]
     return topologies.get_topology_desc(platform="tpu", topology_name=name, **options).devices

@@ -1,4 +1,4 @@
-"""`--mode=compile`: end to end on this machine, on eight devices of a CPU and for a TPU slice that is not there."""
+"""`--mode=compile`: end to end on this machine, on eight devices of a CPU, for TPUs and GPUs that are not there."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import jax
 import pytest
 
-from flexidit_jax.common.chips import CHIPS
+from flexidit_jax.common.chips import GPUS, TPUS
 from flexidit_jax.common.config import load_config, override
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.experiment.experiment import Experiment, build_experiment
@@ -20,7 +21,7 @@ from flexidit_jax.main import main
 from flexidit_jax.models.flops import forward_flops
 from flexidit_jax.models.patch import tokens
 from flexidit_jax.programs.collectives import Traffic
-from flexidit_jax.programs.cost import Compiled, table
+from flexidit_jax.programs.cost import Compiled, compile_program, table
 from flexidit_jax.programs.lower import Lowering, sampling_programs, training_programs
 from flexidit_jax.programs.slices import Slice, tpu_slice
 from flexidit_jax.training.sharding import make_mesh, mesh_over
@@ -126,14 +127,35 @@ def test_for_a_slice_that_is_not_there(tmp_path: Path) -> None:
     assert sample["fits"] is False and sample["estimate"] is None
 
 
+@pytest.mark.oracle
+@pytest.mark.skipif(importlib.util.find_spec("jax_cuda12_plugin") is None, reason="no compiler for CUDA")
+def test_for_a_gpu_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [SMOKE, "--mode=compile", f"--workdir={tmp_path}", "--config.train.stages[0].patches=(2,)"]
+    one_card = ["--topology=gpu:h100", "--config.compile.programs=('sample',)", "--config.model.depth=4"]
+    assert main([*words, *one_card]) == 0
+    record = json.loads((tmp_path / "compile" / "gpu_h100.json").read_text())
+    assert (tmp_path / "compile" / "gpu_h100.md").read_text() in capsys.readouterr().out
+    (sample,) = record["programs"]
+    blocks = 4 * (1 + 3 + 1 + 2)  # modulation, the products of attention with its own two, and of the mlp
+    assert sample["launches"] - sample["launches_other"] >= blocks
+    assert sample["launches_other"] > 0 and 0 < sample["bytes_other"] < sample["moved"]
+    assert sample["weight_copies"] is not None and sample["fits"]
+    assert sample["largest_batch"] == 2**16  # so small a model that no more is tried
+    assert sample["memory"]["total"] == sample["total"] < 2**24
+    assert set(sample["estimate"]) == {"compute", "memory", "links"}
+    machine = ["--topology=gpu:a100x2", "--config.train.mesh.fsdp=2", "--config.compile.programs=('train',)"]
+    assert main([*words, *machine, "--config.compile.largest_batch=False"]) == 0
+    (step,) = json.loads((tmp_path / "compile" / "gpu_a100x2.json").read_text())["programs"]
+    assert step["chips"] == 2 and step["traffic"]["all-gather"]["bytes"] > 0
+    assert step["largest_batch"] is None and step["launches"] > step["launches_other"] > 0
+
+
 # ---------------------------------------------------------------- Parts
 
 
 def test_pairs_are_those_that_sampling_runs() -> None:
     def names(**keys: str) -> list[str]:
-        built = experiment(**keys)
-        parts = (built.model, built.process, built.train, built.sample.spec, len(built.sample.labels))
-        return [one.name for one in sampling_programs(*parts, jax.devices()[0])]
+        return [one.name for one in sampled(experiment(**keys))]
 
     assert names() == ["sample, 2+2"]
     assert names(sample__guidance="1.0", sample__schedule="'4:1,2:3'") == ["sample, 4+none", "sample, 2+none"]
@@ -143,6 +165,11 @@ def test_pairs_are_those_that_sampling_runs() -> None:
         f"sample, 2+4, {layout}" for layout in ("separate", "packed", "joined", "padded")
     ]
     assert names(sample__latency_ms="5.0") == ["sample, 2+2", "sample, 4+4"]
+
+
+def sampled(built: Experiment, batch: int = 2) -> Iterator[Lowering]:
+    parts = (built.model, built.process, built.train, built.sample.spec)
+    return sampling_programs(*parts, batch, jax.devices()[0])
 
 
 def trained(built: Experiment) -> Iterator[Lowering]:
@@ -164,7 +191,7 @@ def test_recomputation_is_apart() -> None:
 
 
 def test_the_table_and_its_estimate() -> None:
-    where = Slice("v5e:2x2", (), CHIPS["v5e"], 16 * 2**30)
+    where = Slice("v5e:2x2", (), TPUS["v5e"], 16 * 2**30)
     gib = 2**30
     sizes = {"arguments": gib, "outputs": gib, "aliased": gib // 2, "temporaries": 2 * gib, "code": 0}
     traffic = {"all-reduce": Traffic(28, 3 * gib, 400e9)}
@@ -178,6 +205,41 @@ def test_the_table_and_its_estimate() -> None:
     assert text[8] == "| train, patch 4 | 1 | 0 | - | - | - | - |"
 
 
+def test_the_table_of_a_gpu() -> None:
+    where = Slice("gpu:h100", (), GPUS["h100"], 80 * 2**30)
+    gib = 2**30
+    sizes = {"arguments": gib, "outputs": 0, "aliased": 0, "temporaries": 2 * gib, "code": 0}
+    counts = {"launches": 660.0, "launches_other": 487.0, "bytes_other": 56.5 * gib, "weight_copies": 1.25 * gib}
+    one = Compiled(
+        "sample, 2+2", 64, 1, 30e12, 0, 2.6, True, **sizes, **counts, traffic={}, moved=gib, largest_batch=8192
+    )
+    text = table([one], where).splitlines()
+    assert text[2] == "| sample, 2+2 | 64 | 1 | 0 | 2 | 3 | yes, of 80; largest batch 8192 | 3 s |"
+    assert text[6] == "| sample, 2+2 | 660 | 487 | 56.5 | 1.25 |"
+    assert text[10].endswith("| none | 30.3 ms | compute |")
+    assert one.as_json(where)["memory"] == {**sizes, "total": 3 * gib}
+
+
+def test_another_batch_is_the_same_program_for_more_images() -> None:
+    built, twice = experiment(), experiment(train__batch="16")
+    pairs = ((trained(built), trained(twice)), (sampled(built, 2), sampled(built, 4)))
+    for one, other in ((next(first), next(second)) for first, second in pairs):
+        assert one.batch * 2 == other.batch and one.flops * 2 == other.flops
+        assert replace(one, batch=other.batch).lower().as_text() == other.lower().as_text() != one.lower().as_text()
+
+
+def test_what_divides_every_batch() -> None:
+    assert next(trained(experiment(train__accumulate="4"))).multiple == 4 * jax.device_count()
+    assert next(sampled(experiment())).multiple == 1
+
+
+def test_options_of_a_program_reach_its_compiler() -> None:
+    one = next(sampled(experiment()))
+    where = Slice("cpu:1", jax.devices(), None, None)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="xla_no_such_option"):
+        compile_program(replace(one, options={"xla_no_such_option": True}), where)
+
+
 # ---------------------------------------------------------------- Refusals
 
 
@@ -186,7 +248,8 @@ def test_the_table_and_its_estimate() -> None:
     [
         (["--topology=v5e:4x5x6"], r"no TPU slice 'v5e:4x5x6'; did you mean 'v5e:4x"),
         (["--topology=v5e:32x32"], r"no TPU slice 'v5e:32x32'; did you mean "),
-        (["--topology=v9:2x2"], r"no TPU slice 'v9:2x2'; known: v4:8x8x8, v5e:8x8, .*and other shapes$"),
+        (["--topology=v9:2x2"], r"no TPU slice and no GPU 'v9:2x2'; known: v4:8x8x8, .*gpu:h100, .*and other shapes$"),
+        (["--topology=gpu:h1000"], r"no GPU 'gpu:h1000'; did you mean 'gpu:h100'\?$"),
         (["--config.compile.programs=('trian',)"], r"compile.programs must be a list of train, sample, got \["),
         (
             ["--config.train.mesh.fsdp=3"],
