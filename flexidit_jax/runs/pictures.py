@@ -1,0 +1,113 @@
+"""Samples as files: one sheet, single pictures, or the arrays that evaluators read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.files import written_aside
+
+
+@dataclass(frozen=True)
+class Files:
+    """The `sample.files` section: what to write.
+
+    Attributes:
+      grid: all samples on one sheet.
+      images: a PNG each (animated for clips).
+      npz: uint8 `arr_0` [N, H, W, C], as ADM's evaluator reads.
+    """
+
+    grid: bool = True
+    images: bool = False
+    npz: bool = False
+
+    def write(self, folder: Path, images: np.ndarray, failed: Sequence[int] = ()) -> list[str]:
+        """Writes uint8 [N, H, W, C] (or clips [N, F, H, W, C]) into `folder`; returns what, in words.
+
+        Args:
+          failed: the samples that are none: crossed out on the sheet, without a PNG, and left out of the array, which
+            then holds their numbers as `failed`.
+
+        Raises:
+          UserError: the folder cannot be written.
+        """
+        written = []
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if self.grid:
+                _write_sheet(folder / "grid.png", images, failed)
+                written.append("grid.png")
+            if self.images:
+                for i, image in enumerate(images):
+                    if i in failed:
+                        (folder / f"{i:06d}.png").unlink(missing_ok=True)  # of an earlier start
+                        continue
+                    frames = [picture(frame) for frame in (image if image.ndim == 4 else image[None])]
+                    with written_aside(folder / f"{i:06d}.png") as aside:
+                        frames[0].save(aside, format="PNG", save_all=len(frames) > 1, append_images=frames[1:])
+                without = f" without {', '.join(map(str, failed))}" if failed else ""
+                written.append(f"000000.png to {len(images) - 1:06d}.png{without}")
+            if self.npz:
+                with written_aside(folder / "samples.npz") as aside, aside.open("wb") as file:
+                    sound = {"arr_0": np.delete(images, failed, axis=0), "failed": np.array(failed, int)}
+                    np.savez(file, **(sound if failed else {"arr_0": images}))
+                written.append("samples.npz")
+        except OSError as error:
+            raise UserError(f"cannot write to {folder} ({error.strerror})") from None
+        return written
+
+
+def write_preview(folder: Path, number: int, images: np.ndarray, failed: Sequence[int] = ()) -> None:
+    """Writes `preview_<number>.png`, images on one sheet, those that failed crossed out.
+
+    Raises:
+      UserError: the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_sheet(folder / f"preview_{number:05d}.png", images, failed)
+    except OSError as error:
+        raise UserError(f"cannot write to {folder} ({error.strerror})") from None
+
+
+def _write_sheet(file: Path, images: np.ndarray, failed: Sequence[int]) -> None:
+    with written_aside(file) as aside:
+        contact_sheet(images, failed).save(aside, format="PNG")
+
+
+def contact_sheet(images: np.ndarray, failed: Sequence[int] = (), gap: int = 1, smallest: int = 48) -> Image.Image:
+    """uint8 [N, H, W, C] (or the first frames of [N, F, H, W, C]) as one near-square picture.
+
+    Images under `smallest` pixels are enlarged by a whole factor; in place of those that `failed` is a cross.
+    """
+    if images.ndim == 5:
+        images = images[:, 0]
+    n, h, w, c = images.shape
+    zoom = max(1, -(-smallest // max(h, w)))
+    images = images.repeat(zoom, axis=1).repeat(zoom, axis=2)
+    h, w = h * zoom + gap, w * zoom + gap
+    columns = next((k for k in (10, 8, 5, 4) if n % k == 0 and n // k <= k * 2), int(np.ceil(n**0.5)))
+    sheet = np.full((-(-n // columns) * h + gap, columns * w + gap, c), 255, np.uint8)
+    for i, image in enumerate(images):
+        top, left = (i // columns) * h + gap, (i % columns) * w + gap
+        place = sheet[top : top + h - gap, left : left + w - gap]
+        place[:] = _cross(*image.shape[:2])[..., None] if i in failed else image
+    return picture(sheet)
+
+
+def _cross(h: int, w: int) -> np.ndarray:
+    """uint8 [H, W]: white, the diagonals black."""
+    down, across = np.indices((h, w))
+    slope = np.abs(np.stack([down * w - across * h, (h - 1 - down) * w - across * h]))
+    return np.where((slope < max(h, w)).any(0), 0, 255).astype(np.uint8)
+
+
+def picture(image: np.ndarray) -> Image.Image:
+    """uint8 [H, W, C] with one or three channels."""
+    return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
