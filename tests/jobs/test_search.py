@@ -15,6 +15,7 @@ from PIL import Image
 import flexidit_jax as fd
 from flexidit_jax.common.config import load_config
 from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.progress import Progress
 from flexidit_jax.evaluation.judge import Judge
 from flexidit_jax.evaluation.requests import balanced_labels
 from flexidit_jax.evaluation.studies.schedule_search import Search, build_search, noise, verdict
@@ -105,19 +106,23 @@ def test_a_negative_is_measured_and_scored_with(
     monkeypatch.setattr(
         fd.FlexiDiT, "sample", lambda *args, **words: drawn.add(words["negative"]) or sample(*args, **words)
     )
+    made, advance = [], Progress.advance
+    monkeypatch.setattr(Progress, "advance", lambda bar, units: made.append(units) or advance(bar, units))
     gaps = {}
     for negative in ("None", "3"):
         run = shutil.copytree(smoke_run, tmp_path / negative)
         words = [
             "search.guidance=(1.0,1.5)",
-            "search.budgets=(0.7,)",
+            "search.budgets=(0.7,0.3)",  # at 0.3 weak-first is all that can be found: not drawn twice
             "search.seeds=(0,)",
             f"sample.negative={negative}",
         ]
         assert main([SMOKE, f"--workdir={run}", "--mode=search", *(f"--config.{word}" for word in words)]) == 0
         gaps[negative] = list(json.loads((run / "search" / "search.json").read_text())["gaps"].values())
         last = capsys.readouterr().err.splitlines()[-1]  # of one bar, to whose end all pieces add up
-        assert re.fullmatch(r"search: (\d+)/\1 \(100 %\), [\d.]+ GFLOP/s, took \d+:\d\d", last)
+        total = re.fullmatch(r"search: (\d+)/\1 \(100 %\), [\d.]+ GFLOP/s, took \d+:\d\d", last)[1]
+        assert sum(made) == pytest.approx(int(total), abs=0.5)
+        made.clear()
     assert drawn == {None, 3}
     np.testing.assert_array_equal(gaps["None"][0], gaps["3"][0])  # at scale 1 nothing guides
     assert np.abs(np.subtract(gaps["None"][1], gaps["3"][1])[1:]).min() > 0
