@@ -32,7 +32,7 @@ def on(device: jax.Device) -> AbstractContextManager:
 
 def ways(word: str) -> int:
     """Over how many devices axes of this name are split; 1 without a mesh."""
-    shape = jax.sharding.get_abstract_mesh().shape
+    shape = jax.sharding.get_abstract_mesh().shape if _ours() else {}
     return math.prod(shape.get(axis, 1) for axis in MESH_AXES[word])
 
 

@@ -150,6 +150,15 @@ def test_for_a_gpu_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert step["largest_batch"] is None and step["launches"] > step["launches_other"] > 0
 
 
+@pytest.mark.skipif(not TPU_COMPILER, reason="libtpu is not installed")
+def test_programs_of_a_slice_run_its_attention() -> None:
+    built, where = experiment(), tpu_slice("v5e:1x1").devices
+    parts = (built.model, built.process, built.train)
+    sample = next(sampling_programs(*parts, built.sample.spec, 2, where[0]))
+    train = next(training_programs(*parts, 0, mesh_over(where)))
+    assert ["tpu_custom_call" in program.lower().as_text() for program in (sample, train)] == [True, True]
+
+
 # ---------------------------------------------------------------- Parts
 
 

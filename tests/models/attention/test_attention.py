@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from flexidit_jax.common.trees import flatten
-from flexidit_jax.models.attention.attention import Attention
+from flexidit_jax.models.attention.attention import Attention, RmsNorm, turned
 from flexidit_jax.models.attention.seen import Seen
 
 R, L, M, D, HEADS = 2, 6, 5, 24, 3
@@ -114,10 +115,10 @@ def test_adapters_of_three_are_those_of_one() -> None:
 
 
 def test_norms_and_turns_of_a_bfloat16_model_are_float32() -> None:
-    """As exact as rounding once lets them be."""
-    module = Attention(HEADS, jnp.bfloat16, qk_norm="rms")
-    params = made(module, X)
-    text = str(jax.make_jaxpr(lambda x: module.apply({"params": params}, x, rope=ROPE))(X))
-    lines = [line for line in text.splitlines() if "rsqrt" in line or " mul " in line]
-    assert any("rsqrt" in line for line in lines) and not any(":bf16[2,6,3,4]" in line for line in lines)
-    assert module.apply({"params": params}, X, rope=ROPE).dtype == jnp.bfloat16
+    """They round once, at the end."""
+    x = jnp.asarray(X.reshape(R, L, HEADS, -1), jnp.bfloat16)
+    gain = {"params": {"gain": np.linspace(0.5, 2.0, D, dtype=np.float32)}}
+    for run in (partial(RmsNorm().apply, gain), lambda x: turned(x, *ROPE)):
+        found, exact = run(x), run(x.astype(jnp.float32))
+        assert (found.dtype, exact.dtype) == (jnp.bfloat16, jnp.float32)
+        np.testing.assert_array_equal(found, exact.astype(jnp.bfloat16))

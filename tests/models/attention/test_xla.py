@@ -93,3 +93,5 @@ def test_a_device_holds_its_own_scores_alone() -> None:
     mesh = jax.sharding.AbstractMesh((4, 4, 2), ("data", "fsdp", "tensor"))
     with jax.sharding.use_abstract_mesh(mesh):
         assert xla._blocks(q, 1024) == 2
+    with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((4,), ("data",))):  # within it, q is a device's own
+        assert xla._blocks(q, 1024) == 64
