@@ -20,7 +20,7 @@ test-fast: $(VENV)/.installed  ## lint and the tests that neither train nor star
 	$(VENV)/bin/ruff check .
 	$(PY) -m pytest $(TWO) -m "not oracle and not slow"
 
-test-oracles: $(VENV)/.installed-oracle  ## live parity against torch and diffusers
+test-oracles: $(VENV)/.installed-oracle  ## live parity against torch and diffusers; GPU programs, where .[gpu] is
 	$(PY) -m pytest $(TWO) -m oracle
 
 lint: $(VENV)/.installed  ## ruff

@@ -96,7 +96,7 @@ def _run(argv: Sequence[str]) -> int:
         help="exit status when SIGTERM ends it early, all saved (default: 0); another tells a script to start it again",
     )
     parser.add_argument(
-        "--topology", metavar="SLICE", help="compile: such as v5e:16x16; short for --config.compile.topology"
+        "--topology", metavar="CHIPS", help="compile: v5e:16x16, gpu:h100; short for --config.compile.topology"
     )
     parser.add_argument("--verbose", action="store_true", help="say more: train prints the table of all parameters")
     parser.add_argument("--help", action="store_true", help="show this and exit")

@@ -191,6 +191,13 @@ def test_shapes_of_tuples_with_layouts() -> None:
     assert list(pieces(text)) == [Piece(24, 1), Piece(8), Piece(1), Piece(4, 2), Piece(0)]
 
 
+def test_which_array_of_a_tuple() -> None:
+    def line(opcode: str) -> Instruction:
+        return Instruction("x", opcode, (), ("t",), ", index=12, metadata={}", False)
+
+    assert (line("get-tuple-element").element, line("copy").element) == (12, None)
+
+
 def test_memory_moved_is_slices_and_updates_not_stacks_and_nothing_on_the_chip() -> None:
     kernel, block, x = 64 * 32 * 2, 16 * 32 * 4, 16 * 64 * 2
     assert moved_bytes(parse(MEMORY)) == kernel + x + block

@@ -69,6 +69,10 @@ def test_where_the_least_does_not_fit_there_is_none() -> None:
     assert found(Device(lambda batch: 2000 + batch, refuses=True), 4) == 0
 
 
+def test_the_least_is_tried_whatever_a_line_says() -> None:
+    assert found(Device(lambda batch: 10 + batch if batch < 4 else 5000 + batch), 64) == 3
+
+
 def test_what_is_not_settled_is_not_said() -> None:
     assert found(Device(lambda batch: 2000 + batch, refuses=True), 4096) is None
 

@@ -78,12 +78,22 @@ def test_without_weights_there_is_nothing_to_say() -> None:
 
 def test_copies_of_copies_in_a_loop_that_hands_its_weights_on() -> None:
     assert weight_copies(parse(LOOP), ["weights["]) == 3 * 2 * BLOCK
-    changed = LOOP.replace("tuple(%i, %w, %y)", "tuple(%i, %new, %y)").replace(
-        "  %y = ", "  %new = f32[3,8,4]{2,1,0} add(%w, %w)\n  %y = "
-    )
-    assert weight_copies(parse(changed), ["weights["]) == 0  # what it reads is no weight after the first time
     after = LOOP.replace("  ROOT %x1", "  %late = f32[3,8,4]{2,1,0} copy(%after)\n  ROOT %x1")
     assert weight_copies(parse(after), ["weights["]) == 3 * 2 * BLOCK + 3 * BLOCK
+
+
+@pytest.mark.parametrize(
+    "new",
+    [
+        "add(%w, %w)",
+        "get-tuple-element(%t), index=3",
+        "get-tuple-element(%other), index=1\n  %other = (f32[8,4]{1,0}, f32[3,8,4]{2,1,0}) tuple(%x, %more)",
+    ],
+)
+def test_what_a_loop_replaces_is_no_weight_the_next_time(new: str) -> None:
+    changed = LOOP.replace("tuple(%i, %w, %y)", "tuple(%i, %new, %y)")
+    changed = changed.replace("  %y = ", f"  %new = f32[3,8,4]{{2,1,0}} {new}\n  %y = ")
+    assert weight_copies(parse(changed), ["weights["]) == 0
 
 
 @pytest.mark.parametrize(
