@@ -65,7 +65,7 @@ def _make_room(folder: Path, room: int) -> None:
     jax could do it as it writes, with a package (filelock) that nothing else here needs and a lock around every read.
     """
     found = []
-    for file in folder.glob("*"):
+    for file in filter(Path.is_file, folder.rglob("*")):
         with suppress(FileNotFoundError):  # another process makes room too
             about = file.stat()
             found.append((max(about.st_atime, about.st_mtime), about.st_size, file))

@@ -6,7 +6,7 @@ import logging
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import TracebackType
@@ -31,15 +31,23 @@ class Progress:
       every: seconds between plain lines where there is no terminal; a rate is that of the last so many, or more.
       enabled: False shows nothing.
       unit: what a unit is called behind the rate.
+      also: what else a rate means, in words.
     """
 
     def __init__(
-        self, total: float, label: str, start: float = 0, every: float = 10.0, enabled: bool = True, unit: str = ""
+        self,
+        total: float,
+        label: str,
+        start: float = 0,
+        every: float = 10.0,
+        enabled: bool = True,
+        unit: str = "",
+        also: Callable[[float], str] | None = None,
     ) -> None:
         from flexidit_jax.common.compilations import waiting  # jax, which flags do not need
 
         self._total, self._label, self._every, self._unit = total, label, every, unit and f" {unit}"
-        self._done, self._note, self._waiting = float(start), "", waiting()
+        self._done, self._note, self._also, self._waiting = float(start), "", also, waiting()
         self._marks: deque[tuple[float, float]] = deque()  # units done and seconds not spent compiling, oldest first
         self._began = self._shown_at = time.monotonic()
         self._estimated, self._plain = False, enabled
@@ -110,7 +118,7 @@ class Progress:
         """Rate and time left, nothing where they are not known."""
         if not (rate := self.rate):
             return ""
-        text = f"{rate:.{1 if rate >= 1 else 3}f}{self._unit}/s"
+        text = f"{rate:.{1 if rate >= 1 else 3}f}{self._unit}/s" + (f", {self._also(rate)}" if self._also else "")
         return text if self._finished else f"{text}, about {_clock((self._total - self._done) / rate)} left"
 
     def _line(self, now: float) -> None:

@@ -86,12 +86,16 @@ def run(config: ConfigDict, workdir: Path) -> int:
     todo = section.num - shards.there()
     if missing and todo < section.num:
         print(f"{folder}: resuming, {section.num - todo} of {section.num} images are there")
+
+    def in_flops(rate: float) -> str:
+        return f"{rate * flops.total / 1e12:.3g} TFLOP/s"
+
     clock, made, held_back, lost = time.perf_counter(), 0, 0, []
     with shards.claimed():
         # ------------------------------------------------------------ Images: the next while the last are written
         with (
             Stop("finishing this shard before stopping") as stop,
-            Progress(section.num, "generating", start=section.num - todo, unit="images") as bar,
+            Progress(section.num, "generating", start=section.num - todo, unit="images", also=in_flops) as bar,
             ThreadPoolExecutor(1) as writer,
         ):
             written: Future[None] | None = None
@@ -102,11 +106,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
                 first, end = numbers.start + min(kept, size - batch) // batch * batch, numbers.start + size
                 new, calls = slice(numbers.start + kept - first, numbers.stop - first), -(-(end - first) // batch)
                 count = len(numbers) - kept
-
-                def tick(part: float = count / calls / len(plan.evaluations)) -> None:
-                    if bar.rate:
-                        bar.note(f"{bar.rate * flops.total / 1e12:.3g} TFLOP/s")
-                    bar.advance(part)
+                tick = partial(bar.advance, count / calls / len(plan.evaluations))
 
                 # to the end of the shard even where fewer are left, so that no batch has another shape
                 words = {"spec": drawn, "negative": negative, "batch": batch, "first": first, "progress": tick}

@@ -88,13 +88,14 @@ def test_time_to_compile_is_part_of_no_rate(clock: Clock, capsys: pytest.Capture
 
 
 def test_steps_longer_than_the_time_between_lines(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
-    bar = Progress(9, "drawing", unit="images")
+    bar = Progress(9, "drawing", unit="images", also=lambda rate: f"{3000 * rate:.0f} TFLOP/s")
     clock.steps(bar, 3, 60)
     assert capsys.readouterr().err == "drawing: 2/9 (22 %)\ndrawing: 3/9 (33 %)\n"
     clock.steps(bar, 1, 60)
-    assert capsys.readouterr().err == "drawing: 4/9 (44 %), 0.017 images/s, about 5:00 left\n"
+    assert capsys.readouterr().err == "drawing: 4/9 (44 %), 0.017 images/s, 50 TFLOP/s, about 5:00 left\n"
     clock.steps(bar, 4, 30)  # the rate is that of the last few
-    assert capsys.readouterr().err.splitlines()[-1] == "drawing: 8/9 (89 %), 0.033 images/s, about 0:30 left"
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == "drawing: 8/9 (89 %), 0.033 images/s, 100 TFLOP/s, about 0:30 left"
 
 
 def test_the_bar_of_a_terminal_says_the_same(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
