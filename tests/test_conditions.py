@@ -26,7 +26,7 @@ from flexidit_jax.programs import serve_exported
 from flexidit_jax.programs.bundle import Export, write_exported
 from flexidit_jax.programs.lower import sampling_programs, training_programs
 from flexidit_jax.sampling.packing import LAYOUTS
-from flexidit_jax.sampling.tables import HOISTED
+from flexidit_jax.sampling.tables import MOST
 from flexidit_jax.training.losses.diffusion import Loss
 from flexidit_jax.training.optimizer import AdamW, Ema
 from flexidit_jax.training.section import Training
@@ -195,7 +195,7 @@ def test_its_programs_compile_from_shapes(flex: fd.FlexiDiT) -> None:
     )  # fmt: skip
     words = (flex.model, flex.process, train)
     spec = fd.SampleSpec(steps=3, schedule="4:1,2:2", guide="4:2,2:1", packing="packed")
-    many = HOISTED + 1  # whose steps make modulations themselves
+    many = MOST + 1  # whose steps make modulations themselves
     lowerings = [*sampling_programs(*words, spec, many, jax.devices()[0]), *training_programs(*words, 0, make_mesh())]
     assert [lowering.name for lowering in lowerings] == [
         "sample, 4+4", "sample, 2+4, packed", "sample, 2+2", "train, patch 2", "train, patch 4"

@@ -23,7 +23,15 @@ WRITES = {
     ),
     "export": (
         ("export.pairs=('2',)", "export.platforms=('cpu',)"),
-        {"manifest.json", "noise.bin", "serve_exported.py", "step_2_none.bin", "tables.npz", "weights.npz"},
+        {
+            "manifest.json",
+            "modulations_2.bin",
+            "noise.bin",
+            "serve_exported.py",
+            "step_2_none.bin",
+            "tables.npz",
+            "weights.npz",
+        },
     ),
     "compile": (("compile.programs=('sample',)",), {"cpu_1.json", "cpu_1.md"}),
     "convert": (("convert.layout=flexidit_jax",), {"config.json", "model.safetensors"}),

@@ -177,18 +177,18 @@ class DiT(nn.Module):
         """
         shared = isinstance(modulation, Shared)
 
-        def block(block: Block, x: Array, ready: Array | None) -> tuple[Array, None]:
+        def one(block: Block, x: Array, ready: Array | None) -> tuple[Array, None]:
             return block(x, block.modulated(modulation.blocks) if shared else ready, layout), None
 
         if self.remat != "none":
-            block = nn.remat(block, prevent_cse=False, policy=REMAT[self.remat])
+            one = nn.remat(one, prevent_cse=False, policy=REMAT[self.remat])
         with self._precision():
             if self.has_variable("params", "blocks_0"):  # a subtree a block, as sampling may have them
                 for i in range(self.depth):
                     x = Block(*self._block, name=f"blocks_{i}")(x, modulation[i], layout)
                 return x
             every = nn.scan(
-                block, variable_axes={"params": 0}, split_rngs={"params": True}, length=self.depth, unroll=self.unroll
+                one, variable_axes={"params": 0}, split_rngs={"params": True}, length=self.depth, unroll=self.unroll
             )
             return every(self.blocks, x, None if shared else modulation)[0]
 

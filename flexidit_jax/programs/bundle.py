@@ -36,7 +36,6 @@ from flexidit_jax.programs.export import (
     export_modulations,
     export_noise,
     export_step,
-    modes_of,
     modulation_weights,
     parse_pairs,
     runnable_pairs,
@@ -46,6 +45,7 @@ from flexidit_jax.sampling.engine import Engine
 from flexidit_jax.sampling.guidance import SCALE_RATIO
 from flexidit_jax.sampling.schedule import pair_text
 from flexidit_jax.sampling.spec import SampleSpec
+from flexidit_jax.sampling.trajectory import Program
 
 MANIFEST = "manifest.json"
 SCRIPT = Path(serve_exported.__file__)
@@ -125,7 +125,7 @@ def write_exported(flex: FlexiDiT, section: Export, tables: Mapping[str, Steps],
     engine = Engine(model, flex.params, flex.patches, flex.merge_adapters, apart=False)  # few names, and any platform
     with folder_written_aside(folder) as aside:
         np.savez(aside / "tables.npz", **{name: table.rows() for name, table in tables.items()})
-        modes = dict.fromkeys(patch for pair in pairs for patch in modes_of(pair))
+        modes = dict.fromkeys(patch for pair in pairs for patch in Program(*pair).modes)
         read = {pair_text(*pair): step_weights(engine, pair) for pair in pairs}
         read |= {short_patch_name(patch): modulation_weights(engine, patch) for patch in modes}
         names, weights = _weights(read)

@@ -30,7 +30,6 @@ from flexidit_jax.models.modulation import Modulations
 from flexidit_jax.sampling.engine import Engine
 from flexidit_jax.sampling.noise import normal
 from flexidit_jax.sampling.schedule import Pair, pair_text
-from flexidit_jax.sampling.tables import reads
 from flexidit_jax.sampling.trajectory import Program, StepRows
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -78,17 +77,13 @@ def named_weights(trees: Mapping[Patch, Params]) -> dict[str, Array]:
 
 def step_weights(engine: Engine, pair: Pair) -> dict[str, Array]:
     """What the step of a pair reads; a guide's weights stand under the guide's patch."""
-    return named_weights(dict(zip(modes_of(pair), engine.step(Program(*pair), hoisted=True)[1], strict=True)))
+    program = Program(*pair)
+    return named_weights(dict(zip(program.modes, engine.step(program, hoisted=True)[1], strict=True)))
 
 
 def modulation_weights(engine: Engine, patch: Patch) -> dict[str, Array]:
     """What the modulations of a mode are made of."""
     return named_weights({patch: engine.modulations(patch)[1]})
-
-
-def modes_of(pair: Pair) -> list[Patch]:
-    """The modes that a pair evaluates, each once."""
-    return list(dict(reads(Program(*pair))))
 
 
 def export_modulations(engine: Engine, patch: Patch, platforms: Sequence[str]) -> bytes:
@@ -112,7 +107,8 @@ def export_step(engine: Engine, pair: Pair, channels: int | None, platforms: Seq
       channels: see `sampling.guidance.guided`.
       platforms: of `PLATFORMS`.
     """
-    run, weights = engine.step(Program(*pair, channels=pair[1] and channels), hoisted=True)
+    program = Program(*pair, channels=pair[1] and channels)
+    run, weights = engine.step(program, hoisted=True)
     leaves, tree = jax.tree.flatten(weights)
     batch, count = export.symbolic_shape("b, k")
     fields, read = jax.tree.flatten(shapes(engine.model.conditioner, batch))
@@ -132,10 +128,10 @@ def export_step(engine: Engine, pair: Pair, channels: int | None, platforms: Seq
         step,
         platforms,
         [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves],
-        [leaf for patch in modes_of(pair) for leaf in engine.table_shapes(patch, count)],
+        [leaf for patch in program.modes for leaf in engine.table_shapes(patch, count)],
         jax.ShapeDtypeStruct((batch, len(Steps._fields)), np.float32),
         jax.ShapeDtypeStruct((batch,), np.float32),
-        jax.ShapeDtypeStruct((batch, 1 if pair[1] is None else 2), np.int32),
+        jax.ShapeDtypeStruct((batch, program.predictions), np.int32),
         *[x] * 4,
         jax.ShapeDtypeStruct(lost_shape(x.shape), np.float32),
         fields,

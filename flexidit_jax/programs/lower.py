@@ -18,7 +18,7 @@ from flexidit_jax.common.types import Params, short_patch_name
 from flexidit_jax.diffusion.process import NoiseProcess
 from flexidit_jax.diffusion.steps import Carry, Steps, lost_shape
 from flexidit_jax.models.build import init
-from flexidit_jax.models.conditioning.condition import nothing, shapes
+from flexidit_jax.models.conditioning.condition import shapes
 from flexidit_jax.models.dit import DiT
 from flexidit_jax.models.flops import forward_flops
 from flexidit_jax.models.modulation import Modulations
@@ -26,7 +26,7 @@ from flexidit_jax.sampling.engine import APART, Engine
 from flexidit_jax.sampling.packing import choices
 from flexidit_jax.sampling.schedule import Segment, pair_text, text_of
 from flexidit_jax.sampling.spec import SampleSpec
-from flexidit_jax.sampling.tables import HOISTED, ROWS, reads
+from flexidit_jax.sampling.tables import ROWS, hoisted
 from flexidit_jax.sampling.trajectory import Program, StepRows
 from flexidit_jax.training.flops import recomputed_flops, training_flops
 from flexidit_jax.training.section import Training
@@ -126,12 +126,13 @@ def sampling_programs(
         x = jax.ShapeDtypeStruct((batch, *flex.model.latent), np.float32)
         rows = [jax.ShapeDtypeStruct((batch, *rest), np.float32) for rest in ((len(Steps._fields),), ())]
         if tables is not None:
-            rows.append(jax.ShapeDtypeStruct((batch, len(reads(program))), np.int32))
+            rows.append(jax.ShapeDtypeStruct((batch, program.predictions), np.int32))
         cond = shapes(flex.model.conditioner, batch)
         guide_cond = None if program.guide_patch is None else cond
         carry = Carry(x, x, x, x, jax.ShapeDtypeStruct(lost_shape(x.shape), np.float32))
         arguments = _put((weights, tables, StepRows(*rows), carry, cond, guide_cond, x), here)
-        return _lowered(device, lambda weights, *rest: run(weights, *rest), *arguments)
+        with on(device):  # a function of its own, whose first argument has a name to be found by
+            return jax.jit(lambda weights, *rest: run(weights, *rest)).lower(*arguments)
 
     for segment in _segments(flex, spec):
         for packing in layouts if segment.two_lengths else ("separate",):
@@ -168,23 +169,14 @@ def _step(
     """A program, and the shapes of the weights and of the tables that it reads."""
     made = {}
 
-    def weights(params: Params) -> Any:
-        engine = Engine(flex.model, params, flex.patches, flex.merge_adapters, apart=apart)
-        made["run"], read = engine.step(program, batch <= HOISTED)
-        return read, [engine.modulations(patch)[1] for patch in dict(reads(program))]
+    def weights(params: Params) -> Sequence[Params]:
+        engine, ahead = Engine(flex.model, params, flex.patches, flex.merge_adapters, apart=apart), hoisted(batch)
+        made["run"], read = engine.step(program, ahead)
+        made["tables"] = [engine.table_shapes(patch, ROWS) for patch in program.modes] if ahead else None
+        return read
 
-    def tables(read: Sequence[Params]) -> Sequence[Modulations]:
-        t, cond = np.zeros(ROWS, np.float32), nothing(flex.model.conditioner, ROWS)
-        modes = zip(dict(reads(program)), read, strict=True)
-        return [flex.model.at(patch).apply({"params": tree}, t, cond, method="modulations") for patch, tree in modes]
-
-    read, modulation = jax.eval_shape(weights, flex.params)
-    return made["run"], read, jax.eval_shape(tables, modulation) if batch <= HOISTED else None
-
-
-def _lowered(device: Any, run: Callable[..., Carry], *arguments: Any) -> jax.stages.Lowered:
-    with on(device):
-        return jax.jit(run).lower(*arguments)
+    read = jax.eval_shape(weights, flex.params)
+    return made["run"], read, made["tables"]
 
 
 def _put(tree: Any, sharding: Any) -> Any:

@@ -35,7 +35,7 @@ from flexidit_jax.models.dit import DiT
 from flexidit_jax.models.modulation import Modulations
 from flexidit_jax.sampling.engine import Engine
 from flexidit_jax.sampling.schedule import Segment, pair_text
-from flexidit_jax.sampling.tables import HOISTED, ROWS, Told, reads
+from flexidit_jax.sampling.tables import ROWS, Told, hoisted
 from flexidit_jax.sampling.trajectory import Program, StepRows
 
 #: timed steps per program, after one that compiles and one that warms up
@@ -160,18 +160,17 @@ def evaluation(engine: Engine, table: Steps, batch: int, channels: int | None = 
     numbers, scale = np.repeat(table.rows()[:1], batch, axis=0), np.ones(batch, np.float32)
     carry = engine.placed(begin(jnp.zeros((batch, *engine.model.latent))))
     none = nothing(engine.model.conditioner, batch)
-    cond, told = engine.placed(none), engine.whole(Told.of(none, (none, none)).rows)
+    cond = engine.placed(none)
 
     @cache
     def rows(patch: Patch) -> Modulations:
+        told = engine.whole(Told.of(none, (none, none)).rows)
         return engine.table(patch, np.repeat(table.t[:1], ROWS).astype(np.float32), told, np.zeros(ROWS, np.int32))
 
     def run(case: Case) -> None:
-        program = Program(*case, None if case.guide_patch is None else channels)
-        modes = reads(program)
-        pick, tables = np.zeros((batch, len(modes)), np.int32), [rows(patch) for patch in dict(modes)]
-        if batch > HOISTED:
-            pick = tables = None
+        program, pick, tables = Program(*case, None if case.guide_patch is None else channels), None, None
+        if hoisted(batch):
+            pick, tables = np.zeros((batch, program.predictions), np.int32), [rows(patch) for patch in program.modes]
         jax.block_until_ready(engine.run(program, StepRows(numbers, scale, pick), carry, cond, cond, carry.x, tables))
 
     return run

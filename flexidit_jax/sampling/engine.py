@@ -169,6 +169,11 @@ class Engine:
         # not jitted: a leaf that a mode does not change stays the array it is, shared by all modes
         return {patch: (self.model.at(patch), weights(patch)) for patch in self.patches}
 
+    @cached_property
+    def _joined(self) -> dict[Patch, Params]:
+        """All that a mode's steps read where they make modulations themselves."""
+        return {patch: merge(*weights) for patch, (_, weights) in self._modes.items()}
+
     def even(self, batch: int) -> int:
         """The least batch, of `batch` samples or more, that the devices share evenly."""
         return even(batch, self.devices)
@@ -184,11 +189,10 @@ class Engine:
         Args:
           hoisted: whether it is handed tables, one a mode, and reads no weights of modulations.
         """
-        patches = [mode for mode in dict.fromkeys((program.cond_patch, program.guide_patch)) if mode is not None]
-        read = [self._modes[patch][1] for patch in patches]
-        guide_model = None if program.guide_patch is None else self.model.at(program.guide_patch)
-        fixed = (self.model.at(program.cond_patch), guide_model, program.packing, program.channels, self._mesh)
-        return partial(_step, *fixed), [each.network if hoisted else merge(*each) for each in read]
+        guide_model = None if program.guide_patch is None else self._modes[program.guide_patch][0]
+        fixed = (self._modes[program.cond_patch][0], guide_model, program.packing, program.channels, self._mesh)
+        read = {patch: weights.network for patch, (_, weights) in self._modes.items()} if hoisted else self._joined
+        return partial(_step, *fixed), [read[patch] for patch in program.modes]
 
     def modulations(self, patch: Patch) -> tuple[Callable[..., Modulations], Params]:
         """A mode's program of tables and the weights it reads: `run(weights, t, cond, rows)`."""

@@ -29,7 +29,7 @@ from flexidit_jax.sampling.packing import choices
 from flexidit_jax.sampling.plan import Cost, Plan
 from flexidit_jax.sampling.snapshot import NotFinite, Snapshot
 from flexidit_jax.sampling.spec import SampleSpec
-from flexidit_jax.sampling.tables import HOISTED, Table, Told, reads, ready
+from flexidit_jax.sampling.tables import Table, Told, hoisted, ready
 from flexidit_jax.sampling.trajectory import Program, StepRows, Trajectory
 from flexidit_jax.sampling.unread import unread
 
@@ -44,7 +44,7 @@ class State:
     Attributes:
       carry, cond: [B, ...] on the device.
       guides: conditions of the guide where a mode guides itself and where a weaker one guides it.
-      told_of: all three as modulations are made of them, whole on every device.
+      told_of: all three as modulations are made of them, whole on every device; None where steps make their own.
       tables: modulations made of them for steps to come, by mode.
       chains: the trajectories there are.
       which: int [B], that of every sample.
@@ -56,7 +56,7 @@ class State:
     carry: Carry
     cond: Condition
     guides: tuple[Condition, Condition]
-    told_of: Told
+    told_of: Told | None
     tables: Mapping[Patch, Table]
     chains: tuple[Trajectory, ...]
     which: np.ndarray
@@ -176,12 +176,12 @@ class Sampler:
             seeds = np.array([chain.seed for chain in chains])[which]
             noise = self._drawn(seeds, numbers, -1)
         guiding = guides(cond, negatives(conditioner, negative, batch))
-        own, told = placed(cond), Told.of(cond, guiding)
+        own, told = placed(cond), Told.of(cond, guiding) if hoisted(batch) else None
         return State(
             carry=placed(begin(jnp.asarray(noise))),
             cond=own,
             guides=(placed(guiding[0]), own if guiding[1] is cond else placed(guiding[1])),
-            told_of=told._replace(rows=self.engine.whole(told.rows)),
+            told_of=told and told._replace(rows=self.engine.whole(told.rows)),
             tables={},
             chains=chains,
             which=which,
@@ -315,7 +315,7 @@ class Sampler:
         self, state: State, program: Program, rows: np.ndarray
     ) -> tuple[State, list[Modulations] | None, np.ndarray | None]:
         """The tables that an evaluation of the samples `rows` reads and their rows of them; large batches have none."""
-        if len(state.at) > HOISTED:
+        if state.told_of is None:
             return state, None, None
 
         def make(patch: Patch, t: np.ndarray, numbers: np.ndarray) -> Modulations:
@@ -325,7 +325,7 @@ class Sampler:
         tables, pick = ready(
             state.tables, make, program, chains, state.at.tolist(), state.told_of.numbers, rows.tolist()
         )
-        return replace(state, tables=tables), [tables[patch].rows for patch in dict(reads(program))], pick
+        return replace(state, tables=tables), [tables[patch].rows for patch in program.modes], pick
 
     def _drawn(self, seeds: np.ndarray, numbers: np.ndarray, steps: int | np.ndarray) -> Array:
         """Noise [B, F, H, W, C], of several devices drawn by each for its samples."""

@@ -5,7 +5,7 @@ one product makes the rows of many steps to come, and a sample picks its own in 
 rows, and all that have none share one. The number of rows is fixed, so that a mode has one program for them.
 
 With large batches most of a table would go into one step, and a product in the step costs nothing beside those with
-tokens: see `HOISTED`.
+tokens: see `hoisted`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from flexidit_jax.sampling.trajectory import Program, Trajectory
 #: of a table
 ROWS = 64
 #: samples of a batch up to which modulations are made before the steps; a step reads at most twice as many rows
-HOISTED = 16
+MOST = 16
 
 TIME = Steps._fields.index("t")
 #: a time, and the number of a condition
@@ -66,6 +66,11 @@ class Told(NamedTuple):
             for i in range(size(rows))
         ]
         return cls(rows, np.array(numbers).reshape(3, -1))
+
+
+def hoisted(batch: int) -> bool:
+    """Whether the steps of a batch read tables, and no weights of modulations."""
+    return batch <= MOST
 
 
 def reads(program: Program) -> list[tuple[Patch, int]]:

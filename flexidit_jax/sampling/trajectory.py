@@ -32,6 +32,16 @@ class Program(NamedTuple):
     packing: str = "separate"
     channels: int | None = None
 
+    @property
+    def predictions(self) -> int:
+        """Of every sample, in one evaluation."""
+        return 1 if self.guide_patch is None else 2
+
+    @property
+    def modes(self) -> tuple[Patch, ...]:
+        """Those that it evaluates, each once."""
+        return tuple(dict.fromkeys(patch for patch in (self.cond_patch, self.guide_patch) if patch is not None))
+
 
 class StepRows(NamedTuple):
     """What a step is told of every sample.

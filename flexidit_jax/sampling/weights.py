@@ -60,8 +60,9 @@ def maker(model: DiT, apart: bool, mesh: Mesh | None = None) -> Callable[[Params
         network: dict[str, Array] = {}
         modulation: dict[str, Array] = {}
         for path, leaf in flatten(params).items():
-            part, inner, *_, name = (*path.split("/"), "", path.rsplit("/", 1)[-1])
-            conditioning = part in CONDITIONING or (part in ("blocks", "final") and inner in OF_NORMS)
+            keys = path.split("/")
+            part, name = keys[0], keys[-1]
+            conditioning = part in CONDITIONING or (part in ("blocks", "final") and keys[1] in OF_NORMS)
             in_blocks = part == "blocks" and not conditioning
             cast = part in PARTS and (name in FACTORS or in_blocks)
             if in_blocks and apart:

@@ -67,16 +67,16 @@ for _ in range(2):
 @pytest.mark.slow
 def test_a_second_start_reads_what_the_first_compiled(tmp_path: Path) -> None:
     first, second = start(TWICE, tmp_path / "run", GOLDEN).splitlines()
-    assert first == "1 0"
-    assert re.fullmatch(r"1 ([2-9]|[1-9]\d)", second)
-    assert {"jit__step", "jit_normal"} <= kept_in(tmp_path / "run" / "cache" / "jax")
+    assert first == "2 0"  # a step and a table
+    assert re.fullmatch(r"2 ([2-9]|[1-9]\d)", second)
+    assert {"jit__step", "jit__modulations", "jit_normal"} <= kept_in(tmp_path / "run" / "cache" / "jax")
 
 
 @pytest.mark.slow
 def test_a_folder_that_cannot_be_written_costs_the_cache_alone(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     said = start(TWICE, tmp_path / "file", GOLDEN)
-    assert said == "1 0\n1 0\n"  # and no warning of jax
+    assert said == "2 0\n2 0\n"  # and no warning of jax
 
 
 def test_every_job_keeps_its_programs_in_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,6 +174,6 @@ def test_what_was_not_used_for_longest_goes(home: Path) -> None:
 def test_a_second_session_reads_what_the_first_compiled(tmp_path: Path) -> None:
     session = TWICE.replace("keep_programs(Path(sys.argv[1]))", "os.environ['FLEXIDIT_JAX_CACHE'] = sys.argv[1]")
     first, second = start(session, tmp_path, GOLDEN).splitlines()
-    assert first == "1 0"
-    assert re.fullmatch(r"1 ([2-9]|[1-9]\d)", second)
-    assert {"jit__step", "jit_normal"} <= kept_in(tmp_path / "jax")
+    assert first == "2 0"  # a step and a table
+    assert re.fullmatch(r"2 ([2-9]|[1-9]\d)", second)
+    assert {"jit__step", "jit__modulations", "jit_normal"} <= kept_in(tmp_path / "jax")

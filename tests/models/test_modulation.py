@@ -117,12 +117,15 @@ def test_a_modes_own_norm_is_an_affine_of_the_norm_or_a_delta_of_the_table(sourc
     with end:
         tree = final.init(jax.random.key(0), shared, method="modulated")["params"]
         tree = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), tree)
-        shift, scale = np.moveaxis(np.asarray(final.apply({"params": tree}, shared, method="modulated")), 1, 0)[
-            ..., None, :
-        ]
+        m = np.asarray(final.apply({"params": tree}, shared, method="modulated"))
+        shift, scale = m[:, :1], m[:, 1:]
         mine = {"params": {**tree, "norm": {"gain": gain, "shift": bias}}}
         out = final.apply(mine, x, final.apply(mine, shared, method="modulated"))
+        plain = final.apply({"params": tree}, x, m)
+        none = {"params": {**tree, "norm": {"gain": 0 * gain, "shift": 0 * bias}}}
+        np.testing.assert_array_equal(final.apply(none, shared, method="modulated"), m)
     norm = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+    np.testing.assert_allclose(plain, norm * (1 + scale) + shift, atol=2e-5)
     if source == "block":
         expected = (norm * (1 + gain) + bias) * (1 + scale) + shift
     else:

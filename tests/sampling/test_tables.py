@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import flexidit_jax as fd
-from flexidit_jax.sampling import engine, sampler, tables
+from flexidit_jax.sampling import engine, tables
 from flexidit_jax.sampling.spec import SampleSpec
-from flexidit_jax.sampling.tables import HOISTED, ROWS, Told
+from flexidit_jax.sampling.tables import MOST, ROWS, Told
 from flexidit_jax.sampling.trajectory import Program
 
 P2, P4 = (1, 2, 2), (1, 4, 4)
@@ -46,7 +46,7 @@ def test_before_the_steps_and_in_them(
         words = {**words, "packing": "separate"}
     flex = dit.flexify((2, 4), adapters=adapters)
     before = drawn(flex, [0, 1, None], **words)
-    monkeypatch.setattr(sampler, "HOISTED", 0)
+    monkeypatch.setattr(tables, "MOST", 0)
     within = drawn(flex, [0, 1, None], **words)
     assert np.abs(before - within).max() <= 1e-6 * np.abs(within).max()
 
@@ -71,7 +71,7 @@ def test_long_chains_have_several(flex: fd.FlexiDiT, made: list) -> None:
 
 
 def test_large_batches_have_none(flex: fd.FlexiDiT, made: list) -> None:
-    labels = [0, 1] * (HOISTED // 2)
+    labels = [0, 1] * (MOST // 2)
     drawn(flex, labels, steps=2, schedule="2:2")
     assert made
     made.clear()
