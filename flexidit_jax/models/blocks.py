@@ -30,7 +30,7 @@ class Block(nn.Module):
 
     def setup(self) -> None:
         self.modulation = modulation(self.source, 6, self.width, self.dtype)
-        self.norm1, self.norm2 = ModulatedNorm(), ModulatedNorm()
+        self.norm1, self.norm2 = ModulatedNorm(self.dtype), ModulatedNorm(self.dtype)
         self.attention = Attention(self.num_heads, self.dtype, self.backend)
         self.mlp = Mlp(self.mlp_ratio * self.width, self.dtype)
 
@@ -43,9 +43,14 @@ class Block(nn.Module):
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = (m[..., i, :] for i in range(6))
         h = self.norm1(x, shift_a, scale_a, layout)
         h = self.attention(h, seen=seen_in(layout))
-        x = laid(x + per_token(gate_a, layout) * h, "records")  # [B, N, d]
+        x = self._added(x, per_token(gate_a, layout) * h)  # [B, N, d]
         h = self.norm2(x, shift_m, scale_m, layout)
-        return laid(x + per_token(gate_m, layout) * self.mlp(h), "records")  # [B, N, d]
+        return self._added(x, per_token(gate_m, layout) * self.mlp(h))  # [B, N, d]
+
+    @staticmethod
+    def _added(x: Array, more: Array) -> Array:
+        """The residual stream, in the dtype that it has."""
+        return laid((x + more).astype(x.dtype), "records")
 
 
 class Final(nn.Module):
@@ -57,7 +62,7 @@ class Final(nn.Module):
 
     def setup(self) -> None:
         self.modulation = modulation(self.source, 2, self.width, self.dtype)
-        self.norm = ModulatedNorm()
+        self.norm = ModulatedNorm(self.dtype)
 
     def modulated(self, shared: Array) -> Array:
         """`Shared.last` -> [..., 2, d]."""

@@ -23,6 +23,7 @@ from flexidit_jax.models.patch import grid, tokens
 
 #: width, depth, heads of the published models (DiT table 1)
 SIZES = {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "XL": (1152, 28, 16)}
+DTYPES = ("float32", "bfloat16")
 #: of a config's section, what speaks of the machine it is for: no part of what a model is
 MACHINE = ("attention", "remat", "unroll")
 
@@ -39,6 +40,7 @@ def build_dit(
     learn_variance: bool = True,
     modulation: str = "block",
     dtype: str = "float32",
+    residual: str = "float32",
     attention: str = "auto",
     remat: str = "none",
     unroll: int = 1,
@@ -50,7 +52,8 @@ def build_dit(
       conditioner: its name (a module of `models/conditioning`) and keywords.
       patch: the pre-trained patch size.
       size: "S", "B", "L" or "XL"; or give width, depth and num_heads.
-      width, depth, num_heads, mlp_ratio, learn_variance, modulation, dtype, attention, remat, unroll: see `DiT`.
+      width, depth, num_heads, mlp_ratio, learn_variance, modulation, dtype, residual, attention, remat, unroll: see
+        `DiT`.
 
     Raises:
       UserError: a size or value outside its choices, or a patch that does not divide the latent.
@@ -66,10 +69,16 @@ def build_dit(
     build.positive("model", width=width, depth=depth, num_heads=num_heads, mlp_ratio=mlp_ratio, unroll=unroll)
     if width % num_heads or width % 4:
         raise UserError(f"model.width must be a multiple of 4 and of model.num_heads={num_heads}, got {width}")
-    choices = {"dtype": ("float32", "bfloat16"), "attention": NAMES, "remat": tuple(REMAT), "modulation": SOURCES}
-    for key, value in {"dtype": dtype, "attention": attention, "remat": remat, "modulation": modulation}.items():
-        if value not in choices[key]:
-            raise UserError(f"model.{key} must be one of {', '.join(choices[key])}, got {value!r}")
+    choices = {
+        "dtype": (dtype, DTYPES),
+        "residual": (residual, DTYPES if dtype == "bfloat16" else ("float32",)),
+        "attention": (attention, NAMES),
+        "remat": (remat, tuple(REMAT)),
+        "modulation": (modulation, SOURCES),
+    }
+    for key, (value, known) in choices.items():
+        if value not in known:
+            raise UserError(f"model.{key} must be one of {', '.join(known)}, got {value!r}")
     sides = tuple(latent) if isinstance(latent, (tuple, list)) else ()
     if len(sides) != 4 or not all(isinstance(side, int) and 0 < side < 2**31 for side in sides):
         raise UserError(f"model.latent must be (frames, height, width, channels), got {shown(sides or latent)}")
@@ -92,6 +101,7 @@ def build_dit(
         learn_variance=learn_variance,
         modulation=modulation,
         dtype=dtype,
+        residual=residual,
         attention=attention,
         remat=remat,
         unroll=unroll,

@@ -69,8 +69,8 @@ class DeEmbed(nn.Module):
 class DiT(nn.Module):
     """A diffusion transformer with adaLN-Zero conditioning (arXiv 2212.09748).
 
-    Parameters are float32; norms, softmax, times and the residual stream too. `dtype` is that of
-    the matrix products, and "float32" means float32 on every backend.
+    Parameters are float32; the insides of norms and softmax, and times too. `dtype` is that of the matrix products and
+    of what lies between them, and "float32" means float32 on every backend.
 
     Attributes:
       latent: (F, H, W, C) of x; an image has F = 1.
@@ -84,6 +84,7 @@ class DiT(nn.Module):
       learn_variance: twice the output channels, the second half being v.
       modulation: of the blocks, "block" or "single": see `models.modulation`.
       dtype: of the products of matrices, "float32" or "bfloat16".
+      residual: of the stream that blocks add to, "float32" or `dtype`.
       attention: "auto": the fused kernel that suits what is compiled for, else "xla"; or that by name (see
         `models.attention.backend`): "xla", "cudnn" or "splash".
       remat: "none"; "dots" (keep the products with weights, compute attention again); or "full" (keep only block
@@ -102,6 +103,7 @@ class DiT(nn.Module):
     learn_variance: bool = True
     modulation: str = "block"
     dtype: str = "float32"
+    residual: str = "float32"
     attention: str = "auto"
     remat: str = "none"
     unroll: int = 1
@@ -139,7 +141,7 @@ class DiT(nn.Module):
             x = laid(self.embed(x) + positions, "records")  # [B, N, d]
             if self.has_variable("params", "patch_embedding"):  # optional: see models.flexify
                 x = x + self.get_variable("params", "patch_embedding")
-            return x
+            return x.astype(self.residual)
 
     def shared(self, t: Array, cond: Condition) -> Shared:
         """What every modulation begins with, [B, ...] each."""

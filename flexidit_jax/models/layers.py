@@ -60,7 +60,13 @@ def layer_norm(x: Array) -> Array:
 
 
 class ModulatedNorm(nn.Module):
-    """`norm(x) (1 + scale) + shift`; a mode's own leaves, where the tree has them, are part of the modulation."""
+    """`norm(x) (1 + scale) + shift`; a mode's own leaves, where the tree has them, are part of the modulation.
+
+    Attributes:
+      dtype: of the result; in between all is float32.
+    """
+
+    dtype: jnp.dtype
 
     def has_own(self) -> bool:
         """Whether the mode has a gain and shift of its own."""
@@ -71,7 +77,8 @@ class ModulatedNorm(nn.Module):
         return self.get_variable("params", "gain"), self.get_variable("params", "shift")
 
     def __call__(self, x: Array, shift: Array, scale: Array, layout: Layout | None = None) -> Array:
-        return layer_norm(x) * (1 + per_token(scale, layout)) + per_token(shift, layout)  # [B, N, d]
+        y = layer_norm(x) * (1 + per_token(scale, layout)) + per_token(shift, layout)
+        return y.astype(self.dtype)  # [B, N, d]
 
 
 class Mlp(nn.Module):

@@ -99,7 +99,7 @@ def compile_program(lowering: Lowering, where: Slice) -> Compiled:
     lowered = lowering.lower()
     clock = time.perf_counter()
     try:
-        compiled = lowered.compile(compiler_options=dict(lowering.options))
+        compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise

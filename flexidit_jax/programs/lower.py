@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -12,7 +12,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from flexidit_jax.api import FlexiDiT
-from flexidit_jax.common.axes import MESH_AXES, on
+from flexidit_jax.common.axes import MESH_AXES, on, platform
+from flexidit_jax.common.compiler_options import compiler_options
 from flexidit_jax.common.trees import merge
 from flexidit_jax.common.types import Params, short_patch_name
 from flexidit_jax.diffusion.process import NoiseProcess
@@ -50,7 +51,6 @@ class Lowering:
       lowered: makes it from shapes for a batch, for its devices.
       multiple: what divides every batch.
       weights: how the names of the arguments that hold weights begin.
-      options: what the compiler is told.
     """
 
     name: str
@@ -61,7 +61,6 @@ class Lowering:
     lowered: Callable[[int], jax.stages.Lowered]
     multiple: int
     weights: tuple[str, ...]
-    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def flops(self) -> float:
@@ -132,7 +131,8 @@ def sampling_programs(
         carry = Carry(x, x, x, x, jax.ShapeDtypeStruct(lost_shape(x.shape), np.float32))
         arguments = _put((weights, tables, StepRows(*rows), carry, cond, guide_cond, x), here)
         with on(device):  # a function of its own, whose first argument has a name to be found by
-            return jax.jit(lambda weights, *rest: run(weights, *rest)).lower(*arguments)
+            named = jax.jit(lambda weights, *rest: run(weights, *rest), compiler_options=compiler_options(platform()))
+            return named.lower(*arguments)
 
     for segment in _segments(flex, spec):
         for packing in layouts if segment.two_lengths else ("separate",):

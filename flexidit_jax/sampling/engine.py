@@ -13,7 +13,7 @@ the same as a loop inside the program (dispatch is asynchronous), and makes prog
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from typing import Any
 
 import jax
@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
+from flexidit_jax.common.compiler_options import compiler_options
 from flexidit_jax.common.data_parallel import AXIS, copied, even, local_mesh, on_each
 from flexidit_jax.common.trees import merge
 from flexidit_jax.common.types import Array, Params, Patch, Prediction
@@ -36,7 +37,7 @@ from flexidit_jax.sampling.trajectory import Program, StepRows
 from flexidit_jax.sampling.weights import Weights, maker
 
 #: platforms whose steps read every block's weights from arrays of its own; a TPU's compiler reads slices in place
-APART = ("cpu", "gpu", "cuda", "rocm")
+APART = ("cpu", "gpu")
 
 
 def _predicted(
@@ -76,7 +77,6 @@ def _predicted(
     return guided(ours, guides, scale, channels)
 
 
-@partial(jax.jit, static_argnames=("cond_model", "guide_model", "packing", "channels", "mesh"))
 def _step(
     cond_model: DiT,
     guide_model: DiT | None,
@@ -114,6 +114,13 @@ def _step(
     return on_each(one, mesh, 2)(params, tables, rows, carry, cond, guide_cond, noise)
 
 
+@cache
+def _steps() -> Callable[..., Carry]:
+    """The function above, compiled once for every program on this process's devices."""
+    options = compiler_options(jax.default_backend())
+    return jax.jit(_step, static_argnums=range(5), compiler_options=options)
+
+
 @partial(jax.jit, static_argnames="model")
 def _modulations(model: DiT, params: Params, t: Array, cond: Condition, rows: Array | None) -> Modulations:
     """A table: times [K], and for each the row of the conditions; without `rows` a condition each."""
@@ -122,7 +129,7 @@ def _modulations(model: DiT, params: Params, t: Array, cond: Condition, rows: Ar
 
 def compiled_programs() -> int:
     """How many programs, of steps and of tables, this process has compiled so far."""
-    return _step._cache_size() + _modulations._cache_size()
+    return _steps()._cache_size() + _modulations._cache_size()
 
 
 class Engine:
@@ -184,15 +191,23 @@ class Engine:
         return sum(leaves.values())
 
     def step(self, program: Program, hoisted: bool) -> tuple[Callable[..., Carry], Sequence[Params]]:
-        """A program and the weights it reads: `run(weights, tables, rows, carry, cond, guide_cond, noise)`.
+        """A step, to be compiled by who asks, and the weights it reads.
 
         Args:
           hoisted: whether it is handed tables, one a mode, and reads no weights of modulations.
+
+        Returns:
+          `run(weights, tables, rows, carry, cond, guide_cond, noise)`, and `weights`.
         """
+        fixed, weights = self._program(program, hoisted)
+        return partial(_step, *fixed), weights
+
+    def _program(self, program: Program, hoisted: bool) -> tuple[tuple[Any, ...], Sequence[Params]]:
+        """The arguments of a step that are the same in every call: those that tell programs apart, and the weights."""
         guide_model = None if program.guide_patch is None else self._modes[program.guide_patch][0]
         fixed = (self._modes[program.cond_patch][0], guide_model, program.packing, program.channels, self._mesh)
         read = {patch: weights.network for patch, (_, weights) in self._modes.items()} if hoisted else self._joined
-        return partial(_step, *fixed), [read[patch] for patch in program.modes]
+        return fixed, [read[patch] for patch in program.modes]
 
     def modulations(self, patch: Patch) -> tuple[Callable[..., Modulations], Params]:
         """A mode's program of tables and the weights it reads: `run(weights, t, cond, rows)`."""
@@ -221,8 +236,9 @@ class Engine:
         tables: Sequence[Modulations] | None = None,
     ) -> Carry:
         """One evaluation of every sample of a batch; arrays are where `placed` puts them, rows on the host."""
-        run, weights = self.step(program, tables is not None)
-        return run(weights, tables, rows, carry, cond, None if program.guide_patch is None else guide_cond, noise)
+        fixed, weights = self._program(program, tables is not None)
+        guide_cond = None if program.guide_patch is None else guide_cond
+        return _steps()(*fixed, weights, tables, rows, carry, cond, guide_cond, noise)
 
     def placed(self, batch: Any) -> Any:
         """A tree of arrays [B, ...], B a multiple of the devices, where steps want it: split, or beside the weights.

@@ -10,7 +10,8 @@ import jax
 import optax
 from jax.sharding import Mesh
 
-from flexidit_jax.common.axes import using
+from flexidit_jax.common.axes import platform, using
+from flexidit_jax.common.compiler_options import compiler_options
 from flexidit_jax.common.trees import merge
 from flexidit_jax.common.types import Array, Params, Patch, Prediction
 from flexidit_jax.diffusion.process import NoiseProcess, read_by
@@ -57,8 +58,10 @@ def make_step(
       The state is donated.
     """
     place = partial(constrained, mesh=mesh)
+    with using(mesh):
+        options = compiler_options(platform())
 
-    @partial(jax.jit, static_argnames="patch", donate_argnames="state")
+    @partial(jax.jit, static_argnames="patch", donate_argnames="state", compiler_options=options)
     def step(
         state: TrainState, x0: Array, cond: Condition, number: Array, patch: Patch, counts: Updates
     ) -> tuple[TrainState, Metrics]:

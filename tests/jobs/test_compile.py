@@ -14,6 +14,7 @@ import jax
 import pytest
 
 from flexidit_jax.common.chips import GPUS, TPUS
+from flexidit_jax.common.compiler_options import OPTIONS
 from flexidit_jax.common.config import load_config, override
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.experiment.experiment import Experiment, build_experiment
@@ -242,11 +243,16 @@ def test_what_divides_every_batch() -> None:
     assert next(sampled(experiment())).multiple == 1
 
 
-def test_options_of_a_program_reach_its_compiler() -> None:
-    one = next(sampled(experiment()))
+@pytest.mark.parametrize("programs", [trained, sampled])
+def test_the_compiler_is_told_the_options_of_what_it_compiles_for(
+    monkeypatch: pytest.MonkeyPatch, programs: Callable[..., Iterator[Lowering]]
+) -> None:
     where = Slice("cpu:1", jax.devices(), None, None)
+    monkeypatch.setitem(OPTIONS, "cpu", {"xla_no_such_option": True})
     with pytest.raises(jax.errors.JaxRuntimeError, match="xla_no_such_option"):
-        compile_program(replace(one, options={"xla_no_such_option": True}), where)
+        compile_program(next(programs(experiment())), where)
+    monkeypatch.setitem(OPTIONS, "gpu", OPTIONS.pop("cpu"))
+    assert compile_program(next(programs(experiment())), where).arguments > 0
 
 
 # ---------------------------------------------------------------- Refusals

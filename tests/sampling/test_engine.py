@@ -15,7 +15,9 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from flexidit_jax.api import FlexiDiT
 from flexidit_jax.codecs.identity import Codec
+from flexidit_jax.common.compiler_options import OPTIONS
 from flexidit_jax.common.types import Patch
+from flexidit_jax.sampling import engine
 from flexidit_jax.sampling.engine import compiled_programs
 from flexidit_jax.sampling.noise import draws, normal
 
@@ -128,6 +130,13 @@ def test_budgets_steps_scales_and_solvers_compile_nothing(flex: FlexiDiT, compil
 
 
 # ---------------------------------------------------------------- Noise belongs to the sample
+
+
+def test_the_compiler_is_told_the_options_of_this_machine(flex: FlexiDiT, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "_steps", engine._steps.__wrapped__)  # programs of others stay compiled
+    monkeypatch.setitem(OPTIONS, jax.default_backend(), {"xla_no_such_option": True})
+    with pytest.raises(jax.errors.JaxRuntimeError, match="xla_no_such_option"):
+        latents(flex)
 
 
 def test_starting_noise_is_the_samples_own() -> None:
