@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,13 +19,16 @@ from flexidit_jax.common.errors import UserError
 from flexidit_jax.diffusion.gaussian import Process
 from flexidit_jax.models.build import build_dit, init
 from flexidit_jax.models.conditioning.condition import Condition, Context, guides, negatives, of_records, parsed, size
+from flexidit_jax.models.dit import DiT
 from flexidit_jax.models.flexify import flexify
+from flexidit_jax.models.flops import forward_flops
 from flexidit_jax.models.layers import Dense
 from flexidit_jax.programs import serve_exported
 from flexidit_jax.programs.bundle import Export, write_exported
 from flexidit_jax.programs.lower import sampling_programs, training_programs
-from flexidit_jax.sampling.packing import LAYOUTS
+from flexidit_jax.sampling.packing import LAYOUTS, layout_flops
 from flexidit_jax.sampling.tables import MOST
+from flexidit_jax.training.flops import recomputed_flops, training_flops
 from flexidit_jax.training.losses.diffusion import Loss
 from flexidit_jax.training.optimizer import AdamW, Ema
 from flexidit_jax.training.section import Training
@@ -42,11 +44,12 @@ WORDS = {"steps": 3, "decode": False, "progress": False}
 
 
 class Tokens(nn.Module):
-    """The mean of a caption's tokens through one layer; the caption of no condition is learned."""
+    """A caption's tokens through one layer, which blocks read; the caption of no condition is learned."""
 
     width: int
     drop_rate: float = 0.1
     fields = ("tokens", "mask")
+    length = LENGTH
     limits: ClassVar = {}
 
     @nn.compact
@@ -54,9 +57,8 @@ class Tokens(nn.Module):
         caption = self.param("caption", nn.initializers.normal(1.0), (LENGTH, FEATURES), jnp.float32)
         null = cond["null"][:, None]
         tokens, mask = jnp.where(null[..., None], caption, cond["tokens"]), null | cond["mask"]
-        weight = mask[..., None] / jnp.maximum(mask.sum(1), 1)[:, None, None]
-        vector = Dense(self.width, jnp.float32, nn.initializers.normal(1.0), name="read")((tokens * weight).sum(1))
-        return Context(vector, tokens, mask)  # [B, d], [B, M, k], [B, M]
+        read = Dense(self.width, jnp.float32, nn.initializers.normal(1.0), name="read")
+        return Context(None, read(tokens), mask)  # [B, M, d], [B, M]
 
     def parse(self, asked: Sequence[Any]) -> Condition:
         """Captions [m, k] of at most `LENGTH` tokens, or None."""
@@ -154,10 +156,28 @@ def test_a_negative_is_the_guides_condition(flex: fd.FlexiDiT, captions: list, g
     assert moved(one, ours) == [True, True, False, True]
 
 
-def test_flops_count_the_transformer(flex: fd.FlexiDiT) -> None:
-    classes = build_dit(LATENT, {"name": "classes", "classes": 3}, width=16, depth=2, num_heads=2)
-    of_classes = dataclasses.replace(flex, model=classes)
-    assert flex.flops(steps=4, budget=0.7) == of_classes.flops(steps=4, budget=0.7)
+def test_flops_count_what_is_read_of_tokens_and_no_conditioner(flex: fd.FlexiDiT) -> None:
+    def more(count: Callable[[DiT], int]) -> int:
+        """Beyond a model that reads classes."""
+        return count(flex.model) - count(flex.model.clone(conditioner=classes))
+
+    def reading(rows: int, tokens: int, text: int) -> int:
+        macs = 2 * (tokens + text) * 16**2 + 2 * tokens * text * 16  # q and proj, k and v; scores and values
+        return 2 * rows * flex.model.depth * macs
+
+    classes = build_dit(LATENT, {"name": "classes", "classes": 3}, width=16, depth=2, num_heads=2).conditioner
+    assert [more(partial(forward_flops, patch=patch)) for patch in (P2, P4)] == [
+        reading(1, 16, LENGTH),
+        reading(1, 4, LENGTH),
+    ]
+    for packing, rows, tokens, texts in (("joined", 5, 20, 2), ("packed", 7, 16, 4), ("padded", 10, 16, 1)):
+        found = more(partial(layout_flops, packing, cond=P2, guide=P4, batch=5))
+        assert found == reading(rows, tokens, texts * LENGTH), packing
+    adapted = Stage((P2, P4), 5, loss=Loss(), adapters=2)
+    kernels = 2 * flex.model.depth * 2 * (16 + LENGTH) * 16**2
+    assert more(partial(training_flops, stage=adapted, patch=P2)) == 3 * reading(1, 16, LENGTH) - kernels
+    dots = [model.clone(remat="dots") for model in (flex.model, flex.model.clone(conditioner=classes))]
+    assert recomputed_flops(dots[0], P2) - recomputed_flops(dots[1], P2) == 2 * flex.model.depth * 2 * 16 * LENGTH * 16
 
 
 # ---------------------------------------------------------------- Training

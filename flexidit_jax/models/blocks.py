@@ -14,12 +14,15 @@ from flexidit_jax.common.axes import laid
 from flexidit_jax.common.types import Array
 from flexidit_jax.models.attention.attention import Attention
 from flexidit_jax.models.layers import Mlp, ModulatedNorm
-from flexidit_jax.models.layout import Layout, per_token, seen_in
+from flexidit_jax.models.layout import Layout, Source, per_token, seen_in
 from flexidit_jax.models.modulation import modulation, with_own
 
 
 class Block(nn.Module):
-    """One block. Where its modulation comes from is up to the caller; `modulated` makes it from what is shared."""
+    """One block. Where its modulation comes from is up to the caller; `modulated` makes it from what is shared.
+
+    Where a condition has tokens, they are read between attention and MLP, without norm or gate (PixArt-alpha).
+    """
 
     width: int
     num_heads: int
@@ -32,18 +35,21 @@ class Block(nn.Module):
         self.modulation = modulation(self.source, 6, self.width, self.dtype)
         self.norm1, self.norm2 = ModulatedNorm(self.dtype), ModulatedNorm(self.dtype)
         self.attention = Attention(self.num_heads, self.dtype, self.backend)
+        self.cross_attention = Attention(self.num_heads, self.dtype, self.backend)
         self.mlp = Mlp(self.mlp_ratio * self.width, self.dtype)
 
     def modulated(self, shared: Array) -> Array:
         """`Shared.blocks` -> [..., 6, d]."""
         return with_own(self.modulation(shared), self.modulation, self.norm1, self.norm2)
 
-    def __call__(self, x: Array, m: Array, layout: Layout | None = None) -> Array:
+    def __call__(self, x: Array, m: Array, layout: Layout | None = None, source: Source | None = None) -> Array:
         """[B, N, d] and its modulation [B, 6, d]; with a layout rows [R, L, d] and [..., 6, d], one a sequence."""
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = (m[..., i, :] for i in range(6))
         h = self.norm1(x, shift_a, scale_a, layout)
         h = self.attention(h, seen=seen_in(layout))
         x = self._added(x, per_token(gate_a, layout) * h)  # [B, N, d]
+        if source is not None:
+            x = self._added(x, self.cross_attention(x, source.tokens, seen=source.seen))
         h = self.norm2(x, shift_m, scale_m, layout)
         return self._added(x, per_token(gate_m, layout) * self.mlp(h))  # [B, N, d]
 

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from flexidit_jax.common.axes import laid
 from flexidit_jax.common.types import Array, Patch, Prediction
 from flexidit_jax.models.blocks import Block, Final
-from flexidit_jax.models.conditioning.condition import Condition
+from flexidit_jax.models.conditioning.condition import Condition, Context
 from flexidit_jax.models.layers import Dense, project
-from flexidit_jax.models.layout import Layout
+from flexidit_jax.models.layout import Layout, source_in
 from flexidit_jax.models.modulation import Modulations, Projection, Shared
 from flexidit_jax.models.patch import patchify, unpatchify
 from flexidit_jax.models.position import position_embedding, timestep_features
@@ -129,10 +129,11 @@ class DiT(nn.Module):
         Returns:
           output [B, F, H, W, C] float32 and, when learned, variance of the same shape.
         """
+        x, context = self.tokens(x), self.context(cond)
         if modulations is not None:
-            return self.read(self.trunk(self.tokens(x), modulations.blocks), modulations.last)
+            return self.read(self.trunk(x, modulations.blocks, None, context), modulations.last)
         shared = self.shared(t, cond)
-        return self.read(self.trunk(self.tokens(x), shared), self.last(shared))
+        return self.read(self.trunk(x, shared, None, context), self.last(shared))
 
     def tokens(self, x: Array) -> Array:
         """The first part: patches, positions and the mode's embedding, [B, F, H, W, C] -> [B, N, d]."""
@@ -143,10 +144,16 @@ class DiT(nn.Module):
                 x = x + self.get_variable("params", "patch_embedding")
             return x.astype(self.residual)
 
+    def context(self, cond: Condition) -> Context:
+        """What blocks read of a condition by themselves: its tokens, if it has some."""
+        with self._precision():
+            return self.conditioner(cond)
+
     def shared(self, t: Array, cond: Condition) -> Shared:
         """What every modulation begins with, [B, ...] each."""
         with self._precision():
-            return self.projection(self.timestep(t) + self.conditioner(cond).vector)
+            embedded, vector = self.timestep(t), self.conditioner(cond).vector
+            return self.projection(embedded if vector is None else embedded + vector)
 
     def last(self, shared: Shared) -> Array:
         """The modulation of the last norm, [B, 2, d]."""
@@ -165,7 +172,7 @@ class DiT(nn.Module):
             return jax.tree.map(lambda part: part.astype(self.dtype), made)
 
     @nn.compact
-    def trunk(self, x: Array, modulation: Shared | Array, layout: Layout | None = None) -> Array:
+    def trunk(self, x: Array, modulation: Shared | Array, layout: Layout | None, *contexts: Context) -> Array:
         """The blocks.
 
         Args:
@@ -173,21 +180,22 @@ class DiT(nn.Module):
           modulation: what it begins with, of which each block makes its own; or ready, [L, B, 6, d], with a layout
             [L, ..., 6, d], one a sequence.
           layout: None where a row is one sequence.
+          contexts: of the condition; with a layout one a mode.
 
         Returns:
           Shaped like x.
         """
-        shared = isinstance(modulation, Shared)
+        shared, source = isinstance(modulation, Shared), source_in(layout, x.shape[1], *contexts)
 
         def one(block: Block, x: Array, ready: Array | None) -> tuple[Array, None]:
-            return block(x, block.modulated(modulation.blocks) if shared else ready, layout), None
+            return block(x, block.modulated(modulation.blocks) if shared else ready, layout, source), None
 
         if self.remat != "none":
             one = nn.remat(one, prevent_cse=False, policy=REMAT[self.remat])
         with self._precision():
             if self.has_variable("params", "blocks_0"):  # a subtree a block, as sampling may have them
                 for i in range(self.depth):
-                    x = Block(*self._block, name=f"blocks_{i}")(x, modulation[i], layout)
+                    x = Block(*self._block, name=f"blocks_{i}")(x, modulation[i], layout, source)
                 return x
             every = nn.scan(
                 one, variable_axes={"params": 0}, split_rngs={"params": True}, length=self.depth, unroll=self.unroll

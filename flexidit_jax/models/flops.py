@@ -40,9 +40,15 @@ class FlopCount(NamedTuple):
         return f"{unguided} of powerful unguided, {guided} of powerful with the same guidance"
 
 
-def row_macs(width: int, length: int, mlp_ratio: int = 4) -> int:
-    """MACs of one row of `length` tokens in one block, without adaLN: every token meets every other."""
-    return (4 + 2 * mlp_ratio) * length * width**2 + 2 * length**2 * width
+def row_macs(width: int, length: int, mlp_ratio: int = 4, text_tokens: int = 0) -> int:
+    """MACs of one row of `length` tokens in one block, without adaLN: every token meets every other, and all text."""
+    cross = 2 * (length + text_tokens) * width**2 + 2 * length * text_tokens * width if text_tokens else 0
+    return (4 + 2 * mlp_ratio) * length * width**2 + 2 * length**2 * width + cross
+
+
+def text_tokens(model: DiT) -> int:
+    """M, the tokens of a condition, which every block reads; 0 where it has none."""
+    return getattr(model.conditioner, "length", 0)
 
 
 def transformer_macs(
@@ -65,10 +71,8 @@ def transformer_macs(
       text_tokens: M, for models with cross-attention; 0 without.
       lora_rank: r of adapters kept unmerged on qkv, proj, fc1 and fc2; 0 when merged or absent.
     """
-    d, n, m = width, tokens, text_tokens
-    block = row_macs(d, n, mlp_ratio) + 6 * d**2
-    if m:
-        block += 2 * n * d**2 + 2 * m * d**2 + 2 * n * m * d
+    d, n = width, tokens
+    block = row_macs(d, n, mlp_ratio, text_tokens) + 6 * d**2
     block += n * lora_rank * d * (4 + 2 + 2 * (1 + mlp_ratio))
     ends = n * d * (token_in + token_out) + 2 * d**2
     return depth * block + ends + 256 * d + d**2
@@ -89,12 +93,13 @@ def forward_flops(model: DiT, patch: Patch, lora_rank: int = 0) -> int:
         token_in=volume,
         token_out=volume * (2 if model.learn_variance else 1),
         mlp_ratio=model.mlp_ratio,
+        text_tokens=text_tokens(model),
         lora_rank=lora_rank,
     )
     return 2 * macs
 
 
-def pair_flops(model: DiT, cond: Patch, guide: Patch, batch: int, rows: int, length: int) -> int:
+def pair_flops(model: DiT, cond: Patch, guide: Patch, batch: int, rows: int, length: int, text: int) -> int:
     """FLOPs executed for two modes whose sequences share the blocks in [rows, length] tokens.
 
     Only the blocks' work on tokens differs from two calls: embeds, de-embeds and modulations are per
@@ -104,9 +109,10 @@ def pair_flops(model: DiT, cond: Patch, guide: Patch, batch: int, rows: int, len
       model, cond, guide: the network and its two modes, without adapters.
       batch: images; the result is for all of them.
       rows, length: of the layout (see `sampling.packing`).
+      text: tokens of the conditions of a row.
     """
-    modes = (cond, guide)
-    in_rows = rows * row_macs(model.width, length, model.mlp_ratio)
-    apart = sum(row_macs(model.width, tokens(model.latent, patch), model.mlp_ratio) for patch in modes)
+    modes, d, ratio = (cond, guide), model.width, model.mlp_ratio
+    in_rows = rows * row_macs(d, length, ratio, text)
+    apart = sum(row_macs(d, tokens(model.latent, patch), ratio, text_tokens(model)) for patch in modes)
     calls = sum(forward_flops(model, patch) for patch in modes)
     return batch * calls + 2 * model.depth * (in_rows - batch * apart)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
+import jax.numpy as jnp
 import numpy as np
 
 from flexidit_jax.common.types import Array
 from flexidit_jax.models.attention.seen import Seen
+from flexidit_jax.models.conditioning.condition import Context
 
 
 class Layout(Protocol):
@@ -19,6 +21,25 @@ class Layout(Protocol):
     def segments(self) -> np.ndarray:
         """int32 [R, L]: two tokens of a row see each other where the numbers are equal."""
 
+    def sources(self, *contexts: Context) -> tuple[Array, Array]:
+        """Tokens of conditions in the rows of those who read them: [R, S, d], and the segment of each, int32 [R, S].
+
+        Args:
+          contexts: one a mode, tokens [B, M, d] and masks.
+        """
+
+
+class Source(NamedTuple):
+    """What the tokens of rows read of conditions.
+
+    Attributes:
+      tokens: [R, S, d].
+      seen: who reads which; None where all read all.
+    """
+
+    tokens: Array
+    seen: Seen | None
+
 
 def per_token(per_sequence: Array, layout: Layout | None) -> Array:
     """A vector per sequence as something that broadcasts against the tokens [R, L, d]."""
@@ -28,3 +49,25 @@ def per_token(per_sequence: Array, layout: Layout | None) -> Array:
 def seen_in(layout: Layout | None) -> Seen | None:
     """Who sees whom in rows; None where a row is one sequence."""
     return None if layout is None else Seen(layout.segments(), layout.segments())
+
+
+def numbered(context: Context, number: Array | int) -> Array:
+    """The number of every token of a condition, int32 [B, M], as `Seen` has it: -1 where there is none."""
+    mask = True if context.mask is None else context.mask
+    return jnp.broadcast_to(jnp.where(mask, number, -1), context.tokens.shape[:2]).astype(jnp.int32)
+
+
+def source_in(layout: Layout | None, length: int, *contexts: Context) -> Source | None:
+    """What rows of `length` tokens read of conditions; None where these have no tokens.
+
+    Args:
+      contexts: one a mode; one where a row is one sequence.
+    """
+    first = contexts[0]
+    if first.tokens is None:
+        return None
+    if layout is not None:
+        tokens, numbers = layout.sources(*contexts)
+        return Source(tokens, Seen(layout.segments(), numbers))
+    seen = None if first.mask is None else Seen(np.zeros((1, length), np.int32), numbered(first, 0))
+    return Source(first.tokens, seen)

@@ -26,9 +26,10 @@ import numpy as np
 
 from flexidit_jax.common.errors import UserError, nearest
 from flexidit_jax.common.types import Array, Params, Patch, Prediction
-from flexidit_jax.models.conditioning.condition import Condition
+from flexidit_jax.models.conditioning.condition import Condition, Context
 from flexidit_jax.models.dit import DiT
-from flexidit_jax.models.flops import forward_flops, pair_flops
+from flexidit_jax.models.flops import forward_flops, pair_flops, text_tokens
+from flexidit_jax.models.layout import numbered
 from flexidit_jax.models.modulation import Modulations
 from flexidit_jax.models.patch import tokens
 
@@ -92,6 +93,27 @@ class StackedRows(PairLayout):
         packed = np.minimum(np.arange(self.long) // self.short, self.share)
         return np.concatenate([np.zeros((self.batch, self.long)), np.tile(packed, (rows, 1))]).astype(np.int32)
 
+    def sources(self, long: Context, short: Context) -> tuple[Array, Array]:
+        """See `models.layout.Layout`: a long row has its own condition, a short one those of its sequences."""
+        rows, length = self.shape[0] - self.batch, short.tokens.shape[1]
+
+        def laid_out(long: Array, short: Array, blank: int) -> Array:
+            def filled(array: Array, axis: int, more: int) -> Array:
+                sides = [(0, more if i == axis else 0) for i in range(array.ndim)]
+                return jnp.pad(array, sides, constant_values=blank)
+
+            short = filled(short, 0, rows * self.share - self.batch)
+            short = short.reshape(rows, self.share * length, *short.shape[2:])
+            return jnp.concatenate([filled(long, 1, (self.share - 1) * length), short])
+
+        place = (jnp.arange(self.batch) % self.share)[:, None]
+        return laid_out(long.tokens, short.tokens, 0), laid_out(numbered(long, 0), numbered(short, place), -1)
+
+    @property
+    def conditions(self) -> int:
+        """Of a row."""
+        return self.share
+
 
 @dataclass(frozen=True)
 class JoinedRows(PairLayout):
@@ -113,6 +135,15 @@ class JoinedRows(PairLayout):
     def segments(self) -> np.ndarray:
         """See `models.layout.Layout`."""
         return np.tile(np.arange(self.long + self.short) >= self.long, (self.batch, 1)).astype(np.int32)
+
+    def sources(self, long: Context, short: Context) -> tuple[Array, Array]:
+        """See `models.layout.Layout`: an image's condition, then its guide's."""
+        return self.join(long.tokens, short.tokens), self.join(numbered(long, 0), numbered(short, 1))
+
+    @property
+    def conditions(self) -> int:
+        """Of a row."""
+        return 2
 
 
 def layout_of(packing: str, batch: int, long: int, short: int) -> StackedRows | JoinedRows | None:
@@ -156,7 +187,7 @@ def layout_flops(packing: str, model: DiT, cond: Patch, guide: Patch, batch: int
     layout = layout_of(packing, batch, tokens(model.latent, cond), tokens(model.latent, guide))
     if layout is None:
         return batch * (forward_flops(model, cond) + forward_flops(model, guide))
-    return pair_flops(model, cond, guide, batch, *layout.shape)
+    return pair_flops(model, cond, guide, batch, *layout.shape, layout.conditions * text_tokens(model))
 
 
 def predict_pair(
@@ -187,6 +218,7 @@ def predict_pair(
         layout.join(*sequences),  # [R, L, d]
         jnp.stack([made.blocks for made in modulations], 1),  # [L, 2, B, 6, d]
         layout,
+        *(model.apply({"params": tree}, cond, method="context") for model, tree, cond, _ in each),
         method="trunk",
     )
     ends = zip(models, params, layout.split(rows), modulations, strict=True)

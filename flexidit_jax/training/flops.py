@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flexidit_jax.common.types import Patch
 from flexidit_jax.models.dit import DiT
-from flexidit_jax.models.flops import forward_flops
+from flexidit_jax.models.flops import forward_flops, text_tokens
 from flexidit_jax.models.patch import tokens
 from flexidit_jax.training.stages import Stage
 
@@ -17,7 +17,8 @@ def training_flops(model: DiT, stage: Stage, patch: Patch) -> int:
     """
     total = 3 * forward_flops(model, patch, stage.adapters or 0)
     if stage.adapters is not None:
-        kernels = (4 + 2 * model.mlp_ratio) * tokens(model.latent, patch) + 6  # qkv and proj, MLP; adaLN
+        n, m = tokens(model.latent, patch), text_tokens(model)
+        kernels = (4 + 2 * model.mlp_ratio) * n + 6 + (2 * (n + m) if m else 0)  # qkv, proj, MLP; adaLN; text
         total -= 2 * model.depth * kernels * model.width**2
     return total + (forward_flops(model, model.base_patch) if stage.loss.asks_teacher else 0)
 
@@ -25,9 +26,10 @@ def training_flops(model: DiT, stage: Stage, patch: Patch) -> int:
 def recomputed_flops(model: DiT, patch: Patch) -> float:
     """FLOPs that remat adds for one record.
 
-    "full" runs a second forward pass; "dots" computes attention's two products again (2 N^2 d MACs a block). What
+    "full" runs a second forward pass; "dots" computes attention's two products again (2 N (N + M) d MACs a block). What
     lies between products is not counted.
     """
-    attention = 2 * model.depth * 2 * tokens(model.latent, patch) ** 2 * model.width
+    n = tokens(model.latent, patch)
+    attention = 2 * model.depth * 2 * n * (n + text_tokens(model)) * model.width
     again = {"none": 0, "dots": attention, "full": forward_flops(model, patch)}
     return float(again[model.remat])

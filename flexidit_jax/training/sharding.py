@@ -25,7 +25,7 @@ from flexidit_jax.common.types import Array
 #: first match wins; trailing axes of a leaf (stacked blocks carry one more, at the front). What is not named is small
 #: (norms, biases, embeddings of a patch size) and lies whole on every device.
 RULES: tuple[tuple[str, tuple[str | tuple[str, ...] | None, ...]], ...] = (
-    (r"attention/qkv/kernel$", ("fsdp", "tensor")),
+    (r"attention/(qkv|[qkv])/kernel$", ("fsdp", "tensor")),
     (r"attention/proj/kernel$", ("tensor", "fsdp")),
     (r"mlp/fc1/kernel$", ("fsdp", "tensor")),
     (r"mlp/fc2/kernel$", ("tensor", "fsdp")),

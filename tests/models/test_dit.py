@@ -18,6 +18,7 @@ from flexidit_jax.common.types import Array, Params, Prediction
 from flexidit_jax.models.build import attention_of, build_dit, describe, init, recorded_dit
 from flexidit_jax.models.conditioning.condition import Condition
 from flexidit_jax.models.dit import DiT
+from flexidit_jax.models.layers import ModulatedNorm
 
 WIDTH, DEPTH, CLASSES = 32, 2, 9
 SECTION: dict[str, Any] = {
@@ -157,6 +158,34 @@ def test_bfloat16_stays_close(model: DiT, params: Params, inputs: tuple, referen
     assert 1e-4 < deviation(out, reference) < 3e-2  # of 8 bits; and they were used
 
 
+def test_the_residual_stream_has_a_dtype_of_its_own(
+    model: DiT, params: Params, inputs: tuple, reference: Prediction
+) -> None:
+    def stream(model: DiT) -> set[str]:
+        """What leaves the scan of blocks."""
+        (scan,) = (eqn for eqn in forward.trace(model, params, *inputs).jaxpr.eqns if eqn.primitive.name == "scan")
+        return {out.aval.dtype.name for out in scan.outvars}
+
+    mixed = model.clone(dtype="bfloat16")
+    narrow = mixed.clone(residual="bfloat16")
+    assert [stream(one) for one in (model, mixed, narrow)] == [{"float32"}, {"float32"}, {"bfloat16"}]
+    errors = [deviation(forward(one, params, *inputs), reference) for one in (mixed, narrow)]
+    assert 1e-4 < errors[0] < errors[1] < 3e-2
+    grads = jax.grad(lambda tree: forward(narrow, tree, *inputs).output.sum())(params)
+    assert {leaf.dtype for leaf in jax.tree.leaves(grads)} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_norms_take_and_give_what_products_read(dtype: str) -> None:
+    """Statistics are float32, rounded once: x lies so far from 0 that bfloat16 sums would not find its variance."""
+    x = 100 + jax.random.normal(jax.random.key(0), (2, 3, 64))
+    shift, scale = jax.random.normal(jax.random.key(1), (2, 2, 64))
+    exact = ModulatedNorm(jnp.dtype("float32")).apply({}, x.astype(dtype).astype(jnp.float32), shift, scale)
+    found = ModulatedNorm(jnp.dtype(dtype)).apply({}, x.astype(dtype), shift, scale)
+    assert found.dtype == dtype
+    assert jnp.array_equal(found, exact.astype(dtype))
+
+
 def test_float32_takes_no_shortcut(model: DiT, params: Params, inputs: tuple) -> None:
     """Every matrix product of a float32 model asks for the highest precision; accelerators round otherwise."""
     lowered = jax.jit(forward.__wrapped__, static_argnums=0).lower(model, params, *inputs).as_text()
@@ -196,6 +225,7 @@ def test_at_reads_another_patch(model: DiT) -> None:
             "mlp_ratio": 3,
             "learn_variance": False,
             "dtype": "bfloat16",
+            "residual": "bfloat16",
         },
     ],
 )
@@ -212,7 +242,7 @@ def test_describe_is_read_back(changes: dict[str, Any]) -> None:
 
 
 def test_what_a_record_says_of_its_machine_is_not_read(model: DiT) -> None:
-    """Not even refused: it may be of a version that had other choices."""
+    """Not even refused: it may be of a version that had other choices. Keys that came later have their defaults."""
     assert recorded_dit({**SECTION, "attention": "flash", "remat": "all", "unroll": 0}) == model
     with pytest.raises(UserError, match=r"^unknown config key 'model\.atention'; did you mean 'attention'\?$"):
         recorded_dit({**SECTION, "atention": "xla"})
@@ -250,6 +280,8 @@ def test_sizes(size: str, expected: tuple[int, int, int]) -> None:
         ({"unroll": 0}, "model.unroll must be positive, got 0"),
         ({"num_heads": 3}, "model.width must be a multiple of 4 and of model.num_heads=3, got 32"),
         ({"width": 18}, "model.width must be a multiple of 4 and of model.num_heads=2, got 18"),
+        ({"residual": "bfloat16"}, "model.residual must be one of float32, got 'bfloat16'"),
+        ({"dtype": "bfloat16", "residual": "half"}, "model.residual must be one of float32, bfloat16, got 'half'"),
         ({"dtype": "float16"}, "model.dtype must be one of float32, bfloat16, got 'float16'"),
         ({"attention": "flash"}, "model.attention must be one of auto, xla, cudnn, splash, got 'flash'"),
         ({"remat": "all"}, "model.remat must be one of none, full, dots, got 'all'"),

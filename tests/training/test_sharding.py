@@ -44,6 +44,7 @@ D, DEPTH, HEADS = 1152, 28, 16  # DiT-XL
     [
         ("trunk/blocks/attention/qkv/kernel", (DEPTH, D, 3 * D), P(None, "fsdp", "tensor")),
         ("trunk/blocks/attention/proj/kernel", (DEPTH, D, D), P(None, "tensor", "fsdp")),
+        ("trunk/blocks/cross_attention/v/kernel", (DEPTH, D, D), P(None, "fsdp", "tensor")),
         ("trunk/blocks/mlp/fc1/kernel", (DEPTH, D, 4 * D), P(None, "fsdp", "tensor")),
         ("trunk/blocks/mlp/fc2/kernel", (DEPTH, 4 * D, D), P(None, "tensor", "fsdp")),
         ("trunk/blocks/modulation/kernel", (DEPTH, D, 6 * D), P(None, "fsdp", "tensor")),

@@ -6,6 +6,7 @@ Only a conditioner knows what its condition is made of; to everybody else that i
     fields      the keys of a record that it reads, and of its condition
     limits      {field: (lowest, highest)} of the fields that are numbers to choose from
     drop_rate   share of training records whose condition is replaced by none
+    length      of its tokens; only where there are some
     parse(asked) -> Condition      what a user typed, on the host; None in a list is no condition
     said(cond) -> str      what a condition asks for, in words; only where there are some
 
