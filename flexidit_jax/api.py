@@ -50,7 +50,7 @@ class FlexiDiT:
 
     Attributes:
       model: the network (`models.dit.DiT`).
-      params: the stored tree (`models.flexify`).
+      params: the stored tree (`models.flexify`); of a model that was loaded, on the host.
       process: the noise process (the `Process` of `diffusion.gaussian`, `diffusion.flow` or `diffusion.sit`).
       codec: turns latents into data; None when unknown, then only `decode=False` samples.
       merge_adapters: sample with adapters added into the kernels (no FLOPs, a copy of the adapted
@@ -85,6 +85,11 @@ class FlexiDiT:
     def _engine(self) -> Engine:
         keep_session_programs()
         return Engine(self.model, self.params, self.patches, self.merge_adapters, self.devices)
+
+    @cached_property
+    def _resident(self) -> Params:
+        """The stored tree on the device, for `predict` alone: sampling has weights of its own."""
+        return jax.device_put(self.params)
 
     @cached_property
     def sampler(self) -> Sampler:
@@ -146,7 +151,7 @@ class FlexiDiT:
         low, high = self.process.times
         if not isinstance(t, jax.core.Tracer) and not low <= np.min(t) <= np.max(t) <= high:
             raise UserError(f"t must lie in {low}..{high}, the times of the process, got {np.min(t)}..{np.max(t)}")
-        out = _predict(self.model.at(mode), self.params, mode, jnp.asarray(video), jnp.asarray(t), cond)
+        out = _predict(self.model.at(mode), self._resident, mode, jnp.asarray(video), jnp.asarray(t), cond)
         out = read_by(self.process, out)
         return Prediction(*(None if part is None else part.reshape(np.shape(x)) for part in out))
 

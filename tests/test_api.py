@@ -113,6 +113,22 @@ def test_the_null_class_has_two_names(flex: fd.FlexiDiT) -> None:
     assert not np.array_equal(named.output, flex.predict(x, t, [0] * 3).output)
 
 
+def test_a_loaded_tree_waits_on_the_host_until_predict_asks(trained: fd.FlexiDiT) -> None:
+    def here(flex: fd.FlexiDiT) -> set[type]:
+        return {type(leaf) for leaf in jax.tree.leaves(flex.params)}
+
+    published = fd.load(GOLDEN)
+    assert here(trained) == here(published) == {np.ndarray}
+    published.sample([1], decode=False, **QUICK)
+    assert "_resident" not in vars(published)
+    x = np.zeros((1, *published.model.latent), np.float32)
+    published.predict(x, [0], [1])
+    placed = vars(published)["_resident"]
+    assert here(published) == {np.ndarray}
+    published.predict(x, [1], [1])
+    assert vars(published)["_resident"] is placed  # a second call moves no weights
+
+
 def test_predict_reads_real_times_lists_and_what_is_traced(flex: fd.FlexiDiT) -> None:
     x, t = np.random.default_rng(0).normal(size=(2, 8, 8, 4)).astype(np.float32), np.array([0.5, 999.0], np.float32)
     plain = flex.predict(x, t, [0, 1]).output

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from flexidit_jax.common.errors import UserError
@@ -29,6 +30,9 @@ def load_weights(path: Path, which: str | None = None) -> tuple[dict[str, Any], 
       path: the folder.
       which: "ema", the default, or "raw".
 
+    Returns:
+      Weights on the host.
+
     Raises:
       UserError: no checkpoint there, none that is whole, or weights that are not finite.
     """
@@ -41,12 +45,11 @@ def load_weights(path: Path, which: str | None = None) -> tuple[dict[str, Any], 
     config = meta["config"]
     model = recorded_dit(config["model"])
     patches = [as_patch(patch) for patch in meta["patches"]]
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])  # whatever mesh it was trained on
-    shapes = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
+    like = jax.tree.map(
+        lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape),  # to the host, whatever it was trained on
         jax.eval_shape(lambda: flexify(init(model, jax.random.key(0)), patches, meta["adapters"])),
     )
-    trained, frozen = split_frozen(shapes)
+    trained, frozen = split_frozen(like)
     try:
         with ocp.StandardCheckpointer() as reader:
             params = reader.restore((step / part).resolve(), trained)
