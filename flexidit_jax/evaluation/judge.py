@@ -48,7 +48,7 @@ class Judge:
         self.training, self.labels = self._images(training)
         self.held_out, self.held_out_labels = self._images(held_out)
         self._features.fit(self.training, self.labels)
-        self._reference = Moments.of(self._features(self.training))
+        self._reference = Moments.of(self._features.extract(self.training)["pool"])
 
     def score(self, images: np.ndarray, labels: np.ndarray) -> Score:
         """Scores uint8 samples [N, H, W, C] drawn for `labels` [N]."""
@@ -64,7 +64,7 @@ class Judge:
 
     def fd(self, images: np.ndarray) -> float:
         """Frechet distance of uint8 images to the training images."""
-        return frechet_distance(Moments.of(self._features(images)), self._reference)
+        return frechet_distance(Moments.of(self._features.extract(images)["pool"]), self._reference)
 
     def floor(self, n: int, draws: int = 5, seed: int = 0) -> float:
         """What sampling error alone costs: mean fd of n training images drawn with replacement."""
