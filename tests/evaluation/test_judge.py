@@ -36,7 +36,7 @@ def judge() -> Judge:
 def test_the_distance_is_that_to_the_training_images(judge: Judge) -> None:
     features = Features((8, 4))
     features.fit(judge.training, judge.labels)
-    training, held_out = (Moments.of(features(images)) for images in (judge.training, judge.held_out))
+    training, held_out = (Moments.of(features.extract(images)["pool"]) for images in (judge.training, judge.held_out))
     apart = frechet_distance(held_out, training)
     assert apart > 0.01
     assert judge.fd(judge.held_out) == pytest.approx(apart, rel=1e-6)

@@ -9,7 +9,8 @@ One with published weights takes `path=` first, where they are (the default is a
 
   sha256            of the file that is used, 64 hex digits
   protocol          what a number made of these features must say of them, JSON-ready: `convention` and the like
-  save(path)        writes its weights as one .safetensors file, which is read instead from then on
+  save(path, overwrite=False)
+                    writes its weights as one .safetensors file, which is read instead from then on
 
 One that is fitted on the data itself has
 

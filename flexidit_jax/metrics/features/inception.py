@@ -14,18 +14,15 @@ from flexidit_jax.metrics.features.batches import Batches, check_images
 from flexidit_jax.models.pretrained.inception import SIDE, Inception
 from flexidit_jax.models.pretrained.inception_layout import FILE, NETWORK, published, read_inception
 
+OTHER = f"pt_{FILE.removeprefix('weights-')}"
+GRAPH = "classify_image_graph_def.pb"
 PUBLISHED = weights.Published(
     "inception",
     [NETWORK],
-    files=(
-        "inception-2015-12-05.safetensors",
-        FILE,
-        f"pt_{FILE.removeprefix('weights-')}",
-        "classify_image_graph_def.pb",
-    ),
+    files=("inception-2015-12-05.safetensors", FILE, OTHER, GRAPH),
     fetch=(
-        f"{FILE} (a release of torch-fidelity; its SHA-256 begins with 6726825d), pt_{FILE.removeprefix('weights-')} (of"
-        " pytorch-fid) or classify_image_graph_def.pb (of TensorFlow) into {path}"
+        f"{FILE} (a release of torch-fidelity; its SHA-256 begins with 6726825d), {OTHER} (of pytorch-fid) or {GRAPH}"
+        " (of TensorFlow) into {path}"
     ),
     instead=FILE,
 )
@@ -53,8 +50,8 @@ class Features:
     Args:
       path: the file, or a folder that holds one under the name it was published by.
       convention: how images become 299x299: "adm" as TensorFlow 1 did, which the published numbers of diffusion models
-        are made with, and torch-fidelity and clean-fid's "legacy_tensorflow"; "pytorch-fid"; "clean", of clean-fid. Numbers
-        of two conventions cannot be compared.
+        are made with, torch-fidelity's too; "pytorch-fid"; "clean", of clean-fid. Numbers of two conventions cannot be
+        compared.
       batch: images at once over all devices.
       devices: of this process, None for all.
 
@@ -67,11 +64,12 @@ class Features:
     ) -> None:
         if convention not in CONVENTIONS:
             raise UserError(f"no convention {convention!r}{nearest(str(convention), CONVENTIONS)}")
-        self._weights = weights.read(path, PUBLISHED)
-        params = self._weights.made(lambda state: read_inception(published(state)))
+        found = weights.read(path, PUBLISHED)
+        params = found.made(lambda state: read_inception(published(state)))
         self._run = Batches(params, batch, devices).over(_network, CONVENTIONS[convention])
-        self.sha256 = self._weights.sha256
-        self.protocol = {"convention": convention, "weights_sha256": self._weights.source_sha256}
+        self._path = path
+        self.sha256 = found.sha256
+        self.protocol = {"convention": convention, "weights_sha256": found.source_sha256}
 
     def extract(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """Features of uint8 images [B, H, W, 3] of any size; see the class.
@@ -82,13 +80,13 @@ class Features:
         check_images(images)
         return self._run(images)
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, overwrite: bool = False) -> None:
         """Writes the weights as one .safetensors file of the 472 published names.
 
         Raises:
           UserError: another ending, something there, or a path that cannot be written.
         """
-        weights.write(path, self._weights, published)
+        weights.write(path, weights.read(self._path, PUBLISHED), published, overwrite)
 
 
 def _network(params: Params, x: Array) -> dict[str, Array]:

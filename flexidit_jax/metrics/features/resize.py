@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
@@ -53,6 +54,11 @@ def pillow_bicubic(images: np.ndarray, height: int, width: int) -> np.ndarray:
 
     with ThreadPoolExecutor(cores()) as threads:  # Pillow lets go of the interpreter
         return np.stack([*threads.map(one, images)])
+
+
+def standardised(images: Array, mean: Sequence[float], std: Sequence[float]) -> Array:
+    """Pixels 0..255 -> 0..1, less the mean and over the standard deviation of a channel."""
+    return (images / np.float32(255) - np.float32(mean)) / np.float32(std)
 
 
 def centre(images: np.ndarray, side: int) -> np.ndarray:

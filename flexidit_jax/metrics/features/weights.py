@@ -85,8 +85,7 @@ def read(path: str | Path, published: Published) -> Weights:
       path: a file, or a folder that holds one; or a model at the hub (see `common.hub`).
 
     Raises:
-      UserError: nothing there, where the message says what to put there; or a file that is damaged, would run code, or holds
-        no numbers.
+      UserError: nothing there, where the message says what to put there; or a file that is damaged or would run code.
     """
     files = _found(path, published)
     for file in files:
@@ -95,9 +94,8 @@ def read(path: str | Path, published: Published) -> Weights:
     state, metadata = read_weights(files, published.networks)
     sha256 = _sha256(files)
     if (named := _NAMED.search(files[0].name)) and not sha256.startswith(named[1]):
-        note(
-            f"{files[0]} is named for a SHA-256 of {named[1]}.. and has {sha256[:8]}..; it is another file, or damaged"
-        )
+        found = f"{named[1]}.. and has {sha256[: len(named[1])]}.."
+        note(f"{files[0]} is named for a SHA-256 of {found}; it is another file, or damaged")
     said = metadata.get("config")
     try:
         config = json.loads(said) if said else config_beside(files[0])
@@ -107,7 +105,10 @@ def read(path: str | Path, published: Published) -> Weights:
 
 
 def write(
-    path: str | Path, weights: Weights, rename: Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
+    path: str | Path,
+    weights: Weights,
+    rename: Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]],
+    overwrite: bool = False,
 ) -> None:
     """Writes weights as one .safetensors file that `read` reads, the hash of their source in its metadata.
 
@@ -117,8 +118,8 @@ def write(
     path = folder_named(str(path), "path")
     if path.suffix != ".safetensors":
         raise UserError(f"the weights of an extractor are written as one .safetensors file, not as {path}")
-    if path.exists():
-        raise UserError(f"{path} is there; name another file, or remove it")
+    if path.exists() and not overwrite:
+        raise UserError(f"{path} is there; overwrite=True replaces it, or name another place")
     said = {"source": weights.file.name, "source_sha256": weights.source_sha256, "format": "pt"}
     config = {"config": json.dumps(dict(weights.config))} if weights.config else {}
     try:
@@ -150,10 +151,8 @@ def _found(path: str | Path, published: Published) -> list[Path]:
     for stem in STEMS:
         if files := weight_files(place, stem):
             return files
-    fetch = published.fetch.format(path=path)
-    raise UserError(
-        f"the weights of {published.extractor} are not at {path}; put {fetch}, or set path to where they are"
-    )
+    cure = f"put {published.fetch.format(path=path)}, or set path to where they are"
+    raise UserError(f"the weights of {published.extractor} are not at {path}; {cure}")
 
 
 def _code(file: Path) -> str | None:

@@ -1,8 +1,8 @@
 """The Inception of 2015-12-05 that FID is defined by (Szegedy et al., arXiv 1512.00567), batch norms folded.
 
 Images are [B, 299, 299, 3] in [-1, 1], channels last. Submodules carry the names of the published files, so that
-`models.pretrained.inception_layout` is a rule and not a table. It differs from torchvision's in its weights and its pools:
-averages leave out the padding, and the last block's pool is a maximum.
+`models.pretrained.inception_layout` is a rule and not a table. It differs from torchvision's in its weights and in
+its pools: averages leave out the padding, and the last block's pool is a maximum.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The two files that hold the Inception of FID -> its parameters, batch norms folded into the convolutions.
 
-As torch-fidelity and pytorch-fid publish it, a state dict of 472 tensors: `<stage>[.<branch>].conv.weight`, `.bn.*`, `fc.*`.
-As TensorFlow published it, constants of a graph: `<stage>[/<tower>]/<conv>/conv2d_params`, `batchnorm/*`, `softmax/*`.
+As torch-fidelity and pytorch-fid publish it, a state dict of 472 tensors: `<stage>[.<branch>].conv.weight`, `.bn.*`,
+`fc.*`. As TensorFlow published it, constants of a graph: `<stage>[/<tower>]/<conv>/conv2d_params`, `batchnorm/*`,
+`softmax/*`.
 """
 
 from __future__ import annotations
@@ -33,10 +34,8 @@ NETWORK = Network(
     unread=r"\.num_batches_tracked$",
 )
 #: where a family of convolutions lies within a block of the graph; `Mixed_6a` begins with `3x3`
-TOWERS = {
-    **{"1x1": "", "5x5": "tower/", "7x7": "tower/", "3x3": "tower/"},
-    **{"3x3dbl": "tower_1/", "7x7dbl": "tower_1/", "7x7x3": "tower_1/", "pool": "tower_2/"},
-}
+TOWERS = {"1x1": "", **dict.fromkeys(("5x5", "7x7", "3x3"), "tower/")}
+TOWERS |= {**dict.fromkeys(("3x3dbl", "7x7dbl", "7x7x3"), "tower_1/"), "pool": "tower_2/"}
 TOWERS_OF_6A = {"3x3": "", "3x3dbl": "tower/"}
 NORMS = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
 
