@@ -22,7 +22,7 @@ PUBLISHED = weights.Published(
     KIND,
     [NETWORK],
     files=("clip.safetensors",),
-    fetch=f"model.safetensors, config.json, {VOCABULARY} and {MERGES} of {MODEL} (huggingface.co) into {{path}}",
+    fetch=f"{MODEL} (huggingface.co: model.safetensors, config.json, {VOCABULARY}, {MERGES}) into {{path}}",
     instead=f"model.safetensors of {MODEL} (huggingface.co)",
     beside=("config.json", VOCABULARY, MERGES),
 )

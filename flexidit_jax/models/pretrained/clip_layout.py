@@ -63,9 +63,9 @@ def read_clip(state: StateDict, config: Mapping[str, Any], num_heads: int | None
         raise UserError(f"not a state dict of {KIND}: missing {', '.join(wrong)}")
     wide = len(state[PATCHES])
     of_image, of_text = (config.get(f"{tower}_config") or {} for tower in ("vision", "text"))
-    heads = heads_of(wide, of_image.get("num_attention_heads", num_heads), f"{KIND}'s image tower")
+    heads = heads_of(wide, of_image.get("num_attention_heads"), num_heads, f"{KIND}'s image tower")
     width = state[words].shape[1]
-    told = of_text.get("num_attention_heads", None if num_heads is None else width * heads // wide)
+    alike = None if num_heads is None else width * heads // wide
     common = {"features": len(state[into])}
     vision = Vision(
         wide,
@@ -80,7 +80,7 @@ def read_clip(state: StateDict, config: Mapping[str, Any], num_heads: int | None
     text = Text(
         width,
         depth_of(state, "text_model.encoder.layers."),
-        heads_of(width, told, f"{KIND}'s text tower"),
+        heads_of(width, of_text.get("num_attention_heads"), alike, f"{KIND}'s text tower"),
         len(state[hidden[1]]),
         words=len(state[words]),
         length=len(state[length]),
@@ -96,9 +96,8 @@ def _said(config: Mapping[str, Any]) -> dict[str, Any]:
     """What a tower's config says that no tensor tells."""
     activation, eps = config.get("hidden_act", "quick_gelu"), config.get("layer_norm_eps", 1e-5)
     if activation not in ACTIVATIONS:
-        raise UserError(
-            f"config.json says hidden_act={activation!r}, which is not known{nearest(str(activation), ACTIVATIONS)}"
-        )
+        known = nearest(str(activation), ACTIVATIONS)
+        raise UserError(f"config.json says hidden_act={activation!r}, which is not known{known}")
     return {"activation": activation, "eps": eps}
 
 

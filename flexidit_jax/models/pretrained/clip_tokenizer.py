@@ -46,9 +46,8 @@ class Tokenizer:
         try:
             lines = (folder / MERGES).read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError):
-            raise UserError(
-                f"{folder} has no readable {MERGES}; put that and {VOCABULARY} of the model there"
-            ) from None
+            cure = f"put that and {VOCABULARY} of the model there"
+            raise UserError(f"{folder} has no readable {MERGES}; {cure}") from None
         vocabulary = json_object(folder / VOCABULARY)
         if not {START, END} <= vocabulary.keys():
             raise UserError(f"{folder / VOCABULARY} is no vocabulary of CLIP: it has no {START} and {END}")

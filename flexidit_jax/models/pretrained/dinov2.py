@@ -44,7 +44,8 @@ class DinoV2(nn.Module):
       width, depth, heads, hidden: of the transformer and its MLPs.
       patch: pixels along a side of a patch.
       grid: patches along a side of the images that its positions were learned on.
-      positions: how these are resized to another grid: "hub" as the original code does, "hf" as the transformers library.
+      positions: how these are resized to another grid: "hub" as by the original code, "hf" as by the transformers
+        library.
     """
 
     width: int

@@ -89,7 +89,7 @@ def read_dinov2(
     if wrong := [name for name, axes in telling.items() if name not in state or state[name].ndim != axes]:
         raise UserError(f"not a state dict of {KIND}: missing {', '.join(wrong)}")
     kernel, places, mlp = (state[name] for name in telling)
-    heads = heads_of(len(kernel), config.get("num_attention_heads", num_heads), KIND)
+    heads = heads_of(len(kernel), config.get("num_attention_heads"), num_heads, KIND)
     depth, grid = depth_of(state, "encoder.layer."), isqrt(places.shape[1] - 1)
     model = DinoV2(len(kernel), depth, heads, len(mlp), kernel.shape[-1], grid, positions)
     shapes = shapes_of(model, jnp.zeros((1, model.patch, model.patch, 3)))

@@ -77,23 +77,27 @@ def depth_of(state: StateDict, before: str) -> int:
     return 1 + max((int(number) for number in numbers if number.isdecimal()), default=-1)
 
 
-def heads_of(width: int, said: object, where: str) -> int:
+def heads_of(width: int, said: int | None, given: int | None, where: str) -> int:
     """How many heads of attention there are, which no tensor tells; those of published networks are 64 wide.
 
     Args:
-      said: by a config or an argument; None where nothing says it.
+      said: by a config; None where it says nothing.
+      given: as an argument.
       where: what the width is of, for the message.
 
     Raises:
-      UserError: no divisor of the width; or nothing says it, and the width is not published.
+      UserError: no divisor of the width; both say another number; or neither does, and the width is not published.
     """
-    if said is None and width in PUBLISHED_WIDTHS:
+    if None not in (said, given) and said != given:
+        raise UserError(f"{where} has {said} heads, but num_heads={given!r}; leave that out")
+    heads = given if said is None else said
+    if heads is None and width in PUBLISHED_WIDTHS:
         return width // 64
-    if said is None:
+    if heads is None:
         raise UserError(f"the number of heads is not in the tensors of {where}, {width} wide; pass num_heads=")
-    if isinstance(said, bool) or not isinstance(said, int) or said < 1 or width % said:
-        raise UserError(f"num_heads={said!r} is not an integer that divides the width {width} of {where}")
-    return said
+    if isinstance(heads, bool) or not isinstance(heads, int) or heads < 1 or width % heads:
+        raise UserError(f"num_heads={heads!r} is not an integer that divides the width {width} of {where}")
+    return heads
 
 
 #: of published vision and text transformers with heads of 64

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from flexidit_jax.common.types import Array
 
