@@ -111,7 +111,8 @@ def _convert_features(
         if value is None:
             raise UserError(f"convert.{key} is not set; name the file to {'read' if key == 'source' else 'write'}")
     heads = {} if num_heads is None else {"num_heads": num_heads}
-    extractor = build.call(maker, {"path": source, **heads}, "convert")
+    build.check_owner(EXTRACTORS, "Features", name, heads, "convert")
+    extractor = maker(path=source, **heads)
     extractor.save(target, overwrite)
     print(f"read: {source}: SHA-256 {extractor.sha256}")
     print(f"written: {target}")

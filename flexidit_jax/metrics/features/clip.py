@@ -33,8 +33,8 @@ class Features:
     """`pool` [B, D]: the projected embedding of an image, not normalised.
 
     Args:
-      path: the file, a folder that holds one as the transformers library writes it, or a model at the hub. Its tensors say
-        its size: ViT-B/32, ViT-L/14, ViT-L/14@336, ...
+      path: the file, a folder that holds one as the transformers library writes it, or a model at the hub. Its tensors
+        say which size it is: ViT-B/32, ViT-L/14, ViT-L/14@336, ...
       crop: a square is cut out of the middle "after" the short side is resized, as CLIP's own processor does; or
         "before", as CMMD does. Square images are the same either way.
       num_heads: of the image's tower, of a file that does not tell and whose width is not a published one.

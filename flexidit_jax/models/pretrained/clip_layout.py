@@ -89,7 +89,7 @@ def read_clip(state: StateDict, config: Mapping[str, Any], num_heads: int | None
     )
     model = Clip(vision, text)
     image, ids = jnp.zeros((1, vision.side, vision.side, 3)), jnp.zeros((1, text.length), jnp.int32)
-    return model, read_named(state, shapes_of(model, image, ids), _published_name, KIND)
+    return model, read_named(state, shapes_of(model, image, ids), published_name, KIND)
 
 
 def _said(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -101,7 +101,7 @@ def _said(config: Mapping[str, Any]) -> dict[str, Any]:
     return {"activation": activation, "eps": eps}
 
 
-def _published_name(path: str) -> str:
+def published_name(path: str) -> str:
     """Our path `vision/block_3/query/kernel` as `vision_model.encoder.layers.3.self_attn.q_proj.weight`."""
     if path in OUTSIDE:
         return OUTSIDE[path]

@@ -93,10 +93,10 @@ def read_dinov2(
     depth, grid = depth_of(state, "encoder.layer."), isqrt(places.shape[1] - 1)
     model = DinoV2(len(kernel), depth, heads, len(mlp), kernel.shape[-1], grid, positions)
     shapes = shapes_of(model, jnp.zeros((1, model.patch, model.patch, 3)))
-    return model, read_named(state, shapes, _published_name, KIND)
+    return model, read_named(state, shapes, published_name, KIND)
 
 
-def _published_name(path: str) -> str:
+def published_name(path: str) -> str:
     """Our path `block_3/norm1/scale` as `encoder.layer.3.norm1.weight`."""
     block, _, rest = path.partition("/")
     if number := re.fullmatch(r"block_(\d+)", block):

@@ -39,9 +39,13 @@ def read_named(
     Raises:
       UserError: missing, extra or misshapen tensors; all are named.
     """
-    there = {path: name_of(path) for path in shapes}
-    check_named({name: _theirs(path, shapes[path]) for path, name in there.items()}, state, kind)
-    return unflatten({path: ours(path, state[name].astype(np.float32)) for path, name in there.items()})
+    check_named(named_shapes(shapes, name_of), state, kind)
+    return unflatten({path: ours(path, state[name_of(path)].astype(np.float32)) for path in shapes})
+
+
+def named_shapes(shapes: Mapping[str, tuple[int, ...]], name_of: Callable[[str], str]) -> dict[str, tuple[int, ...]]:
+    """The shapes of a published state dict by name; see `read_named`."""
+    return {name_of(path): _theirs(path, shape) for path, shape in shapes.items()}
 
 
 def check_named(expected: Mapping[str, tuple[int, ...]], state: StateDict, kind: str) -> None:
