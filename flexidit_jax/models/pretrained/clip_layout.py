@@ -94,11 +94,11 @@ def read_clip(state: StateDict, config: Mapping[str, Any], num_heads: int | None
 
 def _said(config: Mapping[str, Any]) -> dict[str, Any]:
     """What a tower's config says that no tensor tells."""
-    activation, eps = config.get("hidden_act", "quick_gelu"), config.get("layer_norm_eps", 1e-5)
+    activation = config.get("hidden_act", Vision.activation)
     if activation not in ACTIVATIONS:
         known = nearest(str(activation), ACTIVATIONS)
         raise UserError(f"config.json says hidden_act={activation!r}, which is not known{known}")
-    return {"activation": activation, "eps": eps}
+    return {"activation": activation, "eps": config.get("layer_norm_eps", Vision.eps)}
 
 
 def published_name(path: str) -> str:
