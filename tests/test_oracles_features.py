@@ -91,6 +91,37 @@ def test_tensorflows_resize_and_graphs(tmp_path: Path) -> None:
     assert "whole" not in tensors
 
 
+def test_inceptions_graph(tmp_path: Path) -> None:
+    """Every constant that TensorFlow's graph has for it, as TensorFlow writes them."""
+    tf = pytest.importorskip("tensorflow")
+    graph, there = tf.compat.v1.GraphDef(), {}
+
+    def add(name: str, array: np.ndarray) -> None:
+        node = graph.node.add(name=name, op="Const")
+        node.attr["dtype"].type = tf.float32.as_datatype_enum
+        node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(array))
+
+    for i, (name, shape) in enumerate(inception_layout.published_shapes().items()):
+        array = there[name] = 1 + i + np.arange(np.prod(shape), dtype=np.float32).reshape(shape) / 1e6
+        conv, _, leaf = name.rpartition(".")
+        conv, _, kind = conv.rpartition(".")
+        within = "conv2d_params" if kind == "conv" else f"batchnorm/{inception_layout.NORMS.get(leaf)}"
+        if conv:
+            add(
+                f"{inception_layout.graph_name(conv)}/{within}",
+                array.transpose(2, 3, 1, 0) if kind == "conv" else array,
+            )
+        else:
+            add(f"softmax/{'weights' if leaf == 'weight' else 'biases'}", array.T)
+    file = tmp_path / "classify_image_graph_def.pb"
+    file.write_bytes(graph.SerializeToString())
+    Inception(str(tmp_path)).save(tmp_path / "saved.safetensors")
+    saved, metadata = read_safetensors(tmp_path / "saved.safetensors")
+    assert metadata["source"] == file.name
+    assert saved.keys() == there.keys()
+    assert all(np.array_equal(saved[name], there[name]) for name in there)
+
+
 @pytest.mark.parametrize(("extra", "words"), [(0.1, "scale"), (0.0, "size")])
 @pytest.mark.parametrize("new", [16, 4, 50])
 def test_positions(extra: float, words: str, new: int) -> None:

@@ -1,6 +1,6 @@
 """`--mode=convert`: any model `load` reads -> a published layout, or a folder of our own.
 
-With `convert.features` the weights of a feature extractor -> one .safetensors file, which no score needs more than.
+With the key `features` the weights of a feature extractor -> one .safetensors file, which no score needs more than.
 """
 
 from __future__ import annotations
