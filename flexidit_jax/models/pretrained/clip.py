@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from flexidit_jax.common.types import Array
-from flexidit_jax.models.pretrained.transformer import ACTIVATIONS, Block, patches
+from flexidit_jax.models.pretrained.transformer import ACTIVATIONS, Block, norm, patches
 
 
 class Tower(nn.Module):
@@ -62,8 +62,8 @@ class Vision(Tower):
             first = jnp.broadcast_to(self.param("class_token", normal, (d,)), (len(x), 1, d))
             tokens = jnp.concatenate([first, tokens], axis=1)  # [B, 1 + N, d]
             tokens = tokens + self.param("positions", normal, (1 + self.grid**2, d))
-            tokens = self.blocks(nn.LayerNorm(self.eps, name="norm_before")(tokens), causal=False)
-            return self.projected(nn.LayerNorm(self.eps, name="norm_after")(tokens[:, 0]))
+            tokens = self.blocks(norm(self.eps, "norm_before")(tokens), causal=False)
+            return self.projected(norm(self.eps, "norm_after")(tokens[:, 0]))
 
 
 class Text(Tower):
@@ -84,7 +84,7 @@ class Text(Tower):
             x = jnp.take(self.param("tokens", normal, (self.words, d)), ids, axis=0)  # [B, N, d]
             x = self.blocks(x + self.param("positions", normal, (self.length, d)), causal=True)
             end = jnp.argmax(ids, axis=1)[:, None, None]  # the first, as it has the largest id
-            x = nn.LayerNorm(self.eps, name="norm")(jnp.take_along_axis(x, end, axis=1)[:, 0])
+            x = norm(self.eps, "norm")(jnp.take_along_axis(x, end, axis=1)[:, 0])
             return self.projected(x)
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flexidit_jax.common.types import Array
-from flexidit_jax.models.pretrained.transformer import Block, gelu, patches
+from flexidit_jax.models.pretrained.transformer import Block, gelu, norm, patches
 
 EPSILON = 1e-6
 #: what the width of a new grid counts as: the original code adds a tenth of a patch before it divides
@@ -77,7 +77,7 @@ class DinoV2(nn.Module):
             tokens = jnp.concatenate([first, tokens], axis=1)  # [B, 1 + N, d]
             for i in range(self.depth):
                 tokens = Block(self.heads, self.hidden, EPSILON, gelu, scaled=True, name=f"block_{i}")(tokens)
-            return nn.LayerNorm(EPSILON, name="norm")(tokens[:, 0])
+            return norm(EPSILON, "norm")(tokens[:, 0])
 
     def _resized(self, places: Array, height: int, width: int) -> Array:
         """Positions [grid * grid, d] -> [height * width, d]."""

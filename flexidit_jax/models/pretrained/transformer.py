@@ -10,6 +10,11 @@ import jax
 from flexidit_jax.common.types import Array
 
 
+def norm(eps: float, name: str) -> nn.LayerNorm:
+    """With gain and shift; two passes, as E[x^2] - E[x]^2 loses the digits of channels far from zero."""
+    return nn.LayerNorm(eps, use_fast_variance=False, name=name)
+
+
 class Block(nn.Module):
     """Attention, then an MLP, each behind a norm and around a skip; all in float32.
 
@@ -34,8 +39,8 @@ class Block(nn.Module):
         def scale(name: str, h: Array) -> Array:
             return h * self.param(name, nn.initializers.ones, (x.shape[-1],)) if self.scaled else h
 
-        x = x + scale("scale1", self._attention(nn.LayerNorm(self.eps, name="norm1")(x)))  # [B, N, d]
-        h = self.activation(nn.Dense(self.hidden, name="fc1")(nn.LayerNorm(self.eps, name="norm2")(x)))
+        x = x + scale("scale1", self._attention(norm(self.eps, "norm1")(x)))  # [B, N, d]
+        h = self.activation(nn.Dense(self.hidden, name="fc1")(norm(self.eps, "norm2")(x)))
         return x + scale("scale2", nn.Dense(x.shape[-1], name="fc2")(h))  # [B, N, d]
 
     def _attention(self, x: Array) -> Array:
