@@ -16,9 +16,10 @@ from safetensors import SafetensorError
 
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.files import folder_named
+from flexidit_jax.common.graph_files import GRAPH_SUFFIX
 from flexidit_jax.common.hub import located
 from flexidit_jax.common.notes import note
-from flexidit_jax.common.tensor_files import config_beside, write_safetensors
+from flexidit_jax.common.tensor_files import SUFFIXES, config_beside, write_safetensors
 from flexidit_jax.common.weights import Network, full_set, read_weights, weight_files
 
 #: names of weight files in a folder of the transformers library
@@ -151,7 +152,8 @@ def _found(path: str | Path, published: Published) -> list[Path]:
     for stem in STEMS:
         if files := weight_files(place, stem):
             return files
-    cure = f"put {published.fetch.format(path=path)}, or set path to where they are"
+    folder = place.parent if place.suffix in (*SUFFIXES, GRAPH_SUFFIX) else place
+    cure = f"put {published.fetch.format(path=folder)}, or set path to where they are"
     raise UserError(f"the weights of {published.extractor} are not at {path}; {cure}")
 
 

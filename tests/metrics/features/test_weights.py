@@ -33,11 +33,12 @@ def test_a_file_or_the_folder_that_holds_it(tmp_path: Path) -> None:
 
 
 def test_nothing_there(tmp_path: Path) -> None:
-    for path in (tmp_path, tmp_path / "no"):
+    for path in (tmp_path, tmp_path / "no", tmp_path / "tiny.pb"):
+        folder = path.parent if path.suffix else path
         with pytest.raises(UserError) as caught:
             weights.read(path, PUBLISHED)
         assert str(caught.value) == (
-            f"the weights of tiny are not at {path}; put tiny-0123abcd.safetensors into {path},"
+            f"the weights of tiny are not at {path}; put tiny-0123abcd.safetensors into {folder},"
             " or set path to where they are"
         )
 
