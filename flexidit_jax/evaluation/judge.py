@@ -10,6 +10,7 @@ import numpy as np
 
 from flexidit_jax.codecs.latents import latents_of, stacked
 from flexidit_jax.common import build
+from flexidit_jax.common.errors import UserError
 from flexidit_jax.metrics.frechet import Moments, frechet_distance
 from flexidit_jax.metrics.nearest import mean_nearest_distance
 
@@ -38,12 +39,14 @@ class Judge:
       features: its name (a module of `metrics/features`) and keywords.
 
     Raises:
-      UserError: the dataset's `source` or `held_out` has nothing, or there are no such features.
+      UserError: the dataset's `source` or `held_out` has nothing, or there are no such features, or they classify nothing.
     """
 
     def __init__(self, dataset: Any, codec: Any, features: Mapping[str, Any]) -> None:
         self._codec = codec
         self._features = build.part("flexidit_jax.metrics.features", "Features", features, "evaluate.features")
+        if not hasattr(self._features, "classify"):
+            raise UserError(f"evaluate.features: {features['name']} finds no labels; mlp_classifier does")
         training, held_out = dataset.source(), dataset.held_out()  # both, before either is decoded
         self.training, self.labels = self._images(training)
         self.held_out, self.held_out_labels = self._images(held_out)
