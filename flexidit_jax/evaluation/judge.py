@@ -39,7 +39,8 @@ class Judge:
       features: its name (a module of `metrics/features`) and keywords.
 
     Raises:
-      UserError: the dataset's `source` or `held_out` has nothing, or there are no such features, or they classify nothing.
+      UserError: the dataset's `source` or `held_out` has nothing, or there are no such features, or they find no
+        labels.
     """
 
     def __init__(self, dataset: Any, codec: Any, features: Mapping[str, Any]) -> None:
