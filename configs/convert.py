@@ -4,6 +4,12 @@
         --config.convert.source=DiT-XL-2-256x256.pt \\
         --config.convert.target=flex/ --config.convert.layout=flexidit_jax --config.convert.patches=2,4
 
+The weights of a feature extractor as one file, which needs neither torch nor TensorFlow to be read:
+
+    python -m flexidit_jax.main --mode=convert --config=configs/convert.py --config.convert.features=inception \\
+        --config.convert.source=weights-inception-2015-12-05-6726825d.pth \\
+        --config.convert.target=weights/inception-2015-12-05.safetensors
+
 Without a source the newest checkpoint of --workdir is taken.
 """
 
@@ -22,5 +28,6 @@ def get_config() -> ConfigDict:
         "process": None,
         "weights": None,
         "overwrite": False,
+        "features": None,
     }
     return config

@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 
 from flexidit_jax.common.errors import UserError, first_line
 from flexidit_jax.common.files import written_aside
+from flexidit_jax.common.graph_files import GRAPH_SUFFIX, open_graph
 from flexidit_jax.common.torch_files import TORCH_SUFFIXES, Unread, open_torch
 from flexidit_jax.common.trees import not_finite
 
@@ -29,7 +30,7 @@ _EIGHT_BITS = {
 
 
 def open_tensors(path: Path) -> tuple[Unread, dict[str, str]]:
-    """A file of tensors as its content says, whatever its ending: safetensors, or what torch saved.
+    """A file of tensors as its content says, whatever its ending: safetensors, what torch saved, a TensorFlow graph.
 
     Returns:
       Tensors by name, unread, and the metadata. Mappings within mappings are names joined by dots; what is no tensor is
@@ -51,6 +52,8 @@ def open_tensors(path: Path) -> tuple[Unread, dict[str, str]]:
         raise UserError(f"{path} is a web page, such as a refused download leaves; download the file itself again")
     if start[:2] == b"PK" or start[:1] == b"\x80" or path.suffix in TORCH_SUFFIXES:
         return open_torch(path, zipped=start[:2] == b"PK"), {}
+    if path.suffix == GRAPH_SUFFIX:
+        return open_graph(path), {}
     if path.suffix == ".safetensors":
         return _open_safetensors(path)  # which says what is wrong with it
     raise UserError(f"{path} is no weight file; a .safetensors file would do, or one that torch saved")
@@ -107,7 +110,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]
 def write_safetensors(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
     """Tensors by name, and metadata; whole or not at all."""
     with written_aside(path) as unfinished:
-        save_file({key: np.ascontiguousarray(value) for key, value in tensors.items()}, unfinished, metadata)
+        save_file({key: np.asarray(value, order="C") for key, value in tensors.items()}, unfinished, metadata)
 
 
 def config_beside(path: Path) -> dict[str, Any]:

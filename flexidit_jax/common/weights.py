@@ -30,15 +30,17 @@ class Network(NamedTuple):
       kind: what it is called.
       mark: a tensor that every one has.
       parts: first words of its names. Below these a name is the network's own; other subtrees are foreign to it.
+      unread: a pattern of names that its files bring along and no network reads, such as a count of batches.
     """
 
     kind: str
     mark: str
     parts: Collection[str]
+    unread: str | None = None
 
 
 def read_weights(
-    files: Sequence[Path], network: Network, which: str | None = None
+    files: Sequence[Path], network: Network | Sequence[Network], which: str | None = None
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """The tensors of one network by their names in its layout, and the metadata of the first file.
 
@@ -47,6 +49,7 @@ def read_weights(
 
     Args:
       files: one, or the shards of one.
+      network: one, or the layouts that there are of one; the first whose mark is there is meant.
       which: of several networks: "ema" the averaged weights, "raw" those that are not, or the words before the names;
         None takes the averaged ones where there are both.
 
@@ -59,6 +62,10 @@ def read_weights(
         there, said = open_tensors(file)
         tensors, metadata = tensors | there, metadata or said
     where = files[0] if len(files) == 1 else files[0].parent
+    layouts = [network] if isinstance(network, Network) else network
+    network = next((layout for layout in layouts if _prefixes(tensors, layout)), layouts[0])
+    if network.unread:
+        tensors = {name: tensor for name, tensor in tensors.items() if not re.search(network.unread, name)}
     there = _prefixes(tensors, network)
     if not there:  # another network, which the layout refuses
         return read_tensors(tensors, tensors, where), metadata

@@ -10,6 +10,7 @@ import numpy as np
 
 from flexidit_jax.codecs.latents import latents_of, stacked
 from flexidit_jax.common import build
+from flexidit_jax.common.errors import UserError
 from flexidit_jax.metrics.frechet import Moments, frechet_distance
 from flexidit_jax.metrics.nearest import mean_nearest_distance
 
@@ -38,17 +39,20 @@ class Judge:
       features: its name (a module of `metrics/features`) and keywords.
 
     Raises:
-      UserError: the dataset's `source` or `held_out` has nothing, or there are no such features.
+      UserError: the dataset's `source` or `held_out` has nothing, or there are no such features, or they find no
+        labels.
     """
 
     def __init__(self, dataset: Any, codec: Any, features: Mapping[str, Any]) -> None:
         self._codec = codec
         self._features = build.part("flexidit_jax.metrics.features", "Features", features, "evaluate.features")
+        if not hasattr(self._features, "classify"):
+            raise UserError(f"evaluate.features: {features['name']} finds no labels; mlp_classifier does")
         training, held_out = dataset.source(), dataset.held_out()  # both, before either is decoded
         self.training, self.labels = self._images(training)
         self.held_out, self.held_out_labels = self._images(held_out)
         self._features.fit(self.training, self.labels)
-        self._reference = Moments.of(self._features(self.training))
+        self._reference = Moments.of(self._features.extract(self.training)["pool"])
 
     def score(self, images: np.ndarray, labels: np.ndarray) -> Score:
         """Scores uint8 samples [N, H, W, C] drawn for `labels` [N]."""
@@ -64,7 +68,7 @@ class Judge:
 
     def fd(self, images: np.ndarray) -> float:
         """Frechet distance of uint8 images to the training images."""
-        return frechet_distance(Moments.of(self._features(images)), self._reference)
+        return frechet_distance(Moments.of(self._features.extract(images)["pool"]), self._reference)
 
     def floor(self, n: int, draws: int = 5, seed: int = 0) -> float:
         """What sampling error alone costs: mean fd of n training images drawn with replacement."""

@@ -1,7 +1,11 @@
-"""`--mode=convert`: any model `load` reads -> a published layout, or a folder of our own."""
+"""`--mode=convert`: any model `load` reads -> a published layout, or a folder of our own.
+
+With the key `features` the weights of a feature extractor -> one .safetensors file, which no score needs more than.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +19,7 @@ from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.files import folder_named
 
 FLAGS = {"out": "convert.target"}
+EXTRACTORS = "flexidit_jax.metrics.features"
 LAYOUTS = ("published", "diffusers", "flexidit_jax")
 #: of what may change between two starts, the sections and keys that it reads
 READS = ("convert",)
@@ -34,11 +39,12 @@ def _section(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     section = plain(config).get("convert")
     if section is None:
         raise UserError("this config has no convert section; use --config=configs/convert.py")
-    return {**section, "source": section.get("source") or str(workdir)}
+    default = None if section.get("features") else str(workdir)
+    return {**section, "source": section.get("source") or default}
 
 
 def _convert(
-    source: str,
+    source: str | None,
     target: str | None = None,
     layout: str = "published",
     patch: int | str | None = None,
@@ -47,6 +53,7 @@ def _convert(
     process: str | Section | None = None,
     weights: str | None = None,
     overwrite: bool = False,
+    features: str | None = None,
 ) -> int:
     """Loads, flexifies when `patches` is given, writes.
 
@@ -60,7 +67,11 @@ def _convert(
       process: of such a file, or of a diffusers folder: "sit", or a section; "gaussian" by default.
       weights: "ema" or "raw", where the source has both (see `flexidit_jax.load`).
       overwrite: replace another model that is there.
+      features: "inception", "dinov2" or "clip": the source holds the weights of this extractor, and no model.
     """
+    if features is not None:
+        of_models = {"patch": patch, "patches": patches, "process": process, "weights": weights}
+        return _convert_features(features, source, target, num_heads, overwrite, of_models)
     if layout not in LAYOUTS:
         raise UserError(f"convert.layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
     if target is None:
@@ -79,4 +90,30 @@ def _convert(
         model.export(path, patch, overwrite)
     print(f"read: {source}: {model!r}")
     print(f"written: {path}")
+    return 0
+
+
+def _convert_features(
+    name: str,
+    source: str | None,
+    target: str | None,
+    num_heads: int | None,
+    overwrite: bool,
+    of_models: Mapping[str, Any],
+) -> int:
+    """Reads the weights of an extractor, which refuses what is none, and writes them as one file."""
+    maker = build.find(EXTRACTORS, name, "Features")
+    if not hasattr(maker, "save"):
+        raise UserError(f"convert.features={name} is fitted on data, and has no weights to convert")
+    if said := [key for key, value in of_models.items() if value is not None]:
+        raise UserError(f"convert.{said[0]} is for models, not for convert.features={name}; leave it out")
+    for key, value in (("source", source), ("target", target)):
+        if value is None:
+            raise UserError(f"convert.{key} is not set; name the file to {'read' if key == 'source' else 'write'}")
+    heads = {} if num_heads is None else {"num_heads": num_heads}
+    build.check_owner(EXTRACTORS, "Features", name, heads, "convert")
+    extractor = maker(path=source, **heads)
+    extractor.save(target, overwrite)
+    print(f"read: {source}: SHA-256 {extractor.sha256}")
+    print(f"written: {target}")
     return 0

@@ -37,7 +37,7 @@ def test_written_tensors_are_read_back(tmp_path: Path, tensors: dict[str, np.nda
     assert back.keys() == tensors.keys()
     for name, array in tensors.items():
         assert back[name].dtype == array.dtype, name
-        np.testing.assert_array_equal(back[name], array, err_msg=name)
+        np.testing.assert_array_equal(back[name], array, err_msg=name, strict=True)
 
 
 def test_writing_leaves_nothing_beside(tmp_path: Path, tensors: dict[str, np.ndarray]) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from flexidit_jax.codecs.identity import Codec
+from flexidit_jax.common.errors import UserError
 from flexidit_jax.evaluation.judge import Judge
 from flexidit_jax.metrics.features.mlp_classifier import Features
 from flexidit_jax.metrics.frechet import Moments, frechet_distance
@@ -36,7 +39,7 @@ def judge() -> Judge:
 def test_the_distance_is_that_to_the_training_images(judge: Judge) -> None:
     features = Features((8, 4))
     features.fit(judge.training, judge.labels)
-    training, held_out = (Moments.of(features(images)) for images in (judge.training, judge.held_out))
+    training, held_out = (Moments.of(features.extract(images)["pool"]) for images in (judge.training, judge.held_out))
     apart = frechet_distance(held_out, training)
     assert apart > 0.01
     assert judge.fd(judge.held_out) == pytest.approx(apart, rel=1e-6)
@@ -52,3 +55,10 @@ def test_images_are_those_of_their_part(judge: Judge) -> None:
     assert (len(judge.training), len(judge.held_out)) == (60, 30)
     assert judge.training.mean() < 127 < judge.held_out.mean()
     np.testing.assert_array_equal(judge.held_out_labels, np.arange(30) % CLASSES)
+
+
+def test_features_that_find_no_labels_are_refused() -> None:
+    weights = Path(__file__).parents[1] / "golden" / "dinov2_tiny.safetensors"
+    with pytest.raises(UserError) as caught:
+        Judge(Dataset(), Codec(), {"name": "dinov2", "path": str(weights)})
+    assert str(caught.value) == "evaluate.features: dinov2 finds no labels; mlp_classifier does"

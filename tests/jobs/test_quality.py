@@ -31,7 +31,7 @@ def test_what_scores_want_is_looked_for_before_anything_is_drawn(
     words = []
     if missing == "features":
         words = ["--config.evaluate.features.name=nobody"]
-        says = "no 'nobody' in features/; known: mlp_classifier"
+        says = "no 'nobody' in features/; known: clip, dinov2, inception, mlp_classifier"
     else:
         monkeypatch.setattr(digits.Dataset, "held_out", lambda self: bare.held_out())
         says = (

@@ -32,14 +32,14 @@ class Features:
             warnings.simplefilter("ignore", ConvergenceWarning)
             self._classifier.fit(_flat(images), labels)
 
-    def __call__(self, images: np.ndarray) -> np.ndarray:
-        """uint8 [N, H, W, C] -> [N, D] activations of the last hidden layer."""
+    def extract(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """uint8 [N, H, W, C] -> `pool` [N, D], activations of the last hidden layer."""
         if not hasattr(self._classifier, "coefs_"):
             raise UserError("the classifier is not fitted; call fit(images, labels) first")
         hidden = _flat(images)
         for weights, bias in zip(self._classifier.coefs_[:-1], self._classifier.intercepts_[:-1], strict=True):
             hidden = np.maximum(hidden @ weights + bias, 0)
-        return hidden
+        return {"pool": hidden}
 
     def classify(self, images: np.ndarray) -> np.ndarray:
         """uint8 [N, H, W, C] -> predicted labels [N]."""

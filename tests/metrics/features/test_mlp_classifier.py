@@ -32,7 +32,7 @@ def test_it_classifies(fitted: Features, toy: tuple[np.ndarray, np.ndarray]) -> 
 
 def test_features_are_the_last_hidden_layer(fitted: Features, toy: tuple[np.ndarray, np.ndarray]) -> None:
     """What remains is one linear layer and a softmax."""
-    hidden = fitted(toy[0])
+    hidden = fitted.extract(toy[0])["pool"]
     assert hidden.shape == (90, 6)
     inner = fitted._classifier
     logits = hidden @ inner.coefs_[-1] + inner.intercepts_[-1]
@@ -45,11 +45,12 @@ def test_a_seed_is_a_classifier(fitted: Features, toy: tuple[np.ndarray, np.ndar
     twin, other = Features(hidden=(16, 6), seed=0), Features(hidden=(16, 6), seed=1)
     for features in (twin, other):
         features.fit(*toy)
-    np.testing.assert_array_equal(twin(toy[0]), fitted(toy[0]))
-    assert np.abs(other(toy[0]) - fitted(toy[0])).max() > 0.1
+    own, of_twin, of_other = (features.extract(toy[0])["pool"] for features in (fitted, twin, other))
+    np.testing.assert_array_equal(of_twin, own)
+    assert np.abs(of_other - own).max() > 0.1
 
 
 def test_unfitted_is_refused(toy: tuple[np.ndarray, np.ndarray]) -> None:
     with pytest.raises(UserError) as caught:
-        Features()(toy[0])
+        Features().extract(toy[0])
     assert str(caught.value) == "the classifier is not fitted; call fit(images, labels) first"
