@@ -1,22 +1,26 @@
-"""Arrays in `.npz` files, read a piece at a time: headers first, rows as they are asked for. Nothing is unpickled."""
+"""Arrays in `.npz` files, read and written a piece at a time: headers first, then rows. Nothing is unpickled."""
 
 from __future__ import annotations
 
 import io
+import json
 import math
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
 from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.files import written_aside
 
+#: the name of the words beside the arrays
+WORDS = "words"
 #: bytes of the fixed part of what precedes a member of a zip file, and where in it two lengths are
 _LOCAL, _NAME, _EXTRA = 30, slice(26, 28), slice(28, 30)
 #: what reading a file that is cut off or damaged ends in
@@ -30,11 +34,13 @@ class Stored:
     Attributes:
       shape, dtype: of the array.
       start: where its bytes begin in the file; None where they are compressed.
+      by_rows: whether row follows upon row, and not column upon column.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype
     start: int | None
+    by_rows: bool = True
 
     @property
     def row(self) -> int:
@@ -80,9 +86,11 @@ class ArrayFile(Mapping[str, Stored]):
         """The array in pieces of `at_once` rows, the last one shorter; each is read when it is asked for.
 
         Raises:
-          UserError: its bytes are damaged, which is known at the end of it at the latest.
+          UserError: its bytes are damaged, which is known at the end of it at the latest, or it lies column by column.
         """
         stored = self[name]
+        if not stored.by_rows:
+            raise UserError(f"{name} of {self.path} lies column by column (Fortran's order); save it row by row")
         with _told(self.path), zipfile.ZipFile(self.path) as archive, archive.open(f"{name}.npy") as file:
             _read_header(file)
             for begin in range(0, stored.shape[0], at_once):
@@ -98,9 +106,56 @@ class ArrayFile(Mapping[str, Stored]):
           UserError: see `read`.
         """
         stored = self[name]
-        if stored.start is None or 0 in stored.shape:
+        if stored.start is None or not stored.by_rows or 0 in stored.shape:
             return self.read(name)
         return np.memmap(self.path, stored.dtype, "r", stored.start, stored.shape)
+
+
+    def words(self) -> dict[str, Any]:
+        """What `write_arrays` was told beside the arrays; {} where there is nothing of it.
+
+        Raises:
+          UserError: see `read`, or it is no JSON.
+        """
+        if WORDS not in self:
+            return {}
+        with _told(self.path):
+            words = json.loads(str(self.read(WORDS)))
+        return words if isinstance(words, dict) else {}
+
+
+class Pieces(NamedTuple):
+    """An array to be written that nobody has whole: its header, and its rows piece by piece."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    rows: Iterable[np.ndarray]
+
+
+def write_arrays(
+    path: Path, arrays: Mapping[str, np.ndarray | Pieces], words: Mapping[str, Any] | None = None
+) -> None:
+    """A `.npz` file, not compressed; whole or not at all.
+
+    Args:
+      words: JSON-ready, kept beside the arrays.
+
+    Raises:
+      UserError: it cannot be written.
+      ValueError: pieces that do not make up what they should.
+    """
+    said = {} if words is None else {WORDS: np.array(json.dumps(words))}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with written_aside(path) as aside, aside.open("wb") as whole:
+            with zipfile.ZipFile(whole, "w") as archive:
+                for name, array in {**arrays, **said}.items():
+                    with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                        _write(file, array if isinstance(array, Pieces) else Pieces(array.shape, array.dtype, [array]))
+            whole.flush()
+            os.fsync(whole.fileno())
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({error.strerror})") from None
 
 
 def npy_header(shape: tuple[int, ...], dtype: np.dtype) -> bytes:
@@ -109,6 +164,16 @@ def npy_header(shape: tuple[int, ...], dtype: np.dtype) -> bytes:
     descr = np.lib.format.dtype_to_descr(np.dtype(dtype))
     np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})
     return file.getvalue()
+
+
+def _write(file: IO[bytes], array: Pieces) -> None:
+    file.write(npy_header(array.shape, array.dtype))
+    count = 0
+    for rows in array.rows:
+        file.write(np.ascontiguousarray(rows, array.dtype).data.cast("B") if rows.size else b"")
+        count += rows.size
+    if count != math.prod(array.shape):
+        raise ValueError(f"an array of {array.shape} was given {count} numbers")
 
 
 @contextmanager
@@ -125,12 +190,12 @@ def _told(path: Path) -> Iterator[None]:
 def _header(archive: zipfile.ZipFile, name: str) -> Stored:
     entry = archive.getinfo(name)
     with archive.open(name) as file:
-        shape, dtype = _read_header(file)
+        shape, by_rows, dtype = _read_header(file)
         length = file.tell()
     if not dtype.hasobject and entry.file_size != length + dtype.itemsize * math.prod(shape):
         raise ValueError(f"{name} is shorter than it says")
     if entry.compress_type != zipfile.ZIP_STORED:
-        return Stored(shape, dtype, None)
+        return Stored(shape, dtype, None, by_rows)
     with open(archive.filename, "rb") as raw:
         raw.seek(entry.header_offset)
         local = raw.read(_LOCAL)
@@ -138,13 +203,11 @@ def _header(archive: zipfile.ZipFile, name: str) -> Stored:
     start = entry.header_offset + _LOCAL + sum(int.from_bytes(local[part], "little") for part in (_NAME, _EXTRA))
     if start + entry.file_size > end:
         raise ValueError(f"{name} ends beyond the file")
-    return Stored(shape, dtype, start + length)
+    return Stored(shape, dtype, start + length, by_rows)
 
 
-def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
+def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = read(file)
-    if fortran and len(shape) > 1:
-        raise ValueError("an array in the order of Fortran")
-    return shape, dtype
+    shape, columns, dtype = read(file)
+    return shape, len(shape) < 2 or not columns, dtype

@@ -62,9 +62,9 @@ class Moments:
           UserError: NaN or infinity among them.
         """
         features = np.asarray(features, np.float64)
+        check_finite(features)
         mean = features.mean(0)
         centred = features - mean
-        check_finite(features)
         return cls(len(features), mean, centred.T @ centred)
 
     def __add__(self, other: Moments) -> Moments:
