@@ -110,7 +110,6 @@ class ArrayFile(Mapping[str, Stored]):
             return self.read(name)
         return np.memmap(self.path, stored.dtype, "r", stored.start, stored.shape)
 
-
     def words(self) -> dict[str, Any]:
         """What `write_arrays` was told beside the arrays; {} where there is nothing of it.
 
@@ -132,9 +131,7 @@ class Pieces(NamedTuple):
     rows: Iterable[np.ndarray]
 
 
-def write_arrays(
-    path: Path, arrays: Mapping[str, np.ndarray | Pieces], words: Mapping[str, Any] | None = None
-) -> None:
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray | Pieces], words: Mapping[str, Any] | None = None) -> None:
     """A `.npz` file, not compressed; whole or not at all.
 
     Args:

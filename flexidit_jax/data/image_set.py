@@ -78,8 +78,8 @@ def open_images(path: str | Path, crop: str | None = None, side: int | None = No
       side: of the crop.
 
     Raises:
-      UserError: nothing is there, or no images; of pictures, the first that is greyscale, has 16 bits or, without a crop,
-        another size than the first.
+      UserError: nothing is there, or no images. When they are read: a picture that is damaged, has 16 bits or, without
+        a crop, is greyscale or of another size than the first.
     """
     path = Path(path).expanduser()
     if path.is_dir():

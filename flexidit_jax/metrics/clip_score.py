@@ -17,8 +17,8 @@ def clip_score(images: np.ndarray, prompts: np.ndarray) -> Estimate:
     """
     if images.shape != prompts.shape or not len(images):
         raise UserError(
-            f"a CLIP score needs an embedding of a prompt beside that of every image, got {_shape(images)} of images and"
-            f" {_shape(prompts)} of prompts"
+            f"a CLIP score needs an embedding of a prompt beside that of every image, got {_shape(images)} of images"
+            f" and {_shape(prompts)} of prompts"
         )
     return mean_of(np.maximum((unit(images) * unit(prompts)).sum(1), 0), 100)
 

@@ -1,8 +1,8 @@
 """A number measured on samples, and how far it can be trusted; two of them on paired samples.
 
-    influence u_i        how the number moves with the weight of sample i
-    standard error       std(u) / sqrt(N)
-    of a difference      std(u_a - u_b) / sqrt(N), where sample i of both had the same noise and label
+influence u_i        how the number moves with the weight of sample i
+standard error       std(u) / sqrt(N)
+of a difference      std(u_a - u_b) / sqrt(N), where sample i of both had the same noise and label
 """
 
 from __future__ import annotations

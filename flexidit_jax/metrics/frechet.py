@@ -60,8 +60,8 @@ def frechet(features: np.ndarray, own: Gaussian, reference: Gaussian) -> Estimat
 def bias(fitted: Gaussian, count: int, reference_count: int | None = None) -> float:
     """What drawing `count` Gaussian samples adds to a distance on average, c / N.
 
-    c = 5/4 tr S + 1/2 sum_ij l_i l_j / (l_i + l_j), l the eigenvalues of the covariance. So this is also the floor: what
-    a perfect model of the reference `fitted` would score.
+    c = 5/4 tr S + 1/2 sum_ij l_i l_j / (l_i + l_j), l the eigenvalues of the covariance. So this is also the floor:
+    what a perfect model of the reference `fitted` would score.
 
     Args:
       reference_count: images of a reference that is a sample of what is meant; None where it is what is meant, such as

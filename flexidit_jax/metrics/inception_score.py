@@ -47,17 +47,19 @@ def inception_score(logits: np.ndarray, parts: Sequence[np.ndarray]) -> tuple[Es
     """
     if not parts:
         raise UserError("there are no samples for an Inception score")
+    for rows in cut(len(logits), TILE):
+        check_finite(logits[rows], rows.start)
     influence, scores = np.zeros(len(logits)), []
     for part in parts:
         certain, mean = np.empty(len(part)), np.zeros(logits.shape[1])
         for rows in cut(len(part), TILE):
-            log_p = _log_softmax(logits[part[rows]], part[rows])
+            log_p = _log_softmax(logits[part[rows]])
             p = np.exp(log_p)
             certain[rows] = (p * log_p).sum(1)
             mean += p.sum(0) / len(part)
         log_mean = np.log(np.where(mean > 0, mean, 1))
         for rows in cut(len(part), TILE):
-            certain[rows] -= np.exp(_log_softmax(logits[part[rows]], part[rows])) @ log_mean
+            certain[rows] -= np.exp(_log_softmax(logits[part[rows]])) @ log_mean
         scores.append(np.exp(certain.mean()))
         # mean p moves with a sample too, but a divergence is least at its own mean, so that this adds nothing
         share = len(logits) / (len(part) * len(parts))
@@ -65,8 +67,7 @@ def inception_score(logits: np.ndarray, parts: Sequence[np.ndarray]) -> tuple[Es
     return Estimate(float(np.mean(scores)), influence), float(np.std(scores))
 
 
-def _log_softmax(logits: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
     logits = np.asarray(logits, np.float64)
-    check_finite(logits, int(numbers[0]))
     logits = logits - logits.max(1, keepdims=True)
     return logits - np.log(np.exp(logits).sum(1, keepdims=True))

@@ -119,9 +119,7 @@ class FeatureWriter:
         arrays: dict[str, Any] = dict(others)
         if self.done:
             records = np.memmap(self._file.name, self._record, "r", self._start, (self.done,))
-            for name in self._record.names:
-                rows = (records[name][part] for part in cut(self.done, TILE))
-                arrays[name] = Pieces((self.done, *self._record[name].shape), np.dtype("<f4"), rows)
+            arrays |= {name: _column(records[name]) for name in self._record.names}
         write_arrays(self._path, arrays, self._words)
         Path(self._file.name).unlink()
         return KeptFeatures.read(self._path)
@@ -153,6 +151,10 @@ def keeping(path: Path, widths: Mapping[str, int], words: Mapping[str, Any]) -> 
             yield FeatureWriter(path, widths, words, file, len(line))
     except OSError as error:
         raise UserError(f"cannot write {part} ({error.strerror})") from None
+
+
+def _column(features: np.ndarray) -> Pieces:
+    return Pieces(features.shape, features.dtype, (features[part] for part in cut(len(features), TILE)))
 
 
 def _check_same(part: Path, line: bytes, head: Mapping[str, Any]) -> None:
