@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.metrics.cmmd import unit
 from flexidit_jax.metrics.estimate import Estimate, mean_of
+from flexidit_jax.metrics.score import Images, Score
+
+
+@dataclass(frozen=True)
+class Metric:
+    """See `clip_score`."""
+
+    reads, compares = ("pool", "prompts"), ()
+    numbers = ("clip_score",)
+
+    def check(self, samples: int, reference: int | None) -> None:
+        """Any number will do."""
+
+    def scores(self, samples: Images, reference: Images, features: str) -> list[Score]:
+        """The one.
+
+        Raises:
+          UserError: see `clip_score`.
+        """
+        return [Score.of("clip_score", clip_score(samples.array("pool"), samples.array("prompts")))]
 
 
 def clip_score(images: np.ndarray, prompts: np.ndarray) -> Estimate:

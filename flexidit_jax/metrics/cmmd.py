@@ -5,16 +5,38 @@ The diagonal is kept (a V-statistic), as in the published code. Nearly 10 |mean 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.metrics.distances import cut
 from flexidit_jax.metrics.estimate import Estimate
 from flexidit_jax.metrics.moments import check_finite
+from flexidit_jax.metrics.score import Images, Score
 
 SIGMA, SCALE = 10.0, 1000.0
 #: rows and columns of a tile of the kernel: 64 MB in float64
 TILE = 2800
+
+
+@dataclass(frozen=True)
+class Metric:
+    """See `cmmd`; published ones are of CLIP ViT-L/14 at 336 pixels."""
+
+    reads, compares = ("pool",), ("pool",)
+    numbers = ("cmmd",)
+
+    def check(self, samples: int, reference: int | None) -> None:
+        """Any number will do."""
+
+    def scores(self, samples: Images, reference: Images, features: str) -> list[Score]:
+        """The one.
+
+        Raises:
+          UserError: see `cmmd`.
+        """
+        return [Score.of("cmmd", cmmd(samples.array("pool"), reference.array("pool")))]
 
 
 def cmmd(samples: np.ndarray, reference: np.ndarray) -> Estimate:

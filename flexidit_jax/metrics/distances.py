@@ -28,8 +28,7 @@ def tiles(a: np.ndarray, b: np.ndarray, kind: str = "float32") -> Iterator[tuple
     Raises:
       UserError: no such kind, rows of different lengths, or features that are not finite.
     """
-    if kind not in KINDS:
-        raise UserError(f"distance must be {', '.join(KINDS[:-1])} or {KINDS[-1]}, got {kind!r}")
+    check_kind(kind)
     if a.shape[1] != b.shape[1]:
         raise UserError(f"features of {a.shape[1]} and of {b.shape[1]} numbers have no distance")
     for rows in cut(len(a), ROWS):
@@ -48,8 +47,7 @@ def radii(features: np.ndarray, k: int, kind: str = "float32") -> np.ndarray:
     Raises:
       UserError: k or fewer rows; and see `tiles`.
     """
-    if len(features) <= k:
-        raise UserError(f"{len(features)} images are too few for balls that reach to neighbour {k}; {k + 1} would do")
+    check_enough(len(features), k)
     found = np.empty(len(features))
     nearest = np.empty((0, 0))
     for rows, columns, tile in tiles(features, features, kind):
@@ -59,6 +57,28 @@ def radii(features: np.ndarray, k: int, kind: str = "float32") -> np.ndarray:
         if columns.stop == len(features):
             found[rows] = np.partition(nearest, k, 1)[:, k]
     return found
+
+
+def check_kind(kind: str) -> None:
+    """Refuses what distances are not computed in.
+
+    Raises:
+      UserError: naming what they are.
+    """
+    if kind not in KINDS:
+        raise UserError(f"distance must be {', '.join(KINDS[:-1])} or {KINDS[-1]}, got {kind!r}")
+
+
+def check_enough(count: int, k: int) -> None:
+    """Refuses a set of images in which some have no k-th neighbour, or no k.
+
+    Raises:
+      UserError: with how many would do.
+    """
+    if k < 1:
+        raise UserError(f"balls reach to neighbour 1 or a later one, got {k}")
+    if count <= k:
+        raise UserError(f"{count} images are too few for balls that reach to neighbour {k}; {k + 1} would do")
 
 
 def cut(count: int, size: int) -> list[slice]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +11,35 @@ from flexidit_jax.common.errors import UserError
 from flexidit_jax.metrics.distances import tiles
 from flexidit_jax.metrics.estimate import Estimate, mean_of
 from flexidit_jax.metrics.moments import check_finite
+from flexidit_jax.metrics.score import Images, Score
+
+
+@dataclass(frozen=True)
+class Metric:
+    """See `diversity`.
+
+    Attributes:
+      classes: how many there are; None for those that labels name.
+    """
+
+    reads, compares = ("pool",), ()
+    numbers = ("diversity",)
+    classes: int | None = None
+
+    def check(self, samples: int, reference: int | None) -> None:
+        """Which classes are too small is seen when their labels are."""
+
+    def scores(self, samples: Images, reference: Images, features: str) -> list[Score]:
+        """The one.
+
+        Raises:
+          UserError: no labels; and see `diversity`.
+        """
+        if samples.labels is None:
+            raise UserError("diversity needs the class of every sample, which arr_1 of a .npz file may hold")
+        found = diversity(samples.array("pool"), samples.labels, self.classes)
+        how = f"{found.relative:.3f} of the distance of unrelated samples"
+        return [Score("diversity", found.within.value, found.within.error, None, how)]
 
 
 class Diversity(NamedTuple):

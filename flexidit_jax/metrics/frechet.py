@@ -6,15 +6,73 @@ Eigenproblems are solved in float64, on the host: in float32 they are wrong by w
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.notes import note
 from flexidit_jax.metrics.estimate import Estimate
 from flexidit_jax.metrics.moments import Gaussian, check_finite
+from flexidit_jax.metrics.score import Images, Score, gaussian_of
 
 #: features whose influence is computed at a time
 TILE = 4096
+#: kinds of features -> what the distance of them is called, of Inception and of any other
+NAMES = {"pool": ("fid", "fd"), "spatial": ("sfid", "sfd")}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """FID and sFID of Inception's features, FD of any others; see `frechet_distance`.
+
+    Attributes:
+      infinity: also FID-infinity, which solves 15 more eigenproblems.
+      seed: of its draws.
+    """
+
+    reads, compares = ("pool",), ()
+    numbers = ("fid", "sfid", "fd", "sfd", "fid_infinity", "fd_infinity")
+    infinity: bool = False
+    seed: int = 0
+
+    def check(self, samples: int, reference: int | None) -> None:
+        """Refuses too few samples or reference images (None where there are statistics alone).
+
+        Raises:
+          UserError: they are.
+        """
+        if (fewest := min(samples, samples if reference is None else reference)) < 2:
+            raise UserError(f"a Frechet distance needs two images or more of each set, and there are {fewest}")
+        if self.infinity:
+            _check_line(samples)
+
+    def scores(self, samples: Images, reference: Images, features: str) -> list[Score]:
+        """One of every kind of features that both have.
+
+        Args:
+          features: the name of the extractor.
+
+        Raises:
+          UserError: see `frechet_distance`.
+        """
+        found = []
+        for kind, (of_inception, other) in NAMES.items():
+            if kind != "pool" and not all(
+                kind in {*images.features, *images.fitted} for images in (samples, reference)
+            ):
+                continue
+            name = of_inception if features == "inception" else other
+            found.append(_score(name, kind, samples, reference))
+            if self.infinity and kind == "pool":
+                array, fitted = samples.array(kind), reference.gaussian(kind)
+                line = at_infinity(
+                    lambda n, x=array, fitted=fitted: frechet_distance(gaussian_of(x, n), fitted),
+                    len(array),
+                    seed=self.seed,
+                )
+                found.append(Score(f"{name}_infinity", *line, how="the error is that of the line"))
+        return found
 
 
 def frechet_distance(a: Gaussian, b: Gaussian) -> float:
@@ -92,11 +150,7 @@ def at_infinity(
     Raises:
       UserError: fewer samples than twice `least`.
     """
-    if count < 2 * least:
-        raise UserError(
-            f"FID-infinity draws a line through subsets of {least:,} to all samples, and {count:,} are too few;"
-            f" {2 * least:,} would do"
-        )
+    _check_line(count, least)
     rng = np.random.default_rng(seed)
     sizes = np.linspace(least, count, points).astype(int)
     drawn = (np.sort(rng.permutation(count)[:size]) for size in sizes)
@@ -120,6 +174,24 @@ def too_few(count: int, width: int) -> str | None:
         f"{count:,} samples are too few for a Frechet distance of {width:,} features: their covariance is singular and"
         f" the bias outweighs what is measured; KID has no bias at any number, or draw more than {width:,}"
     )
+
+
+def _score(name: str, kind: str, samples: Images, reference: Images) -> Score:
+    own, theirs = samples.gaussian(kind), reference.gaussian(kind)
+    if own.count and (said := too_few(own.count, len(own.mean))):
+        note(said)
+    floor = bias(theirs, own.count) if own.count else None
+    if kind in samples.fitted:  # what features there are beside them are of other images
+        return Score(name, frechet_distance(own, theirs), floor=floor)
+    return Score.of(name, frechet(samples.array(kind), own, theirs), floor)
+
+
+def _check_line(count: int, least: int = 5000) -> None:
+    if count < 2 * least:
+        raise UserError(
+            f"FID-infinity draws a line through subsets of {least:,} to all samples, and {count:,} are too few;"
+            f" {2 * least:,} would do"
+        )
 
 
 def _distance(a: Gaussian, b: Gaussian, cross: np.ndarray) -> float:

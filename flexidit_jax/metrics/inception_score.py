@@ -3,16 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
+from flexidit_jax.common import build
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.metrics.distances import cut
 from flexidit_jax.metrics.estimate import Estimate
 from flexidit_jax.metrics.moments import check_finite
+from flexidit_jax.metrics.score import Images, Score
 
 #: samples of which probabilities are computed at a time
 TILE = 5000
+
+
+@dataclass(frozen=True)
+class Metric:
+    """The mean over parts; see `inception_score`.
+
+    Attributes:
+      chunk: consecutive samples a part, as ADM has it; None: `parts` of samples shuffled by `seed`, as torch-fidelity.
+      parts, seed: see `shuffled`.
+    """
+
+    reads, compares = ("logits",), ()
+    numbers = ("is",)
+    chunk: int | None = 5000
+    parts: int = 10
+    seed: int = 2020
+
+    def __post_init__(self) -> None:
+        build.positive("inception_score", parts=self.parts, **({} if self.chunk is None else {"chunk": self.chunk}))
+
+    def check(self, samples: int, reference: int | None) -> None:
+        """Refuses too few samples.
+
+        Raises:
+          UserError: they are.
+        """
+        if self.chunk is None:
+            _check_parts(samples, self.parts)
+
+    def scores(self, samples: Images, reference: Images, features: str) -> list[Score]:
+        """The one.
+
+        Raises:
+          UserError: see `inception_score`.
+        """
+        logits = samples.array("logits")
+        if self.chunk is None:
+            parts, how = shuffled(len(logits), self.parts, self.seed), f"{self.parts} shuffled parts"
+        else:
+            parts, how = consecutive(len(logits), self.chunk), f"parts of {self.chunk:,} in order"
+        found, deviation = inception_score(logits, parts)
+        return [Score.of("is", found, how=f"{how}, which deviate by {deviation:.2g}")]
 
 
 def consecutive(count: int, size: int = 5000) -> list[np.ndarray]:
@@ -29,8 +74,7 @@ def shuffled(count: int, parts: int = 10, seed: int = 2020) -> list[np.ndarray]:
     Raises:
       UserError: fewer samples than parts.
     """
-    if count < parts:
-        raise UserError(f"an Inception score over {parts} parts needs at least {parts} samples, got {count}")
+    _check_parts(count, parts)
     order = np.random.RandomState(seed).permutation(count)
     return [order[i * count // parts : (i + 1) * count // parts] for i in range(parts)]
 
@@ -65,6 +109,11 @@ def inception_score(logits: np.ndarray, parts: Sequence[np.ndarray]) -> tuple[Es
         share = len(logits) / (len(part) * len(parts))
         influence[part] = share * scores[-1] * (certain - certain.mean())
     return Estimate(float(np.mean(scores)), influence), float(np.std(scores))
+
+
+def _check_parts(count: int, parts: int) -> None:
+    if count < parts:
+        raise UserError(f"an Inception score over {parts} parts needs at least {parts} samples, got {count}")
 
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:

@@ -2,17 +2,61 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
+from flexidit_jax.common import build
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.metrics.distances import cut
 from flexidit_jax.metrics.estimate import Estimate
 from flexidit_jax.metrics.moments import check_finite
+from flexidit_jax.metrics.score import Images, Score
 
 #: rows and columns of a tile of the kernel: 64 MB in float64
 TILE = 2800
+
+
+@dataclass(frozen=True)
+class Metric:
+    """KID of all images, with a standard error; or of subsets, as torch-fidelity has it.
+
+    Attributes:
+      subsets: how many; None for all images at once.
+      size: images of a subset.
+      seed: of their draws.
+    """
+
+    reads, compares = ("pool",), ("pool",)
+    numbers = ("kid",)
+    subsets: int | None = None
+    size: int = 1000
+    seed: int = 2020
+
+    def __post_init__(self) -> None:
+        build.positive("kid", size=self.size, **({} if self.subsets is None else {"subsets": self.subsets}))
+
+    def check(self, samples: int, reference: int | None) -> None:
+        """Refuses too few images.
+
+        Raises:
+          UserError: they are.
+        """
+        _check_enough(min(samples, samples if reference is None else reference), self.size if self.subsets else 2)
+
+    def scores(self, samples: Images, reference: Images, features: str) -> list[Score]:
+        """The one.
+
+        Raises:
+          UserError: see `kid` and `kid_of_subsets`.
+        """
+        sets = samples.array("pool"), reference.array("pool")
+        if self.subsets is None:
+            return [Score.of("kid", kid(*sets), 0.0)]
+        found = kid_of_subsets(*sets, self.subsets, self.size, self.seed)
+        how = f"{self.subsets} subsets of {self.size:,}, which deviate by {found.deviation:.2g}"
+        return [Score("kid", found.mean, None, 0.0, how)]
 
 
 class Subsets(NamedTuple):
@@ -29,9 +73,7 @@ def kid(samples: np.ndarray, reference: np.ndarray) -> Estimate:
     Raises:
       UserError: fewer than two images in a set, or features that are not finite.
     """
-    for name, features in (("sample", samples), ("reference image", reference)):
-        if len(features) < 2:
-            raise UserError(f"KID needs two images of a set, got {len(features)} {name}")
+    _check_enough(min(len(samples), len(reference)), 2)
     own, own_diagonal = _row_sums(samples, samples)
     theirs, their_diagonal = _row_sums(reference, reference)
     cross, _ = _row_sums(samples, reference)
@@ -50,14 +92,17 @@ def kid_of_subsets(
     Raises:
       UserError: fewer than `size` images in a set, or features that are not finite.
     """
-    fewest = min(len(samples), len(reference))
-    if fewest < size:
-        raise UserError(f"KID draws subsets of {size:,} images, and there are {fewest:,}; smaller subsets would do")
+    _check_enough(min(len(samples), len(reference)), size)
     rng, each = np.random.RandomState(seed), []
     for _ in range(subsets):
         drawn = [features[rng.choice(len(features), size, replace=False)] for features in (samples, reference)]
         each.append(kid(*drawn).value)
     return Subsets(float(np.mean(each)), float(np.std(each)), np.array(each))
+
+
+def _check_enough(fewest: int, size: int) -> None:
+    if fewest < max(size, 2):
+        raise UserError(f"KID takes {max(size, 2):,} images or more of each set, and there are {fewest:,}")
 
 
 def _row_sums(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

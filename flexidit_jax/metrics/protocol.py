@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from flexidit_jax.common.errors import UserError, nearest
-from flexidit_jax.metrics.estimate import with_error
+from flexidit_jax.metrics.score import Score
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,77 +118,30 @@ class Protocol:
 
 
 @dataclass(frozen=True)
-class Score:
-    """A number beside what is known of its error.
-
-    Attributes:
-      metric: its name, such as "fid".
-      value: the number.
-      error: its standard error; None where there is none.
-      floor: what a perfect model would score with as many samples; None where that is not known, or is no question.
-      how: what else it depends on, such as "k=3".
-    """
-
-    metric: str
-    value: float
-    error: float | None = None
-    floor: float | None = None
-    how: str = ""
-
-    def __str__(self) -> str:
-        number = f"{self.value:.4g}" if self.error is None else with_error(self.value, self.error)
-        beside = [f"floor {self.floor:.3g}" if self.floor is not None else "", self.how]
-        return f"{self.metric} {number}" + _listed(" (", list(filter(None, beside)), ", ", ")")
-
-
-@dataclass(frozen=True)
 class Preset:
     """A published protocol.
 
     Attributes:
       asks: what it says; None where anything will do.
-      metrics: the numbers that it reports.
+      metrics: names (modules of `metrics`) of those that it reports, by extractor.
       crop: name (`data.image_set.CROPS`) and side of that of samples and reference, where pictures are cropped.
     """
 
     asks: Protocol
-    metrics: tuple[str, ...]
+    metrics: Mapping[str, tuple[str, ...]]
     crop: tuple[str, int] | None = None
 
 
-_BYTES = "floor(127.5 x + 128)"
-
-
-def _imagenet(size: int, reference: str) -> Preset:
-    asks = Protocol(
-        features="inception",
-        convention="adm",
-        samples=50_000,
-        size=size,
-        lossless=True,
-        uint8=_BYTES,
-        labels="uniform",
-        reference=reference,
-    )
-    return Preset(asks, ("is", "fid", "sfid", "precision", "recall"))
-
-
-#: by the name that is asked for
+_SAMPLES = Protocol(lossless=True, uint8="floor(127.5 x + 128)")
+_ADM = {"inception": ("inception_score", "frechet", "precision_recall")}
+_IMAGENET = replace(_SAMPLES, samples=50_000, labels="uniform")
+#: by the name that is asked for; the convention of Inception is ADM's in all
 PRESETS = {
-    "adm-imagenet256": _imagenet(256, "VIRTUAL_imagenet256_labeled.npz"),
-    "adm-imagenet512": _imagenet(512, "VIRTUAL_imagenet512.npz"),
+    "adm-imagenet256": Preset(replace(_IMAGENET, size=256, reference="VIRTUAL_imagenet256_labeled.npz"), _ADM),
+    "adm-imagenet512": Preset(replace(_IMAGENET, size=512, reference="VIRTUAL_imagenet512.npz"), _ADM),
     "coco10k": Preset(
-        Protocol(
-            features="inception",
-            convention="adm",
-            samples=10_000,
-            size=256,
-            crop="square 256",
-            lossless=True,
-            uint8=_BYTES,
-            labels="captions, one image each, in order",
-        ),
-        ("fid", "clip_score"),
+        replace(_SAMPLES, samples=10_000, size=256, crop="square 256", labels="captions, one image each, in order"),
+        {"inception": ("frechet",), "clip": ("clip_score",)},
         ("square", 256),
     ),
 }
@@ -209,12 +162,15 @@ def deviations(protocol: Protocol) -> list[str]:
     """On what a protocol does otherwise than the preset it was made for, or does not say; [] where there is none."""
     if protocol.preset is None:
         return []
-    asked = preset(protocol.preset).asks
+    asked = preset(protocol.preset)
     found = []
-    for key, wanted in _known(asked):
+    if protocol.features not in asked.metrics:
+        found.append(f"features {_said(protocol.features)}, not {' or '.join(asked.metrics)}")
+    convention = "adm" if protocol.features == "inception" else None
+    for key, wanted in _known(replace(asked.asks, convention=convention)):
         own = getattr(protocol, key)
         if own != wanted:
-            found.append(f"{_words(key)} {'is not known' if own is None else f'is {own}'}, not {wanted}")
+            found.append(f"{_words(key)} {_said(own)}, not {wanted}")
     return found
 
 
@@ -243,18 +199,13 @@ def table(rows: Sequence[tuple[str, Protocol, Sequence[Score]]]) -> str:
     lines = [f"| samples | {' | '.join(metrics)} |", f"|{'---|' * (len(metrics) + 1)}"]
     remarks = []
     for name, protocol, scores in rows:
-        cells = {score.metric: _cell(score) for score in scores}
+        cells = {score.metric: score.cell() for score in scores}
         unlike = differences(protocol, rows[0][1])
         mark = f" [{len(remarks) + 1}]" if unlike else ""
         if unlike:
             remarks.append(f"[{len(remarks) + 1}] another protocol than the first: {'; '.join(unlike)}")
         lines.append(f"| {name}{mark} | {' | '.join(cells.get(metric, '') for metric in metrics)} |")
     return "\n".join([*lines, *(f"\n{remark}" for remark in remarks)])
-
-
-def _cell(score: Score) -> str:
-    text = f"{score.value:.4g}" if score.error is None else with_error(score.value, score.error)
-    return text + (f" (floor {score.floor:.3g})" if score.floor is not None else "")
 
 
 def _differing(ours: Any, theirs: Any, keys: Sequence[str]) -> Iterator[str]:
@@ -286,5 +237,5 @@ def _count(count: int | None, noun: str) -> str | None:
     return None if count is None else f"{count:,} {noun}"
 
 
-def _listed(before: str, said: Sequence[str], between: str = "; ", after: str = "") -> str:
-    return f"{before}{between.join(said)}{after}" if said else ""
+def _listed(before: str, said: Sequence[str]) -> str:
+    return f"{before}{'; '.join(said)}" if said else ""

@@ -50,10 +50,10 @@ def test_refusals(oracle: Oracle) -> None:
     sample, reference = oracle["sample"], oracle["reference"]
     with pytest.raises(UserError) as caught:
         kid_of_subsets(sample, reference)
-    assert str(caught.value) == "KID draws subsets of 1,000 images, and there are 400; smaller subsets would do"
+    assert str(caught.value) == "KID takes 1,000 images or more of each set, and there are 400"
     with pytest.raises(UserError) as caught:
         kid(sample[:1], reference)
-    assert str(caught.value) == "KID needs two images of a set, got 1 sample"
+    assert str(caught.value) == "KID takes 2 images or more of each set, and there are 1"
     bad = sample.copy()
     bad[7] = np.inf
     for pair in ((bad, reference), (reference, bad)):

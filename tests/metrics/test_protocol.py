@@ -7,18 +7,19 @@ from dataclasses import replace
 
 import pytest
 
+from flexidit_jax.common import build
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.metrics.protocol import (
     PRESETS,
     Drawn,
     Protocol,
-    Score,
     deviations,
     differences,
     drawn_differently,
     preset,
     table,
 )
+from flexidit_jax.metrics.score import Score
 
 OURS = Protocol(
     features="inception",
@@ -76,8 +77,14 @@ def test_deviations_are_listed() -> None:
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_deviates_from_nothing_of_its_own(name: str) -> None:
-    assert deviations(replace(preset(name).asks, preset=name)) == []
-    assert len(deviations(Protocol(preset=name))) >= 7
+    for features in preset(name).metrics:
+        kept = replace(preset(name).asks, preset=name, features=features, convention="adm")
+        assert deviations(kept) == []
+        assert deviations(replace(kept, convention="clean")) == ["convention is clean, not adm"] * (features != "clip")
+    assert deviations(Protocol(preset=name))[0].startswith("features is not known, not inception")
+    assert len(deviations(Protocol(preset=name))) >= 6
+    for metrics in preset(name).metrics.values():
+        assert {*metrics} <= {*build.names("flexidit_jax.metrics", "Metric")}
 
 
 def test_what_differs() -> None:
@@ -97,12 +104,6 @@ def test_no_preset_of_this_name() -> None:
     with pytest.raises(UserError) as caught:
         preset("adm-imagenet-256")
     assert str(caught.value) == "no protocol 'adm-imagenet-256'; did you mean 'adm-imagenet256'?"
-
-
-def test_scores_carry_their_error_and_floor() -> None:
-    assert str(Score("fid", 2.2714, 0.031, 0.1215)) == "fid 2.271 +- 0.031 (floor 0.121)"
-    assert str(Score("precision", 0.8265, how="k=3")) == "precision 0.8265 (k=3)"
-    assert str(Score("is", 215.8)) == "is 215.8"
 
 
 def test_one_table_says_where_protocols_differ() -> None:
