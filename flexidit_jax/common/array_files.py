@@ -86,7 +86,7 @@ class ArrayFile(Mapping[str, Stored]):
         """The array in pieces of `at_once` rows, the last one shorter; each is read when it is asked for.
 
         Raises:
-          UserError: its bytes are damaged, which is known at the end of it at the latest, or it lies column by column.
+          UserError: its bytes are damaged, which its checksum tells with the last of them, or it lies column by column.
         """
         stored = self[name]
         if not stored.by_rows:
@@ -97,7 +97,6 @@ class ArrayFile(Mapping[str, Stored]):
                 count = min(at_once, stored.shape[0] - begin)
                 data = file.read(count * stored.row)
                 yield np.frombuffer(data, stored.dtype).reshape(count, *stored.shape[1:])
-            file.read(1)  # past the end, where the checksum is compared
 
     def mapped(self, name: str) -> np.ndarray:
         """The array, read where it is looked at; one that is compressed is read here, whole.

@@ -30,14 +30,18 @@ class Gaussian:
 
     @cached_property
     def root(self) -> np.ndarray:
-        """covariance^1/2, symmetric; minutes at 2048, once."""
-        values, vectors = np.linalg.eigh(self.covariance)
-        return (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
+        """covariance^1/2, symmetric; seconds at D = 2048, once."""
+        _, vectors = self._eigen
+        return (vectors * np.sqrt(self.variances)) @ vectors.T
 
     @cached_property
     def variances(self) -> np.ndarray:
         """[D], the eigenvalues of the covariance, ascending."""
-        return np.clip(np.linalg.eigvalsh(self.covariance), 0, None)
+        return np.clip(self._eigen[0], 0, None)
+
+    @cached_property
+    def _eigen(self) -> tuple[np.ndarray, np.ndarray]:
+        return np.linalg.eigh(self.covariance)
 
 
 @dataclass(frozen=True)

@@ -77,6 +77,14 @@ def test_damage_is_seen_when_it_is_read(file: ArrayFile) -> None:
         list(ArrayFile(file.path).rows("arr_0", 3))
 
 
+def test_a_checksum_is_compared(file: ArrayFile) -> None:
+    data = bytearray(file.path.read_bytes())
+    data[data.rindex(b"arr_0.npy") - 30] ^= 255  # in the directory at the end
+    file.path.write_bytes(data)
+    with pytest.raises(UserError, match="Bad CRC-32"):
+        list(ArrayFile(file.path).rows("arr_0", 3))
+
+
 def test_pickles_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", arr_0=np.array([{"a": 1}], object))
     with pytest.raises(UserError) as caught:

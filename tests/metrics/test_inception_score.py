@@ -42,15 +42,20 @@ def test_extremes() -> None:
     certain[np.arange(40), np.arange(40) % 10] = 0  # probabilities of exactly 0
     assert inception_score(certain, consecutive(40, 40))[0].value == pytest.approx(10)
     assert inception_score(np.zeros((40, 10)), consecutive(40, 40))[0].value == pytest.approx(1)
-    assert inception_score(certain + 5e4, consecutive(40, 20))[0].value == pytest.approx(10)
+    certain[:, 3] = -2000  # a class that nobody has
+    certain[3::10, 4] = 0
+    assert inception_score(certain, consecutive(40, 40))[0].value == pytest.approx(
+        np.exp(-0.8 * np.log(0.1) - 0.2 * np.log(0.2))
+    )
+    assert inception_score(certain + 5e4, consecutive(40, 40))[0].value > 8
 
 
-@pytest.mark.parametrize("parts", [1, 4])
-def test_the_standard_error_is_the_spread_of_draws(parts: int) -> None:
+@pytest.mark.parametrize("parts", [consecutive(400, 400), shuffled(400, 4), consecutive(400, 320)])
+def test_the_standard_error_is_the_spread_of_draws(parts: list[np.ndarray]) -> None:
     rng = np.random.default_rng(0)
     centres = 2 * rng.normal(size=(6, 8))
     draws = [centres[rng.integers(0, 6, 400)] + rng.normal(size=(400, 8)) for _ in range(200)]
-    found = [inception_score(draw, shuffled(400, parts))[0] for draw in draws]
+    found = [inception_score(draw, parts)[0] for draw in draws]
     spread = np.std([one.value for one in found])
     assert np.median([one.error for one in found]) == pytest.approx(spread, rel=0.15)
 
