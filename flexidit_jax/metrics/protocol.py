@@ -22,8 +22,9 @@ class Drawn:
     Attributes:
       weights: hash of the model's.
       seed: of noise and labels.
-      solver, steps, schedule, guidance, guidance_channels: see `sampling.spec.SampleSpec`.
-      codec: the VAE, by name or hash.
+      solver, steps, guidance, guidance_channels: see `sampling.spec.SampleSpec`.
+      schedule: and the guide's.
+      codec: hash of the VAE's weights.
       dtype: of the network's arithmetic.
     """
 
@@ -36,6 +37,26 @@ class Drawn:
     guidance_channels: int | None = None
     codec: str | None = None
     dtype: str | None = None
+
+    @classmethod
+    def of_manifest(cls, words: Mapping[str, Any]) -> Drawn:
+        """As the `manifest.json` that `--mode=generate` leaves beside its images says."""
+        sample, codec, model = (words.get(part) or {} for part in ("sample", "codec", "model"))
+        solver = sample.get("solver")
+        if isinstance(solver, Mapping):
+            more = [f"{key}={value}" for key, value in solver.items() if key != "name"]
+            solver = " ".join([str(solver.get("name")), *more])
+        return cls(
+            weights=words.get("weights"),
+            seed=sample.get("seed"),
+            solver=solver,
+            steps=sample.get("steps"),
+            schedule=words.get("plan"),
+            guidance=sample.get("guidance"),
+            guidance_channels=sample.get("guidance_channels"),
+            codec=codec.get("weights"),
+            dtype=model.get("dtype"),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

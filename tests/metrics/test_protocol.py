@@ -60,6 +60,34 @@ def test_a_record_is_read_back() -> None:
     )
 
 
+def test_how_images_were_drawn_is_read_off_their_manifest() -> None:
+    manifest = {
+        "num": 8,
+        "labels": "uniform",
+        "weights": "e8dedd8994c7bfe4",
+        "plan": "4:3,2:1; guide: none",
+        "sample": {
+            "steps": 4,
+            "schedule": None,
+            "guidance": 1.0,
+            "solver": {"name": "sa_solver", "tau": 0.5},
+            "seed": 3,
+        },
+        "model": {"dtype": "float32"},
+        "codec": {"weights": None},
+    }
+    assert Drawn.of_manifest(manifest) == Drawn(
+        weights="e8dedd8994c7bfe4",
+        seed=3,
+        solver="sa_solver tau=0.5",
+        steps=4,
+        schedule="4:3,2:1; guide: none",
+        guidance=1.0,
+        dtype="float32",
+    )
+    assert Drawn.of_manifest({}) == Drawn()
+
+
 def test_deviations_are_listed() -> None:
     assert deviations(OURS) == []
     assert deviations(replace(OURS, preset=None, samples=3)) == []
