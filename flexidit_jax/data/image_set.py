@@ -13,6 +13,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -26,8 +27,8 @@ from flexidit_jax.common.errors import UserError, first_line
 from flexidit_jax.data.crop import centre_crop, centre_square
 from flexidit_jax.data.picture_kinds import endings, formats
 
-#: whose pixels are not those that were saved, however well they look
-_LOSSY = {"JPEG", "MPO", "JPEG2000"}
+#: formats whose pixels are not those that were saved, or may be others
+_LOSSY = {"JPEG": "is", "MPO": "is", "JPEG2000": "may be", "WEBP": "may be", "AVIF": "may be"}
 #: names of crops -> of a picture and a side: ADM's and DiT's; the middle square, resized bicubically
 CROPS: dict[str, Callable[[Image.Image, int], np.ndarray]] = {"adm": centre_crop, "square": centre_square}
 
@@ -51,6 +52,11 @@ class ImageSet:
     remarks: tuple[str, ...] = ()
     _rows: Callable[[int], Iterator[np.ndarray]] = field(repr=False, default=lambda size: iter(()))
     _files: Sequence[Path] = field(repr=False, default=())
+
+    @property
+    def lossless(self) -> bool:
+        """Whether none of them is of a format that changes pixels."""
+        return not self.remarks
 
     def batches(self, size: int) -> Iterator[np.ndarray]:
         """uint8 [size, H, W, 3], the last one smaller, in order; read when they are asked for.
@@ -78,8 +84,8 @@ def open_images(path: str | Path, crop: str | None = None, side: int | None = No
       side: of the crop.
 
     Raises:
-      UserError: nothing is there, or no images. When they are read: a picture that is damaged, has 16 bits or, without
-        a crop, is greyscale or of another size than the first.
+      UserError: nothing is there, or no images; a picture that is none, has 16 bits or, without a crop, is greyscale or
+        of another size than the first. Of pictures the headers are read here; damage is seen in `batches`.
     """
     path = Path(path).expanduser()
     if path.is_dir():
@@ -117,24 +123,27 @@ def _folder(path: Path, crop: str | None, side: int | None) -> ImageSet:
         raise UserError(f"{path} holds no pictures; samples are PNG files at any depth, or a .npz file with arr_0")
     if (crop is None) != (side is None) or crop not in (None, *CROPS):
         raise UserError(f"a crop is one of {', '.join(CROPS)} with its side, got {crop!r} and {side!r}")
-    read = partial(_picture, crop=crop, side=side)
-    first = read(files[0])
-    lossy = Counter(kind for kind in map(_format, files) if kind in _LOSSY)
-    remarks = tuple(f"{count:,} of {len(files):,} images are {kind}, which is lossy" for kind, count in lossy.items())
+    with ThreadPoolExecutor(cores()) as pool:
+        headers = list(pool.map(partial(_header, crop=crop), files))
+    width, height = first = headers[0][1]
+    for file, (_, size) in zip(files, headers):
+        if size != first and crop is None:
+            raise UserError(
+                f"{file} is {_size(size)} and {files[0].name} {_size(first)}; all must be of one size, or name a crop:"
+                f" {', '.join(CROPS)}"
+            )
+    lossy = Counter(kind for kind, _ in headers if kind in _LOSSY)
+    remarks = tuple(
+        f"{count:,} of {len(files):,} images are {kind}, which {_LOSSY[kind]} lossy" for kind, count in lossy.items()
+    )
 
     def rows(size: int) -> Iterator[np.ndarray]:
         with ThreadPoolExecutor(cores()) as pool:  # Pillow decodes outside of Python's lock
             for begin in range(0, len(files), size):
-                images = list(pool.map(read, files[begin : begin + size]))
-                for file, image in zip(files[begin:], images):
-                    if image.shape != first.shape:
-                        raise UserError(
-                            f"{file} is {_size(image)} and {files[0].name} {_size(first)}; all must be of one size, or"
-                            f" name a crop: {', '.join(CROPS)}"
-                        )
-                yield np.stack(images)
+                yield np.stack(list(pool.map(partial(_pixels, crop=crop, side=side), files[begin : begin + size])))
 
-    return ImageSet(path, len(files), first.shape, None, remarks, rows, files)
+    shape = (height, width, 3) if side is None else (side, side, 3)
+    return ImageSet(path, len(files), shape, None, remarks, rows, files)
 
 
 def _shards(path: Path, files: Sequence[Path]) -> ImageSet:
@@ -163,12 +172,24 @@ def _shards(path: Path, files: Sequence[Path]) -> ImageSet:
     return ImageSet(path, sum(shape[0] for shape in shapes), shapes[0][1:], None, (), rows, files)
 
 
-def _picture(file: Path, crop: str | None, side: int | None) -> np.ndarray:
+def _header(file: Path, crop: str | None) -> tuple[str, tuple[int, int]]:
+    """The format of a picture, and its width and height."""
+    with _opened(file) as image:
+        _check_picture(file, image, crop)
+        return image.format, image.size
+
+
+def _pixels(file: Path, crop: str | None, side: int | None) -> np.ndarray:
     """uint8 [H, W, 3]."""
+    with _opened(file) as image:
+        return CROPS[crop](image, side) if crop else np.asarray(image.convert("RGB"))
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Image.Image]:
     try:
         with Image.open(file, formats=formats()) as image:
-            _check_picture(file, image, crop)
-            return CROPS[crop](image, side) if crop else np.asarray(image.convert("RGB"))
+            yield image
     except UserError:
         raise
     except UnidentifiedImageError:
@@ -180,15 +201,16 @@ def _picture(file: Path, crop: str | None, side: int | None) -> np.ndarray:
 def _check_picture(file: Path, image: Image.Image, crop: str | None) -> None:
     if image.mode.startswith(("I", "F")) or _depth(file, image) > 8:
         raise UserError(f"{file} has more than 8 bits a channel, which no evaluator reads; save it with 8")
-    grey = image.mode in ("1", "L", "LA")
-    if crop is None and grey:  # of photographs a few are grey, and everybody repeats their channel
-        raise UserError(f"{file} is greyscale; features are of colour images, so save it as RGB where that is meant")
-    if crop is None and image.has_transparency_data:
-        raise UserError(f"{file} is partly transparent; save it as RGB over the background that is meant")
-    if crop is None and not grey and image.mode not in ("RGB", "P"):
-        raise UserError(f"{file} is a picture of mode {image.mode}; save it as RGB")
     if getattr(image, "n_frames", 1) > 1:
         raise UserError(f"{file} has {image.n_frames} frames; save each as a picture")
+    if crop is not None:  # of photographs a few are grey, and everybody repeats their channel
+        return
+    if image.mode in ("1", "L", "LA"):
+        raise UserError(f"{file} is greyscale; features are of colour images, so save it as RGB where that is meant")
+    if image.has_transparency_data:
+        raise UserError(f"{file} is partly transparent; save it as RGB over the background that is meant")
+    if image.mode not in ("RGB", "P"):
+        raise UserError(f"{file} is a picture of mode {image.mode}; save it as RGB")
 
 
 def _depth(file: Path, image: Image.Image) -> int:
@@ -196,13 +218,7 @@ def _depth(file: Path, image: Image.Image) -> int:
     if image.format != "PNG":
         return 8
     with file.open("rb") as raw:
-        head = raw.read(25)
-    return head[24]
-
-
-def _format(file: Path) -> str:
-    """Pillow's name of what a name promises; no file is opened for it."""
-    return Image.registered_extensions().get(file.suffix.lower(), "")
+        return raw.read(25)[24]
 
 
 def _check_array(what: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
@@ -211,8 +227,8 @@ def _check_array(what: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
         raise UserError(f"{what} must be uint8 [N, H, W, 3], got {dtype} {list(shape)}{grey}")
 
 
-def _size(image: np.ndarray) -> str:
-    return f"{image.shape[1]}x{image.shape[0]}"
+def _size(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"
 
 
 def _sha256(file: Path) -> str:

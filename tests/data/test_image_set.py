@@ -45,7 +45,7 @@ def test_pictures_in_the_order_of_their_names(tmp_path: Path, size: int) -> None
     images = open_images(folder(tmp_path / "a"))
     (tmp_path / "a" / ".hidden.png").write_bytes(b"")
     (tmp_path / "a" / "notes.txt").write_text("")
-    assert (images.count, images.shape, images.labels, images.remarks) == (7, (6, 8, 3), None, ())
+    assert (images.count, images.shape, images.labels, images.lossless) == (7, (6, 8, 3), None, True)
     np.testing.assert_array_equal(every(images, size), IMAGES[[0, 2, 4, 6, 1, 3, 5]])
 
 
@@ -79,6 +79,9 @@ def test_what_generate_leaves(tmp_path: Path) -> None:
 def test_jpegs_are_said(tmp_path: Path) -> None:
     folder(tmp_path, IMAGES[:2])
     Image.fromarray(IMAGES[2]).save(tmp_path / "0" / "b.jpg")
+    assert not open_images(tmp_path).lossless
+    assert open_images(tmp_path).remarks == ("1 of 3 images are JPEG, which is lossy",)
+    (tmp_path / "0" / "b.jpg").rename(tmp_path / "0" / "b.png")  # a file is what its content says
     assert open_images(tmp_path).remarks == ("1 of 3 images are JPEG, which is lossy",)
 
 
@@ -142,6 +145,9 @@ def test_a_picture_that_is_not_what_it_should_be(tmp_path: Path, spoil: object, 
     spoil(tmp_path)
     with pytest.raises(UserError) as caught:
         every(open_images(tmp_path), 3)
+    if not said.startswith("cannot be read"):  # all else is seen before anything is done
+        with pytest.raises(UserError):
+            open_images(tmp_path)
     [spoilt] = tmp_path.glob("b.*")
     assert str(caught.value).startswith(f"{spoilt} {said}")
     assert "\n" not in str(caught.value)
