@@ -82,8 +82,8 @@ class ArrayFile(Mapping[str, Stored]):
         with _told(self.path), np.load(self.path, allow_pickle=False) as arrays:
             return arrays[name]
 
-    def rows(self, name: str, at_once: int) -> Iterator[np.ndarray]:
-        """The array in pieces of `at_once` rows, the last one shorter; each is read when it is asked for.
+    def rows(self, name: str, at_once: int, first: int = 0) -> Iterator[np.ndarray]:
+        """The array in pieces of `at_once` rows, the last one shorter, from row `first` on, read as they are asked for.
 
         Raises:
           UserError: its bytes are damaged, which its checksum tells with the last of them, or it lies column by column.
@@ -93,7 +93,8 @@ class ArrayFile(Mapping[str, Stored]):
             raise UserError(f"{name} of {self.path} lies column by column (Fortran's order); save it row by row")
         with _told(self.path), zipfile.ZipFile(self.path) as archive, archive.open(f"{name}.npy") as file:
             _read_header(file)
-            for begin in range(0, stored.shape[0], at_once):
+            file.seek(first * stored.row, os.SEEK_CUR)
+            for begin in range(first, stored.shape[0], at_once):
                 count = min(at_once, stored.shape[0] - begin)
                 data = file.read(count * stored.row)
                 yield np.frombuffer(data, stored.dtype).reshape(count, *stored.shape[1:])

@@ -42,6 +42,7 @@ class ImageSet:
       count: how many.
       shape: (H, W, 3).
       labels: [count] their classes, where that is known.
+      crop: name and side of what was cut out of every picture, such as "square 256"; None where nothing was.
       remarks: what a number made of them must say, such as that they are JPEGs.
     """
 
@@ -49,8 +50,9 @@ class ImageSet:
     count: int
     shape: tuple[int, int, int]
     labels: np.ndarray | None = None
+    crop: str | None = None
     remarks: tuple[str, ...] = ()
-    _rows: Callable[[int], Iterator[np.ndarray]] = field(repr=False, default=lambda size: iter(()))
+    _rows: Callable[[int, int], Iterator[np.ndarray]] = field(repr=False, default=lambda size, first: iter(()))
     _files: Sequence[Path] = field(repr=False, default=())
 
     @property
@@ -58,13 +60,13 @@ class ImageSet:
         """Whether none of them is of a format that changes pixels."""
         return not self.remarks
 
-    def batches(self, size: int) -> Iterator[np.ndarray]:
-        """uint8 [size, H, W, 3], the last one smaller, in order; read when they are asked for.
+    def batches(self, size: int, first: int = 0) -> Iterator[np.ndarray]:
+        """uint8 [size, H, W, 3], the last one smaller, in order from image `first` on; read when they are asked for.
 
         Raises:
           UserError: a picture that is damaged, or is not like the first.
         """
-        return self._rows(size)
+        return self._rows(size, first)
 
     def sha256(self) -> str:
         """Of the file; of several, of their names and bytes in order. Reads all of it."""
@@ -108,7 +110,7 @@ def _array(path: Path, crop: str | None) -> ImageSet:
     labels = None
     if "arr_1" in file and file["arr_1"].shape == shape[:1] and file["arr_1"].dtype.kind in "iu":
         labels = file.read("arr_1")
-    return ImageSet(path, shape[0], shape[1:], labels, (), lambda size: file.rows("arr_0", size), (path,))
+    return ImageSet(path, shape[0], shape[1:], labels, None, (), partial(file.rows, "arr_0"), (path,))
 
 
 def _folder(path: Path, crop: str | None, side: int | None) -> ImageSet:
@@ -125,11 +127,11 @@ def _folder(path: Path, crop: str | None, side: int | None) -> ImageSet:
         raise UserError(f"a crop is one of {', '.join(CROPS)} with its side, got {crop!r} and {side!r}")
     with ThreadPoolExecutor(cores()) as pool:
         headers = list(pool.map(partial(_header, crop=crop), files))
-    width, height = first = headers[0][1]
+    width, height = one = headers[0][1]
     for file, (_, size) in zip(files, headers):
-        if size != first and crop is None:
+        if size != one and crop is None:
             raise UserError(
-                f"{file} is {_size(size)} and {files[0].name} {_size(first)}; all must be of one size, or name a crop:"
+                f"{file} is {_size(size)} and {files[0].name} {_size(one)}; all must be of one size, or name a crop:"
                 f" {', '.join(CROPS)}"
             )
     lossy = Counter(kind for kind, _ in headers if kind in _LOSSY)
@@ -137,13 +139,13 @@ def _folder(path: Path, crop: str | None, side: int | None) -> ImageSet:
         f"{count:,} of {len(files):,} images are {kind}, which {_LOSSY[kind]} lossy" for kind, count in lossy.items()
     )
 
-    def rows(size: int) -> Iterator[np.ndarray]:
+    def rows(size: int, first: int) -> Iterator[np.ndarray]:
         with ThreadPoolExecutor(cores()) as pool:  # Pillow decodes outside of Python's lock
-            for begin in range(0, len(files), size):
+            for begin in range(first, len(files), size):
                 yield np.stack(list(pool.map(partial(_pixels, crop=crop, side=side), files[begin : begin + size])))
 
     shape = (height, width, 3) if side is None else (side, side, 3)
-    return ImageSet(path, len(files), shape, None, remarks, rows, files)
+    return ImageSet(path, len(files), shape, None, crop and f"{crop} {side}", remarks, rows, files)
 
 
 def _shards(path: Path, files: Sequence[Path]) -> ImageSet:
@@ -159,17 +161,19 @@ def _shards(path: Path, files: Sequence[Path]) -> ImageSet:
         if shape[1:] != shapes[0][1:]:
             raise UserError(f"{file} holds images of {shape[1:]} and {files[0].name} of {shapes[0][1:]}")
 
-    def rows(size: int) -> Iterator[np.ndarray]:
+    def rows(size: int, first: int) -> Iterator[np.ndarray]:
         rest = np.empty((0, *shapes[0][1:]), np.uint8)
-        for file in files:
-            rest = np.concatenate([rest, opened(file)])
+        for file, (count, *_) in zip(files, shapes):
+            skipped = min(first, count)
+            first -= skipped
+            rest = np.concatenate([rest, opened(file)[skipped:]])
             while len(rest) >= size:
                 yield rest[:size]
                 rest = rest[size:]
         if len(rest):
             yield rest
 
-    return ImageSet(path, sum(shape[0] for shape in shapes), shapes[0][1:], None, (), rows, files)
+    return ImageSet(path, sum(shape[0] for shape in shapes), shapes[0][1:], None, None, (), rows, files)
 
 
 def _header(file: Path, crop: str | None) -> tuple[str, tuple[int, int]]:

@@ -111,9 +111,11 @@ def read_moments(path: Path) -> tuple[dict[str, Moments], dict[str, Any]]:
       UserError: it cannot be read, or is not whole.
     """
     file = ArrayFile(path)
-    kinds = [name.removesuffix(".mean") for name in file if name.endswith(".mean")]
-    parts = {kind: (file.read(f"{kind}.{part}") for part in ("count", "mean", "scatter")) for kind in kinds}
-    return {kind: Moments(int(count), mean, scatter) for kind, (count, mean, scatter) in parts.items()}, file.words()
+    found = {}
+    for kind in (name.removesuffix(".mean") for name in file if name.endswith(".mean")):
+        count, mean, scatter = (file.read(f"{kind}.{part}") for part in ("count", "mean", "scatter"))
+        found[kind] = Moments(int(count), mean, scatter)
+    return found, file.words()
 
 
 def _gaussian(file: ArrayFile, mean: str, covariance: str, width: int, features: str, count: Any) -> Gaussian:

@@ -29,6 +29,8 @@ def test_rows_come_in_pieces(file: ArrayFile, size: int) -> None:
     pieces = list(file.rows("arr_0", size))
     assert [len(piece) for piece in pieces] == [len(IMAGES[i : i + size]) for i in range(0, 7, size)]
     np.testing.assert_array_equal(np.concatenate(pieces), IMAGES)
+    np.testing.assert_array_equal(np.concatenate(list(file.rows("arr_0", size, 5))), IMAGES[5:])
+    assert list(file.rows("arr_0", size, 7)) == []
 
 
 @pytest.mark.parametrize("name", ["mu", "arr_0", "none"])

@@ -24,8 +24,8 @@ def folder(path: Path, images: np.ndarray = IMAGES, ending: str = ".png") -> Pat
     return path
 
 
-def every(images: ImageSet, size: int) -> np.ndarray:
-    return np.concatenate(list(images.batches(size)))
+def every(images: ImageSet, size: int, first: int = 0) -> np.ndarray:
+    return np.concatenate(list(images.batches(size, first)))
 
 
 @pytest.mark.parametrize("size", [1, 3, 7, 50])
@@ -37,6 +37,7 @@ def test_an_array(tmp_path: Path, save: object, size: int) -> None:
     np.testing.assert_array_equal(images.labels, np.arange(7))
     assert [len(batch) for batch in images.batches(size)] == [len(IMAGES[i : i + size]) for i in range(0, 7, size)]
     np.testing.assert_array_equal(every(images, size), IMAGES)
+    np.testing.assert_array_equal(every(images, size, 2), IMAGES[2:])
     assert images.sha256() == hashlib.sha256((tmp_path / "a.npz").read_bytes()).hexdigest()
 
 
@@ -47,6 +48,7 @@ def test_pictures_in_the_order_of_their_names(tmp_path: Path, size: int) -> None
     (tmp_path / "a" / "notes.txt").write_text("")
     assert (images.count, images.shape, images.labels, images.lossless) == (7, (6, 8, 3), None, True)
     np.testing.assert_array_equal(every(images, size), IMAGES[[0, 2, 4, 6, 1, 3, 5]])
+    np.testing.assert_array_equal(every(images, size, 5), IMAGES[[3, 5]])
 
 
 def test_the_hash_of_a_folder_is_that_of_names_and_bytes(tmp_path: Path) -> None:
@@ -67,7 +69,8 @@ def test_what_generate_leaves(tmp_path: Path) -> None:
     assert (images.count, images.shape) == (7, (6, 8, 3))
     assert [len(batch) for batch in images.batches(2)] == [2, 2, 2, 1]
     for size in (2, 4, 50):
-        np.testing.assert_array_equal(every(images, size), IMAGES)
+        for first in (0, 2, 3, 5):
+            np.testing.assert_array_equal(every(images, size, first), IMAGES[first:])
     np.savez(tmp_path / "samples.npz", arr_0=IMAGES[:5], arr_1=np.arange(5))
     assert open_images(tmp_path).count == 5
     (tmp_path / "samples.npz").unlink()
@@ -89,6 +92,7 @@ def test_a_crop_is_for_photographs_of_any_size(tmp_path: Path) -> None:
     Image.fromarray(IMAGES[0]).save(tmp_path / "a.png")
     Image.fromarray(IMAGES[1].repeat(3, 0)).save(tmp_path / "b.png")
     Image.fromarray(IMAGES[2, ..., 0]).save(tmp_path / "c.png")  # grey, as a few photographs of any set are
+    assert open_images(tmp_path, "square", 6).crop == "square 6"
     square = every(open_images(tmp_path, "square", 6), 5)
     assert square.shape == (3, 6, 6, 3)
     np.testing.assert_array_equal(square[0], IMAGES[0, :, 1:7])
