@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ RECORDED = 10_240
 
 
 class Extractor:
-    """An extractor with its name and the widths of its features.
+    """An extractor, which sees every image once.
 
     Args:
       name: a module of `metrics.features`.
@@ -33,9 +34,12 @@ class Extractor:
 
     def __init__(self, name: str, features: Any, batch: int = 256) -> None:
         self.name, self._features, self._batch = name, features, batch
-        probe = features.extract(np.zeros((1, 32, 32, 3), np.uint8))
-        #: kind of features -> their number
-        self.widths = {kind: array.shape[1] for kind, array in probe.items()}
+
+    @cached_property
+    def widths(self) -> dict[str, int]:
+        """Kind of features -> their number; compiles the network."""
+        probe = self._features.extract(np.zeros((1, 32, 32, 3), np.uint8))
+        return {kind: array.shape[1] for kind, array in probe.items()}
 
     def words(self, images: ImageSet) -> dict[str, Any]:
         """All that the features of a set of images depend on, JSON-ready; reads the whole set."""

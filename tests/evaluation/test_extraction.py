@@ -124,6 +124,7 @@ def test_statistics_count_and_images_beside_them_are_for_those_who_compare(
     path, kept = tmp_path / "VIRTUAL.npz", tmp_path / "f.npz"
     whole = Moments.of(pixels.extract(REFERENCE)["pool"])
     write_statistics(path, {"pool": whole}, {"features": "inception"}, REFERENCE[:9])
+    assert extractor.widths == {"pool": 6, "spatial": 4, "logits": 5}
     pixels.seen = 0
     found = extractor.reference(path, kept, [Frechet()], {})
     assert (found.gaussian("pool").count, dict(found.features), pixels.seen) == (50, {}, 0)
