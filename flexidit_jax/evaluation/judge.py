@@ -11,7 +11,9 @@ import numpy as np
 from flexidit_jax.codecs.latents import latents_of, stacked
 from flexidit_jax.common import build
 from flexidit_jax.common.errors import UserError
-from flexidit_jax.metrics.frechet import Moments, frechet_distance
+from flexidit_jax.metrics.estimate import Estimate
+from flexidit_jax.metrics.frechet import frechet
+from flexidit_jax.metrics.moments import Moments
 from flexidit_jax.metrics.nearest import mean_nearest_distance
 
 
@@ -20,14 +22,24 @@ class Score:
     """Quality of a set of samples.
 
     Attributes:
-      fd: Frechet distance to the training images.
+      distance: the Frechet distance to the training images, with the influence of every sample.
       accuracy: share of samples in which the classifier finds the label asked for.
       nearest: mean distance to the nearest training image.
     """
 
-    fd: float
+    distance: Estimate
     accuracy: float
     nearest: float
+
+    @property
+    def fd(self) -> float:
+        """The Frechet distance alone."""
+        return self.distance.value
+
+    def record(self) -> dict[str, float]:
+        """JSON-ready; `fd_error` is the standard error of what drawing the samples adds to `fd`."""
+        distance = {"fd": self.fd, "fd_error": self.distance.error}
+        return {**distance, "accuracy": self.accuracy, "nearest": self.nearest}
 
 
 class Judge:
@@ -52,12 +64,12 @@ class Judge:
         self.training, self.labels = self._images(training)
         self.held_out, self.held_out_labels = self._images(held_out)
         self._features.fit(self.training, self.labels)
-        self._reference = Moments.of(self._features.extract(self.training)["pool"])
+        self._reference = Moments.of(self._features.extract(self.training)["pool"]).gaussian
 
     def score(self, images: np.ndarray, labels: np.ndarray) -> Score:
         """Scores uint8 samples [N, H, W, C] drawn for `labels` [N]."""
         return Score(
-            fd=self.fd(images),
+            distance=self.distance(images),
             accuracy=float(np.mean(self._features.classify(images) == labels)),
             nearest=self.nearest(images),
         )
@@ -68,7 +80,12 @@ class Judge:
 
     def fd(self, images: np.ndarray) -> float:
         """Frechet distance of uint8 images to the training images."""
-        return frechet_distance(Moments.of(self._features.extract(images)["pool"]), self._reference)
+        return self.distance(images).value
+
+    def distance(self, images: np.ndarray) -> Estimate:
+        """The same with the influence of every image."""
+        features = self._features.extract(images)["pool"]
+        return frechet(features, Moments.of(features).gaussian, self._reference)
 
     def floor(self, n: int, draws: int = 5, seed: int = 0) -> float:
         """What sampling error alone costs: mean fd of n training images drawn with replacement."""

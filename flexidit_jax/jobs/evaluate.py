@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -49,7 +48,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
     images = flex.sample(labels, spec=spec, batch=batch, **asked.others)
     score, flops = judge.score(images, labels), flex.flops(spec=spec)
     result = {
-        **asdict(score),
+        **score.record(),
         "samples": samples,
         "floor_fd": judge.floor(samples),
         "schedule": text_of(plan.schedule),
@@ -67,7 +66,8 @@ def run(config: ConfigDict, workdir: Path) -> int:
         raise UserError(f"cannot write {file} ({error.strerror})") from None
     print(
         f"{samples} samples, schedule {result['schedule']} ({flops.shares}):"
-        f" FD {score.fd:.3f} (floor {result['floor_fd']:.3f}), accuracy {score.accuracy:.3f}"
+        f" FD {score.fd:.3f} +- {score.distance.error:.3f} (floor {result['floor_fd']:.3f}),"
+        f" accuracy {score.accuracy:.3f}"
     )
     print(f"written: {file}")
     return 0

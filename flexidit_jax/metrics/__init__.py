@@ -1,1 +1,9 @@
-"""How good samples are."""
+"""How good samples are: features of images, moments of features, numbers.
+
+A metric is a file with functions of arrays, and with `Metric`, found by the name of its module, its keys keywords:
+
+  reads, compares                       kinds of features it wants of the samples, and arrays of the reference
+  numbers                               what its numbers are called; each is a name of the metric too
+  check(samples, reference)             refuses too few images before any feature is taken
+  scores(samples, reference, features)  its numbers (`metrics.score`), the last argument naming the extractor
+"""

@@ -11,7 +11,8 @@ from flexidit_jax.codecs.identity import Codec
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.evaluation.judge import Judge
 from flexidit_jax.metrics.features.mlp_classifier import Features
-from flexidit_jax.metrics.frechet import Moments, frechet_distance
+from flexidit_jax.metrics.frechet import frechet, frechet_distance
+from flexidit_jax.metrics.moments import Moments
 
 CLASSES = 3
 
@@ -39,12 +40,23 @@ def judge() -> Judge:
 def test_the_distance_is_that_to_the_training_images(judge: Judge) -> None:
     features = Features((8, 4))
     features.fit(judge.training, judge.labels)
-    training, held_out = (Moments.of(features.extract(images)["pool"]) for images in (judge.training, judge.held_out))
+    training, held_out = (
+        Moments.of(features.extract(images)["pool"]).gaussian for images in (judge.training, judge.held_out)
+    )
     apart = frechet_distance(held_out, training)
     assert apart > 0.01
     assert judge.fd(judge.held_out) == pytest.approx(apart, rel=1e-6)
     assert abs(judge.fd(judge.training)) < 1e-4 * apart
-    assert judge.score(judge.held_out, judge.held_out_labels).fd == judge.fd(judge.held_out)
+    score = judge.score(judge.held_out, judge.held_out_labels)
+    assert score.fd == judge.fd(judge.held_out)
+    assert len(score.distance.influence) == 30
+    assert score.record() == {
+        "fd": score.fd,
+        "fd_error": score.distance.error,
+        "accuracy": score.accuracy,
+        "nearest": score.nearest,
+    }
+    assert score.distance.error == pytest.approx(frechet(features(judge.held_out), held_out, training).error, rel=1e-6)
 
 
 def test_the_nearest_image_is_one_of_training(judge: Judge) -> None:

@@ -16,8 +16,10 @@ from PIL import Image
 
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.progress import Progress
+from flexidit_jax.evaluation.judge import Score
 from flexidit_jax.evaluation.studies.quality_page import findings, markdown, quality_vs_compute, sample_grid
-from flexidit_jax.evaluation.studies.quality_vs_compute import Report, measure
+from flexidit_jax.evaluation.studies.quality_vs_compute import Report, _against, measure
+from flexidit_jax.metrics.estimate import mean_of
 from flexidit_jax.models.flops import FlopCount
 from flexidit_jax.sampling.spec import SampleSpec
 
@@ -71,7 +73,7 @@ def test_how_long_it_takes_is_counted_in_flops(
         sample=sample,
     )
     judge = MagicMock()
-    judge.score.return_value = SimpleNamespace(fd=1.0, accuracy=0.5, nearest=1.0)
+    judge.score.return_value = Score(mean_of(np.ones(4)), 0.5, 1.0)
     measure(flex, Report(samples=4, steps=4, batch=2, weak_first=(0, 2), fewer_steps=(2,), seeds=(0, 1)), judge)
     assert {*made} == {2.0, 1.5} and sum(made) == 72
     assert capsys.readouterr().err.splitlines()[-1].startswith("report: 72/72 (100 %), ")
@@ -165,6 +167,40 @@ def test_findings_follow_the_numbers(report: dict[str, Any]) -> None:
         if point["order"] == "fewer_steps":
             point["fd"] = 0.81
     assert [line.endswith("simply taking fewer steps is better.") for line in findings(report)] == [True, True]
+
+
+def test_a_difference_to_the_full_run_is_paired(report: dict[str, Any]) -> None:
+    """The errors of both are .03; of their difference, which has the noise of neither, .01."""
+    old = [dict(point) for point in report["points"]]
+    for point, less in zip(report["points"], (0, 0.015, 1.6)):
+        point |= {"fd_error": 0.03, "against_full": {"fd": less, "error": 0.01}}
+    close, far = findings(report)
+    assert close.startswith(
+        "- At 56 % of the FLOPs weak-first scores FD 0.840 +- 0.030, 1.05x of the full run, a difference of"
+        " +0.015 +- 0.020 (a tie);"
+    )
+    assert "3.00x of the full run, a difference of +1.600 +- 0.020; fewer" in far
+    text = markdown(report)
+    assert (
+        "| 0.840 +- 0.030 | 0.950 |" in text
+        and "- +-: in the table one standard error" in text
+        and "- +-:" not in markdown({**report, "points": old})
+    )
+    figure = quality_vs_compute(report)
+    assert figure.get_suptitle().endswith("1,500 samples a point, +- 2 standard errors")
+    bars = figure.axes[0].collections[0].get_segments()
+    np.testing.assert_allclose(bars[1], [[56.2, 0.78], [56.2, 0.90]])
+
+
+def test_what_a_point_scores_more_is_measured_seed_by_seed() -> None:
+    rng = np.random.default_rng(0)
+    noise, own = rng.normal(size=(2, 400)), 0.1 * rng.normal(size=(2, 400))
+    full = [Score(mean_of(seed), 0.5, 1.0) for seed in noise]
+    point = [Score(mean_of(seed + other + 0.2), 0.5, 1.0) for seed, other in zip(noise, own)]
+    found = _against(point, full)
+    assert found["fd"] == pytest.approx(0.2, abs=0.02)
+    assert found["error"] == pytest.approx(np.hypot(*own.std(1)) / 20 / 2)
+    assert _against(point[:1], full)["error"] == pytest.approx(own[0].std() / 20)
 
 
 def test_findings_without_the_alternatives(report: dict[str, Any]) -> None:

@@ -177,7 +177,8 @@ def test_evaluate_agrees_with_the_report_of_the_same_row(run: Path, capsys: pyte
     out = capsys.readouterr().out
     assert f"100 samples, schedule 4:2,2:2 ({scores['flops_percent']:.1f} % of powerful unguided, " in out
     assert scores["flops_percent_unguided"] == pytest.approx(scores["flops_percent"])
-    assert f"FD {scores['fd']:.3f} (floor {scores['floor_fd']:.3f}), accuracy {scores['accuracy']:.3f}" in out
+    found = f"FD {scores['fd']:.3f} +- {scores['fd_error']:.3f} (floor {scores['floor_fd']:.3f})"
+    assert f"{found}, accuracy {scores['accuracy']:.3f}" in out
 
 
 def test_evaluate_within_a_latency(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

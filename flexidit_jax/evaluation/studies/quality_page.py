@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from flexidit_jax.metrics.estimate import Difference, with_error
+
 Row = Mapping[str, Any]
 
 #: inches of a letter of a title, at 9 points
@@ -57,8 +59,7 @@ def quality_vs_compute(report: Mapping[str, Any]) -> Figure:
         flops = [row["flops_percent"] for row in rows]
         for panel, key in zip(panels, ("fd", "accuracy"), strict=True):
             panel.plot(flops, [row[key] for row in rows], marker=marker, color=colour, label=label)
-        ends = [(min(by_seed(row)), max(by_seed(row))) for row in rows]
-        panels[0].vlines(flops, *zip(*ends), color=colour, alpha=0.6)
+        panels[0].vlines(flops, *zip(*map(_ends, rows)), color=colour, alpha=0.6)
     for number, (label, rows) in enumerate(kinds.items()):
         rows = sorted(rows, key=lambda row: row["flops_percent"])
         style = {"marker": "DvPX*d<>"[number % 8], "color": COLOURS[number % len(COLOURS)], "fillstyle": "none"}
@@ -74,7 +75,9 @@ def quality_vs_compute(report: Mapping[str, Any]) -> Figure:
     entries = panels[0].get_legend_handles_labels()
     figure.legend(*entries, loc="outside lower center", ncols=3 if kinds else 4, frameon=False)
     hollow = ", hollow one seed" if kinds else ""
-    seeds = "" if _seeds(report) == 1 else f", mean and range of {_seeds(report)} seeds{hollow}"
+    seeds = f", mean and range of {_seeds(report)} seeds{hollow}"
+    if _seeds(report) == 1:
+        seeds = ", +- 2 standard errors" if "fd_error" in report["points"][0] else ""
     figure.suptitle(f"Quality against compute, {report['samples']:,} samples a point{seeds}")
     return figure
 
@@ -124,6 +127,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         f" images). Floor {report['floor_fd']:.2f}: training images drawn with replacement."
         f" The {heldout['samples']} held-out images score {heldout['fd']:.2f}, mostly sampling error.",
         _about_seeds(report),
+        *_about_errors(report),
         "- accuracy: how often the classifier finds the label asked for.",
         f"- seconds: {report['seconds_are']}; batches interleaved over the rows.",
         f"- nearest: mean distance to the nearest training image; held-out images: {report['heldout_nearest']:.2f}.",
@@ -146,7 +150,9 @@ def findings(report: Mapping[str, Any]) -> list[str]:
         share = row["flops_percent"]
         text = f"- At {share:.0f} % of the FLOPs weak-first scores FD {_score(row)},"
         text += f" {row['fd'] / full['fd']:.2f}x of the full run"
-        if _seeds(report) > 1 and not apart(by_seed(row), by_seed(full)):
+        if "against_full" in row:
+            text += f", a difference of {_against_full(row)}"
+        elif _seeds(report) > 1 and not apart(by_seed(row), by_seed(full)):
             text += ", which is no more than seeds make"
         reverse = last.get(round(share))
         if reverse is not None:
@@ -188,10 +194,30 @@ def _about_seeds(report: Mapping[str, Any]) -> str:
     )
 
 
+def _about_errors(report: Mapping[str, Any]) -> list[str]:
+    if "fd_error" not in report["points"][0]:  # of an older report
+        return []
+    return [
+        "- +-: in the table one standard error, of what drawing the samples adds; two of a difference to the full run,"
+        " which has the same noise and labels. What training adds is in neither."
+    ]
+
+
 def _score(row: Row) -> str:
-    """`0.81`, or with several seeds `0.81 (0.79 to 0.84)`."""
+    """`0.81 +- 0.02`, or with several seeds `0.81 +- 0.01 (0.79 to 0.84)`."""
     scores = by_seed(row)
-    return f"{row['fd']:.2f}" + (f" ({min(scores):.2f} to {max(scores):.2f})" if len(scores) > 1 else "")
+    score = with_error(row["fd"], row["fd_error"]) if "fd_error" in row else f"{row['fd']:.2f}"
+    return score + (f" ({min(scores):.2f} to {max(scores):.2f})" if len(scores) > 1 else "")
+
+
+def _against_full(row: Row) -> Difference:
+    return Difference(row["against_full"]["fd"], row["against_full"]["error"], paired=True)
+
+
+def _ends(row: Row) -> tuple[float, float]:
+    """Of the bar of a point: the range of its seeds, or of one seed two standard errors to both sides."""
+    scores, two = by_seed(row), 2 * row.get("fd_error", 0)
+    return (min(scores), max(scores)) if len(scores) > 1 else (row["fd"] - two, row["fd"] + two)
 
 
 def _at(share: float, rows: Sequence[Row]) -> list[float]:

@@ -20,8 +20,9 @@ from flexidit_jax.api import FlexiDiT
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.progress import Progress
 from flexidit_jax.common.types import Patch
-from flexidit_jax.evaluation.judge import Judge
+from flexidit_jax.evaluation.judge import Judge, Score
 from flexidit_jax.evaluation.requests import balanced_labels
+from flexidit_jax.metrics.estimate import difference
 from flexidit_jax.sampling.schedule import Schedule, constant, text_of, weak_first, weak_last
 from flexidit_jax.sampling.spec import SampleSpec
 
@@ -153,9 +154,9 @@ def _points(flex: FlexiDiT, section: Report, judge: Judge) -> tuple[list[dict[st
     warm = [float(np.median(times[1:])) * batches for times in seconds]
     full = flex.flops(spec=points[0].spec).total
     rows = []
-    for (order, spec, packing), first, more, taken in zip(points, images, others, warm, strict=True):
+    all_scores = [[judge.score(drawn, labels) for drawn in (first, *more)] for first, more in zip(images, others)]
+    for (order, spec, packing), scores, taken in zip(points, all_scores, warm, strict=True):
         flops = flex.flops(spec=spec)
-        scores = [judge.score(drawn, labels) for drawn in (first, *more)]
         rows.append(
             {
                 "schedule": spec.schedule,
@@ -169,12 +170,25 @@ def _points(flex: FlexiDiT, section: Report, judge: Judge) -> tuple[list[dict[st
                 "seconds_percent": 100 * taken / warm[0],
                 "fd": float(np.mean([score.fd for score in scores])),
                 "fd_by_seed": [score.fd for score in scores],
+                "fd_error": _of_mean([score.distance.error for score in scores]),
+                "against_full": _against(scores, all_scores[0]),
                 "accuracy": float(np.mean([score.accuracy for score in scores])),
                 "guidance": spec.guidance,
                 "nearest": float(np.mean([score.nearest for score in scores])),
             }
         )
     return rows, images
+
+
+def _against(scores: Sequence[Score], full: Sequence[Score]) -> dict[str, float]:
+    """How much more a point scores than the full run of the same noise and labels, over the seeds of both."""
+    less = [difference(ours.distance, theirs.distance) for ours, theirs in zip(scores, full)]
+    return {"fd": float(np.mean([one.value for one in less])), "error": _of_mean([one.error for one in less])}
+
+
+def _of_mean(errors: Sequence[float]) -> float:
+    """The standard error of the mean of independent numbers with these."""
+    return float(np.linalg.norm(errors) / len(errors))
 
 
 def _compared(point: Point, full: Point) -> bool:

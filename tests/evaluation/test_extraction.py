@@ -1,0 +1,140 @@
+"""From images of others to numbers, with features that are pixels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flexidit_jax.common.errors import UserError
+from flexidit_jax.data.image_set import open_images
+from flexidit_jax.evaluation import extraction
+from flexidit_jax.evaluation.extraction import Extractor
+from flexidit_jax.metrics.frechet import Metric as Frechet
+from flexidit_jax.metrics.moments import BLOCK, Moments, moments_of
+from flexidit_jax.metrics.precision_recall import Metric as PrecisionRecall
+from flexidit_jax.metrics.score import Images
+from flexidit_jax.metrics.statistics_file import write_statistics
+
+RNG = np.random.default_rng(0)
+SAMPLES = RNG.integers(0, 200, (40, 4, 4, 3), dtype=np.uint8)
+REFERENCE = RNG.integers(30, 256, (50, 4, 4, 3), dtype=np.uint8)
+
+
+class Pixels:
+    """Features that are a few pixels; counts the images it has seen."""
+
+    def __init__(self) -> None:
+        self.protocol = {"convention": "pixels", "weights_sha256": "67"}
+        self.seen = -1  # the probe
+
+    def extract(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        self.seen += len(images)
+        flat = images.reshape(len(images), -1).astype(np.float32) / 255
+        return {"pool": flat[:, :6], "spatial": flat[:, 6:10], "logits": flat[:, 10:15]}
+
+
+@pytest.fixture
+def pixels() -> Pixels:
+    return Pixels()
+
+
+@pytest.fixture
+def extractor(pixels: Pixels) -> Extractor:
+    return Extractor("inception", pixels, batch=7)
+
+
+def saved(path: Path, images: np.ndarray, **more: np.ndarray) -> Path:
+    np.savez(path, arr_0=images, **more)
+    return path
+
+
+def test_numbers_of_files_alone(tmp_path: Path, extractor: Extractor) -> None:
+    labels = np.arange(40) % 4
+    samples = extractor.kept(open_images(saved(tmp_path / "s.npz", SAMPLES, arr_1=labels)), tmp_path / "s.features.npz")
+    np.testing.assert_array_equal(samples["labels"], labels)
+    metrics = [Frechet(), PrecisionRecall()]
+    reference = extractor.reference(saved(tmp_path / "r.npz", REFERENCE), tmp_path / "r.features.npz", metrics, {})
+    found = [score.metric for metric in metrics for score in metric.scores(Images(samples), reference, "inception")]
+    assert found == ["fid", "sfid", "precision", "recall"]
+
+
+def test_features_are_taken_once_and_go_on_after_a_kill(
+    tmp_path: Path, extractor: Extractor, pixels: Pixels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, path = open_images(saved(tmp_path / "s.npz", SAMPLES)), tmp_path / "f.npz"
+    extract = pixels.extract
+
+    def killed(batch: np.ndarray) -> dict[str, np.ndarray]:
+        if pixels.seen >= 21:
+            raise KeyboardInterrupt
+        return extract(batch)
+
+    monkeypatch.setattr(pixels, "extract", killed)
+    with pytest.raises(KeyboardInterrupt):
+        extractor.kept(images, path)
+    monkeypatch.setattr(pixels, "extract", extract)
+    kept = extractor.kept(images, path)
+    assert pixels.seen == 40
+    np.testing.assert_array_equal(kept["pool"], extract(SAMPLES)["pool"])
+    assert extractor.kept(images, path).count == 40 and pixels.seen == 80  # our own call above, and no other
+    with pytest.raises(UserError) as caught:
+        extractor.kept(open_images(saved(tmp_path / "r.npz", REFERENCE)), path)
+    assert str(caught.value) == f"{path} keeps features of other images, or of another extractor; name another file"
+
+
+def test_another_crop_is_another_set(tmp_path: Path, extractor: Extractor) -> None:
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(SAMPLES[0].repeat(2, 0)).save(tmp_path / "photos" / "a.png")
+    cut, other = (extractor.words(open_images(tmp_path / "photos", crop, 4)) for crop in ("adm", "square"))
+    assert {key for key in cut if cut[key] != other[key]} == {"crop"}
+
+
+def test_moments_go_on_after_a_kill_to_the_same_bits(
+    tmp_path: Path, pixels: Pixels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(extraction, "RECORDED", BLOCK)
+    many = RNG.integers(0, 256, (2 * BLOCK + 100, 2, 3, 3), dtype=np.uint8)
+    images, extractor = open_images(saved(tmp_path / "a.npz", many)), Extractor("inception", pixels, batch=300)
+    extract = pixels.extract
+
+    def killed(batch: np.ndarray) -> dict[str, np.ndarray]:
+        if pixels.seen >= BLOCK + 400:
+            raise KeyboardInterrupt
+        return extract(batch)
+
+    monkeypatch.setattr(pixels, "extract", killed)
+    with pytest.raises(KeyboardInterrupt):
+        extractor.moments(images, tmp_path / "m.npz")
+    monkeypatch.setattr(pixels, "extract", extract)
+    before = pixels.seen
+    found = extractor.moments(images, tmp_path / "m.npz")
+    assert list(found) == ["pool", "spatial"] and pixels.seen - before == BLOCK + 100
+    expected = moments_of([extract(many)["pool"]])
+    assert found["pool"].moments.count == len(many)
+    np.testing.assert_array_equal(found["pool"].moments.scatter, expected.scatter)
+    assert not (tmp_path / "m.npz").exists()
+
+
+def test_statistics_count_and_images_beside_them_are_for_those_who_compare(
+    tmp_path: Path, extractor: Extractor, pixels: Pixels
+) -> None:
+    path, kept = tmp_path / "VIRTUAL.npz", tmp_path / "f.npz"
+    whole = Moments.of(pixels.extract(REFERENCE)["pool"])
+    write_statistics(path, {"pool": whole}, {"features": "inception"}, REFERENCE[:9])
+    assert extractor.widths == {"pool": 6, "spatial": 4, "logits": 5}
+    pixels.seen = 0
+    found = extractor.reference(path, kept, [Frechet()], {})
+    assert (found.gaussian("pool").count, dict(found.features), pixels.seen) == (50, {}, 0)
+    found = extractor.reference(path, kept, [Frechet(), PrecisionRecall()], {})
+    assert (found.gaussian("pool").count, len(found.array("pool")), pixels.seen) == (50, 9, 9)
+    assert len(extractor.reference(kept, kept, [PrecisionRecall()], {}).array("pool")) == 9  # features are a reference
+    write_statistics(path, {"pool": whole}, {"features": "inception"})
+    with pytest.raises(UserError) as caught:
+        extractor.reference(path, kept, [Frechet(), PrecisionRecall()], {})
+    assert str(caught.value) == f"{path} holds statistics alone, and precision compare images; leave them out"
+    with pytest.raises(UserError) as caught:
+        Extractor("dinov2", pixels).reference(kept, kept, [], {})
+    assert str(caught.value) == f"{kept} keeps features of inception, not of dinov2"
