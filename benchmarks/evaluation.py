@@ -1,9 +1,13 @@
 """Seconds per 1,000 images of every feature extractor, beside torch-fidelity where it is installed.
 
     python benchmarks/evaluation.py [EXTRACTOR ...] [--images=32] [--batch=16] [--size=256] [--rounds=3]
+    python benchmarks/evaluation.py metrics [--samples=5000] [--width=2048]
 
 Weights are random, of the published names and shapes. A round is one call of each side, in turn; the median counts.
-The memory is the most that the process has held, so run an extractor alone to know its own.
+The memory is the most that the process has held, so run an extractor alone to know its own. Afterwards other numbers of
+images are extracted, and the programs that they compile are counted: there should be none.
+
+`metrics` times each metric once on random features, as many of the reference as of the samples.
 """
 
 from __future__ import annotations
@@ -21,7 +25,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from flexidit_jax.common import build
+from flexidit_jax.common.compilations import Compilations
 from flexidit_jax.common.tensor_files import write_safetensors
+from flexidit_jax.metrics.score import Images, metric_of
 from flexidit_jax.models.pretrained import clip_layout, dinov2_layout, inception_layout
 from flexidit_jax.models.pretrained.clip import Clip, Text, Vision
 from flexidit_jax.models.pretrained.dinov2 import DinoV2
@@ -85,12 +91,41 @@ def seconds(runs: dict[str, Run], images: np.ndarray, rounds: int) -> dict[str, 
     return {name: statistics.median(times[1:]) for name, times in taken.items()}
 
 
+def compiled_for_others(run: Run, images: np.ndarray, batch: int) -> int:
+    """Programs that one image, a batch, and one more than a batch compile after all images were extracted."""
+    with Compilations() as compiled:
+        for count in (1, batch, batch + 1):
+            run(images[:count])
+    return compiled.count
+
+
+def metrics(count: int, width: int) -> None:
+    """Prints the seconds of every metric on random features."""
+    rng = np.random.default_rng(0)
+
+    def drawn() -> Images:
+        features = {"pool": np.abs(rng.standard_normal((count, width), np.float32))}
+        features |= {"spatial": rng.standard_normal((count, 2023), np.float32)}
+        features |= {"logits": rng.standard_normal((count, 1008), np.float32), "prompts": features["pool"]}
+        return Images(features, labels=np.arange(count) % 1000)
+
+    samples, reference = drawn(), drawn()
+    for name in build.names("flexidit_jax.metrics", "Metric"):
+        start = time.perf_counter()
+        found = metric_of({"name": name}, "metrics").scores(samples, reference, "inception")
+        told = ", ".join(score.metric for score in found)
+        print(f"{told}: {time.perf_counter() - start:.1f} s for {count:,} samples and reference images", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("extractors", nargs="*", default=["inception", "dinov2", "clip"], metavar="EXTRACTOR")
-    for flag, default in (("images", 32), ("batch", 16), ("size", 256), ("rounds", 3)):
+    defaults = {"images": 32, "batch": 16, "size": 256, "rounds": 3, "samples": 5000, "width": 2048}
+    for flag, default in defaults.items():
         parser.add_argument(f"--{flag}", type=int, default=default)
     asked = parser.parse_args()
+    if asked.extractors == ["metrics"]:
+        return metrics(asked.samples, asked.width)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (asked.images, asked.size, asked.size, 3), dtype=np.uint8)
     print(f"{asked.images} images of {asked.size}x{asked.size}, batch {asked.batch}, {jax.devices()}")
@@ -105,12 +140,13 @@ def main() -> None:
                 runs["torch-fidelity"] = other
             del state
             taken = seconds(runs, images, asked.rounds)
+            more = compiled_for_others(runs["ours"], images, asked.batch)
         told = ", ".join(f"{who} {value:.1f} s" for who, value in taken.items())
         if other is not None:
             ours, theirs = (run(images) for run in runs.values())
             told += f"; pool differs by {np.abs(ours - theirs).max() / np.abs(theirs).max():.1e} of its largest value"
         held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        print(f"{name}: per 1,000 images {told}; {held:.1f} GiB held at most", flush=True)
+        print(f"{name}: per 1,000 images {told}; {held:.1f} GiB held at most; {more} programs for other numbers of images")
 
 
 if __name__ == "__main__":

@@ -96,6 +96,14 @@ def get_config(variant: str = "") -> ConfigDict:
         "shard": 1024,
         "batch": 128,
     }
+    config.reference = {
+        "part": "train",
+        "features": {"name": "inception"},
+        "keep": 10_000,
+        "seed": 0,
+        "batch": 32,
+        "out": None,
+    }
     config.export = {
         "out": None,
         "platforms": ("cpu", "cuda", "tpu"),

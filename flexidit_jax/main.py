@@ -12,7 +12,7 @@ import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from ml_collections import ConfigDict
 
@@ -67,8 +67,9 @@ def _run(argv: Sequence[str]) -> int:
     parser.add_argument("--config", metavar="FILE[:VARIANT]", help="such as configs/digits.py:smoke")
     parser.add_argument("--workdir", help="the run's folder (default: runs/<config name>)")
     parser.add_argument("--mode", default="train", metavar="MODE", help=f"one of {kinds} (default: train)")
-    short = {mode: _said(mode)[1] for mode in modes}
-    takers = {flag: [mode for mode in modes if flag in short[mode]] for flag in ("num", "out", "topology")}
+    jobs = {mode: _said(mode) for mode in modes}
+    shorts = ("num", "out", "topology", "samples", "reference")
+    takers = {flag: [mode for mode in modes if flag in jobs[mode].flags] for flag in shorts}
     parser.add_argument("--num", type=int, help="generate: how many images; short for --config.generate.num")
     parser.add_argument("--out", metavar="DIR", help=f"the folder to write, of {', '.join(takers['out'])}")
     parser.add_argument("--coordinator", metavar="HOST:PORT", help="one of several processes: where process 0 listens")
@@ -98,6 +99,10 @@ def _run(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--topology", metavar="CHIPS", help="compile: v5e:16x16, gpu:h100; short for --config.compile.topology"
     )
+    parser.add_argument(
+        "--samples", metavar="IMAGES", help="evaluate: a folder or .npz file; several, with commas, are compared"
+    )
+    parser.add_argument("--reference", metavar="FILE", help="evaluate: statistics or images to compare them with")
     parser.add_argument("--verbose", action="store_true", help="say more: train prints the table of all parameters")
     parser.add_argument("--help", action="store_true", help="show this and exit")
     flags = [word for word in argv if not word.startswith("--config.")]
@@ -108,12 +113,14 @@ def _run(argv: Sequence[str]) -> int:
         raise UserError(f"unknown --mode={known.mode!r}{nearest(known.mode, modes)}")
     if known.help:
         parser.print_help()
-        print("\nmodes:", *(f"  {mode:<21} {_line(mode)}" for mode in modes), f"\n{_said(known.mode)[0]}", sep="\n")
-    if known.help and not known.config:
+        print("\nmodes:", *(f"  {mode:<21} {_line(job)}" for mode, job in jobs.items()), sep="\n")
+        print(f"\n{jobs[known.mode].says}")
+    own = jobs[known.mode].config
+    if known.help and not known.config and own is None:
         return 0
-    if not known.config:
+    if not known.config and own is None:
         raise UserError("no --config given; start with --config=configs/digits.py")
-    config, typed = load_config(known.config), {}
+    config, typed = load_config(known.config) if known.config else ConfigDict(own), {}
     for word in argv:
         if word.startswith("--config."):
             key, equals, value = word.removeprefix("--config.").partition("=")
@@ -129,7 +136,7 @@ def _run(argv: Sequence[str]) -> int:
         if (value := getattr(known, flag)) is not None:
             if known.mode not in those:
                 raise UserError(f"--{flag} is for --mode={' or '.join(those)}, not for --mode={known.mode}")
-            name, _, key = (path := short[known.mode][flag]).partition(".")
+            name, _, key = (path := jobs[known.mode].flags[flag]).partition(".")
             section = config.get(name) or ConfigDict()
             with section.ignore_type():
                 if path in typed and section[key] != value:
@@ -144,7 +151,7 @@ def _run(argv: Sequence[str]) -> int:
         return _explain(known, config)
     if (holds := {*config}) and known.mode not in holds and holds <= {*modes}:
         raise UserError(f"{known.config} is for --mode={' or '.join(sorted(holds))}, not for --mode={known.mode}")
-    file, _, variant = known.config.partition(":")
+    file, _, variant = (known.config or known.mode).partition(":")
     keep_freed_memory()
     name = Path(file).stem + (f"_{variant}" if variant else "")
     workdir = Path("runs") / name if known.workdir is None else folder_named(known.workdir, "--workdir")
@@ -186,7 +193,7 @@ def _explain(known: argparse.Namespace, config: ConfigDict) -> int:
     mode = known.mode if known.mode in config or "train" in config else next(iter(config), known.mode)
     job = importlib.import_module(f"flexidit_jax.jobs.{mode}")
     said, refused = explained(config, getattr(job, "check", build_experiment))
-    print(f"\nkeys of {known.config}:")
+    print(f"\nkeys of {known.config or f'--mode={mode}'}:")
     for key, value in leaves(config):
         print(f"  --config.{key}={value!r}")
         print(textwrap.indent(textwrap.fill(said[key], 100), " " * 8))
@@ -201,16 +208,31 @@ def _modes() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules([str(folder)]) if not module.ispkg)
 
 
-def _line(mode: str) -> str:
+def _line(job: _Job) -> str:
     """What a mode does, in one line."""
-    return re.sub(r"^`--mode=[^`]*`: ", "", opening(_said(mode)[0]))
+    return re.sub(r"^`--mode=[^`]*`: ", "", opening(job.says))
 
 
-def _said(mode: str) -> tuple[str, dict[str, str]]:
-    """What a mode does and the keys that its flags are short for, as its file says, which is not run for that."""
+class _Job(NamedTuple):
+    """What the file of a mode says of it.
+
+    Attributes:
+      says: what it does.
+      flags: keys that flags are short for.
+      config: what it runs where no `--config` is given; None where it needs one.
+    """
+
+    says: str
+    flags: dict[str, str]
+    config: dict[str, Any] | None
+
+
+def _said(mode: str) -> _Job:
+    """What the file of a mode says, which is not run for that."""
     file = ast.parse((Path(__file__).parent / "jobs" / f"{mode}.py").read_text())
-    short = (node.value for node in file.body if isinstance(node, ast.Assign) and node.targets[0].id == "FLAGS")
-    return ast.get_docstring(file), next(map(ast.literal_eval, short), {})
+    values = {node.targets[0].id: node.value for node in file.body if isinstance(node, ast.Assign)}
+    flags, config = (ast.literal_eval(values[name]) if name in values else None for name in ("FLAGS", "CONFIG"))
+    return _Job(ast.get_docstring(file), flags or {}, config)
 
 
 def start() -> None:

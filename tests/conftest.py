@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 ROOT = Path(__file__).parents[1]
 # before jax is imported, and inherited by the few subprocess tests
@@ -28,6 +29,7 @@ import flexidit_jax as fd  # noqa: E402
 from flexidit_jax.common import notes  # noqa: E402
 from flexidit_jax.common.tensor_files import write_safetensors  # noqa: E402
 from flexidit_jax.main import main  # noqa: E402
+from flexidit_jax.metrics.features import clip, inception  # noqa: E402
 from flexidit_jax.models.pretrained.autoencoder_kl import VAE  # noqa: E402
 from flexidit_jax.models.pretrained.autoencoder_kl_layout import write_vae  # noqa: E402
 
@@ -97,6 +99,38 @@ def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     workdir = tmp_path_factory.mktemp("runs") / "smoke"
     assert main([SMOKE, f"--workdir={workdir}"]) == 0
     return workdir
+
+
+@pytest.fixture
+def pixel_features(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Takes the places of Inception and CLIP: features are pixels, those of a text its length. Counts what it sees."""
+    counted = SimpleNamespace(images=0, texts=0)
+
+    class Pixels:
+        kinds, metrics = inception.Features.kinds, inception.Features.metrics
+
+        def __init__(self, path: str = "./weights", convention: str = "adm", batch: int = 32) -> None:
+            self.protocol = {"convention": convention, "weights_sha256": "67" * 32}
+
+        def extract(self, images: np.ndarray) -> dict[str, np.ndarray]:
+            counted.images += len(images)
+            flat = images.reshape(len(images), -1).astype(np.float32) / 255
+            return {"pool": flat[:, :6], "spatial": flat[:, 6:10], "logits": flat[:, 10:15]}
+
+    class Texts(Pixels):
+        kinds, metrics = clip.Features.kinds, clip.Features.metrics
+
+        def extract(self, images: np.ndarray) -> dict[str, np.ndarray]:
+            return {"pool": super().extract(images)["pool"]}
+
+        def text(self, prompts: list[str]) -> np.ndarray:
+            counted.texts += len(prompts)
+            return np.float32([[len(prompt), *range(5)] for prompt in prompts])
+
+    for module, features in ((inception, Pixels), (clip, Texts)):
+        features.__module__ = module.__name__
+        monkeypatch.setattr(module, "Features", features)
+    return counted
 
 
 @pytest.fixture(scope="session")

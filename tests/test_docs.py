@@ -8,9 +8,11 @@ import shlex
 from pathlib import Path
 
 import pytest
+from ml_collections import ConfigDict
 
 import flexidit_jax as fd
 from flexidit_jax.common.config import load_config, override
+from flexidit_jax.main import _said
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "launch").glob("*.md")]
@@ -50,7 +52,13 @@ def commands(page: Path) -> list[list[str]]:
     text = page.read_text().replace("\\\n", " ")
     found = re.findall(r"(?:python -m flexidit_jax\.main|`flexidit) ([^`\n#]*)", text)
     calls = map(shlex.split, found)
-    return [words for words in calls if any(word.startswith("--config=") for word in words)]
+    return [words for words in calls if any(word.startswith("--config=") for word in words) or own_config(words)]
+
+
+def own_config(words: list[str]) -> dict[str, dict[str, object]] | None:
+    """What a mode runs without a `--config`, where it does."""
+    [mode, *_] = [word.removeprefix("--mode=") for word in words if word.startswith("--mode=")] or ["train"]
+    return _said(mode).config if mode in JOBS else None
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -58,7 +66,7 @@ def test_commands_are_commands(page: Path) -> None:
     for words in commands(page):
         flags = dict(word.removeprefix("--").partition("=")[::2] for word in words)
         assert flags.get("mode", "train") in JOBS
-        config = load_config(str(ROOT / flags["config"]))
+        config = load_config(str(ROOT / flags["config"])) if "config" in flags else ConfigDict(own_config(words))
         for flag, value in flags.items():
             if flag.startswith("config."):
                 override(config, flag.removeprefix("config."), value)

@@ -39,8 +39,8 @@ WRITES = {
 
 
 def test_every_job_but_training_takes_out() -> None:
-    takers = {mode for mode in _modes() if "out" in _said(mode)[1]}
-    assert takers == {*_modes()} - {"train"} == {*WRITES, "encode"}
+    takers = {mode for mode in _modes() if "out" in _said(mode).flags}
+    assert takers == {*_modes()} - {"train"} == {*WRITES, "encode", "reference"}
 
 
 def written(folder: Path) -> dict[Path, int]:
@@ -73,5 +73,5 @@ def test_a_folder_of_something_else_is_not_replaced(
 
 def test_a_mode_that_does_not_take_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([SMOKE, "--out=x"]) == 2
-    takers = "compile or convert or encode or evaluate or export or generate or report or sample or search"
+    takers = "compile or convert or encode or evaluate or export or generate or reference or report or sample or search"
     assert capsys.readouterr().err == f"error: --out is for --mode={takers}, not for --mode=train\n"

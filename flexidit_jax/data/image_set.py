@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -68,13 +68,27 @@ class ImageSet:
         """
         return self._rows(size, first)
 
+    def numbered(self, numbers: Sequence[int], size: int) -> Iterator[np.ndarray]:
+        """Those of some ascending numbers, in pieces of at most `size`.
+
+        Raises:
+          UserError: see `batches`.
+        """
+        wanted, begin = np.zeros(self.count, bool), 0
+        wanted[np.asarray(numbers, int)] = True
+        for batch in self.batches(size):
+            if (chosen := wanted[begin : begin + len(batch)]).any():
+                yield batch[chosen]
+            begin += len(batch)
+
+    @cached_property
     def sha256(self) -> str:
         """Of the file; of several, of their names and bytes in order. Reads all of it."""
         if len(self._files) == 1:
-            return _sha256(self._files[0])
+            return sha256_of_file(self._files[0])
         digest = hashlib.sha256()
         for file in self._files:
-            digest.update(f"{file.relative_to(self.path)}\0{_sha256(file)}\n".encode(errors="surrogateescape"))
+            digest.update(f"{file.relative_to(self.path)}\0{sha256_of_file(file)}\n".encode(errors="surrogateescape"))
         return digest.hexdigest()
 
 
@@ -90,41 +104,40 @@ def open_images(path: str | Path, crop: str | None = None, side: int | None = No
         of another size than the first. Of pictures the headers are read here; damage is seen in `batches`.
     """
     path = Path(path).expanduser()
+    if (crop is None) != (side is None) or crop not in (None, *CROPS):
+        raise UserError(f"a crop is one of {', '.join(CROPS)} with its side, got {crop!r} and {side!r}")
     if path.is_dir():
         return _folder(path, crop, side)
     if not path.exists():
         raise UserError(f"there is no {path}; images are a folder of PNG files, or a .npz file with arr_0")
     if path.suffix != ".npz":
         raise UserError(f"{path} holds no images; a folder of PNG files would do, or a .npz file with arr_0")
-    return _array(path, crop)
+    return _array(path, crop, side)
 
 
-def _array(path: Path, crop: str | None) -> ImageSet:
+def _array(path: Path, crop: str | None, side: int | None) -> ImageSet:
     file = ArrayFile(path)
     if "arr_0" not in file:
         raise UserError(f"{path} holds {', '.join(file) or 'nothing'}, and no images, which are its arr_0")
     shape, dtype = file["arr_0"].shape, file["arr_0"].dtype
     _check_array(f"arr_0 of {path}", shape, dtype)
-    if crop:
-        raise UserError(f"{path} holds an array, which is not cropped; a crop is for a folder of photographs")
     labels = None
     if "arr_1" in file and file["arr_1"].shape == shape[:1] and file["arr_1"].dtype.kind in "iu":
         labels = file.read("arr_1")
-    return ImageSet(path, shape[0], shape[1:], labels, None, (), partial(file.rows, "arr_0"), (path,))
+    cut = _cut_already(path, shape, crop, side)
+    return ImageSet(path, shape[0], shape[1:], labels, cut, (), partial(file.rows, "arr_0"), (path,))
 
 
 def _folder(path: Path, crop: str | None, side: int | None) -> ImageSet:
     if (path / "samples.npz").is_file():
-        return _array(path / "samples.npz", crop)
+        return _array(path / "samples.npz", crop, side)
     if (path / "shards").is_dir() and (shards := sorted((path / "shards").glob("*.npy"))):
-        return _shards(path, shards)
+        return _shards(path, shards, crop, side)
     known = endings()
     files = sorted(file for file in path.rglob("*") if file.name.lower().endswith(known) and file.is_file())
     files = [file for file in files if not any(part.startswith(".") for part in file.relative_to(path).parts)]
     if not files:
         raise UserError(f"{path} holds no pictures; samples are PNG files at any depth, or a .npz file with arr_0")
-    if (crop is None) != (side is None) or crop not in (None, *CROPS):
-        raise UserError(f"a crop is one of {', '.join(CROPS)} with its side, got {crop!r} and {side!r}")
     with ThreadPoolExecutor(cores()) as pool:
         headers = list(pool.map(partial(_header, crop=crop), files))
     width, height = one = headers[0][1]
@@ -148,7 +161,7 @@ def _folder(path: Path, crop: str | None, side: int | None) -> ImageSet:
     return ImageSet(path, len(files), shape, None, crop and f"{crop} {side}", remarks, rows, files)
 
 
-def _shards(path: Path, files: Sequence[Path]) -> ImageSet:
+def _shards(path: Path, files: Sequence[Path], crop: str | None, side: int | None) -> ImageSet:
     def opened(file: Path) -> np.ndarray:
         try:
             return np.load(file, mmap_mode="r", allow_pickle=False)
@@ -173,7 +186,18 @@ def _shards(path: Path, files: Sequence[Path]) -> ImageSet:
         if len(rest):
             yield rest
 
-    return ImageSet(path, sum(shape[0] for shape in shapes), shapes[0][1:], None, None, (), rows, files)
+    cut = _cut_already(path, shapes[0], crop, side)
+    return ImageSet(path, sum(shape[0] for shape in shapes), shapes[0][1:], None, cut, (), rows, files)
+
+
+def _cut_already(path: Path, shape: tuple[int, ...], crop: str | None, side: int | None) -> str | None:
+    """The name of a crop that leaves an array of images as it is."""
+    if crop is None:
+        return None
+    if shape[1:3] != (side, side):
+        said = f"{_size((shape[2], shape[1]))} pixels"
+        raise UserError(f"{path} holds an array of {said}, which is not cropped to {side}; a crop is for photographs")
+    return f"{crop} {side}"
 
 
 def _header(file: Path, crop: str | None) -> tuple[str, tuple[int, int]]:
@@ -235,6 +259,7 @@ def _size(size: tuple[int, int]) -> str:
     return f"{size[0]}x{size[1]}"
 
 
-def _sha256(file: Path) -> str:
+def sha256_of_file(file: Path) -> str:
+    """Hexadecimal."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()

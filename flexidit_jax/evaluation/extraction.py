@@ -1,26 +1,34 @@
-"""From images to what metrics are handed: features kept in a file, and a reference out of whatever holds one."""
+"""From images to what metrics are handed: features kept in a file, moments, and what samples are compared with."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
-from flexidit_jax.common.array_files import ArrayFile
+from flexidit_jax.common import build
+from flexidit_jax.common.array_files import write_arrays
+from flexidit_jax.common.data_parallel import even
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.progress import Progress
-from flexidit_jax.data.image_set import ImageSet, open_images
+from flexidit_jax.data.image_set import ImageSet
+from flexidit_jax.evaluation.reference import Reference
 from flexidit_jax.metrics.kept_features import KeptFeatures, keeping
-from flexidit_jax.metrics.moments import MomentStream
+from flexidit_jax.metrics.moments import MomentStream, check_finite
 from flexidit_jax.metrics.score import Images
-from flexidit_jax.metrics.statistics_file import has_statistics, read_moments, read_statistics, write_moments
+from flexidit_jax.metrics.statistics_file import read_moments, read_statistics, write_moments
 
+PACKAGE = "flexidit_jax.metrics.features"
 #: images between two records of where a pass is
 RECORDED = 10_240
+#: batches of the network that are read at a time
+AT_ONCE = 8
 
 
 class Extractor:
@@ -35,6 +43,27 @@ class Extractor:
     def __init__(self, name: str, features: Any, batch: int = 256) -> None:
         self.name, self._features, self._batch = name, features, batch
 
+    @classmethod
+    def of(cls, section: Mapping[str, Any], batch: int, where: str) -> Extractor:
+        """The one that a section of a config asks for, over all devices of this process.
+
+        Args:
+          section: its name and keywords.
+          batch: images that its network sees at once.
+          where: of the section, for messages.
+
+        Raises:
+          UserError: no such extractor or key, or its weights are not there.
+        """
+        whole = even(batch, jax.local_device_count())
+        made = build.part(PACKAGE, "Features", {"batch": whole, **section}, where)
+        return cls(section["name"], made, AT_ONCE * whole)
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """What a number made of its features must say of them; see `metrics.features`."""
+        return getattr(self._features, "protocol", {})
+
     @cached_property
     def widths(self) -> dict[str, int]:
         """Kind of features -> their number; compiles the network."""
@@ -43,8 +72,19 @@ class Extractor:
 
     def words(self, images: ImageSet) -> dict[str, Any]:
         """All that the features of a set of images depend on, JSON-ready; reads the whole set."""
-        protocol = getattr(self._features, "protocol", {})
-        return {"features": self.name, **protocol, "images": images.sha256(), "crop": images.crop}
+        said = {"features": self.name, "extractor": self.protocol, "sha256": images.sha256, "crop": images.crop}
+        return json.loads(json.dumps(said))
+
+    def widths_in(self, folder: Path, images: ImageSet) -> dict[str, int]:
+        """See `widths`; where features of the images are kept in the folder, of those, and no network runs."""
+        path = self._file(folder, self.words(images))
+        if not path.exists():
+            return self.widths
+        return {kind: array.shape[1] for kind, array in KeptFeatures.read(path).items() if array.ndim == 2}
+
+    def kept_in(self, folder: Path, images: ImageSet) -> KeptFeatures:
+        """Features of all images in a file of a folder that is named for all that they depend on; see `kept`."""
+        return self.kept(images, self._file(folder, self.words(images)))
 
     def kept(self, images: ImageSet, path: Path) -> KeptFeatures:
         """Features of all images in a file, which is made where it is not there, and completed where it was begun.
@@ -63,15 +103,31 @@ class Extractor:
             Progress(images.count, "features", start=writer.done, unit="images") as bar,
         ):
             for batch in images.batches(self._batch, writer.done):
-                writer.add(self._features.extract(batch))
+                found = self._features.extract(batch)
+                for array in found.values():
+                    check_finite(array, writer.done)
+                writer.add(found)
                 bar.advance(len(batch))
             return writer.finish(**({} if images.labels is None else {"labels": images.labels}))
+
+    def prompts_in(self, folder: Path, prompts: Sequence[str]) -> np.ndarray:
+        """Embeddings [N, D] of texts, kept in a file of a folder as features are.
+
+        Raises:
+          UserError: the file cannot be written, or there is no tokenizer.
+        """
+        words = {"features": self.name, "extractor": self.protocol, "sha256": sha256_of(prompts)}
+        path = self._file(folder, words)
+        if not path.exists():
+            write_arrays(path, {"prompts": self._features.text(prompts)}, words)
+        return KeptFeatures.read(path)["prompts"]
 
     def moments(self, images: ImageSet, path: Path) -> dict[str, MomentStream]:
         """Moments of every kind of features, for sets whose features are too many to keep.
 
         Args:
-          path: of the record of where the pass is, which goes on there when it was interrupted; deleted at its end.
+          path: of the record of where the pass is, which goes on there when it was interrupted. It stays: delete it when
+            what the moments were for is written.
 
         Raises:
           UserError: the record is of other images or another extractor, or cannot be written; an image is damaged.
@@ -91,36 +147,48 @@ class Extractor:
                     stream.add(found[kind])
                 bar.advance(len(batch))
                 wholes = {kind: stream.whole for kind, stream in streams.items() if stream.whole is not None}
-                if wholes and next(iter(wholes.values())).count >= recorded + RECORDED:
+                there = next(iter(wholes.values())).count if wholes else 0
+                seen = next(iter(streams.values())).count
+                if there >= recorded + RECORDED or (there > recorded and seen == images.count):
                     write_moments(path, wholes, words)
-                    recorded = next(iter(wholes.values())).count
-        path.unlink(missing_ok=True)
+                    recorded = there
         return streams
 
-    def reference(self, path: Path, kept: Path, metrics: Sequence[Any], crop: Mapping[str, Any]) -> Images:
-        """What samples are compared with, out of a file of statistics, of features that were kept, or of images.
+    def reference(self, opened: Reference, folder: Path, compared: bool, widths: Mapping[str, int]) -> Images:
+        """What samples are compared with.
 
         Where there are statistics, they count, and images beside them are read only where a metric compares features.
 
         Args:
-          kept: where features of its images are kept.
-          metrics: that will be made.
-          crop: keywords of `open_images`.
+          opened: checked already.
+          folder: where features of its images are kept.
+          compared: whether a metric compares features.
+          widths: of the features of the samples.
 
         Raises:
-          UserError: it holds neither, or statistics alone where a metric compares images; or of another extractor.
+          UserError: it is of another extractor; see `kept` and `metrics.statistics_file`.
         """
-        names = set(ArrayFile(path)) if path.suffix == ".npz" and path.is_file() else set()
-        if "pool" in names:
-            found = KeptFeatures.read(path)
-            if found.words.get("features") != self.name:
-                raise UserError(f"{path} keeps features of {found.words.get('features')}, not of {self.name}")
-            return Images(found)
-        fitted = read_statistics(path, self.name, self.widths).gaussians if names and has_statistics(path) else {}
-        compared = set(chain.from_iterable(metric.compares for metric in metrics))
-        if fitted and not compared:
-            return Images(fitted=fitted)
-        if fitted and "arr_0" not in names:
-            asked = [metric.numbers[0] for metric in metrics if metric.compares]
-            raise UserError(f"{path} holds statistics alone, and {', '.join(asked)} compare images; leave them out")
-        return Images(self.kept(open_images(path, **crop), kept), fitted)
+        if opened.kept is not None:
+            return Images(opened.kept)
+        fitted = read_statistics(opened.path, self.name, widths).gaussians if opened.statistics else {}
+        return Images(self.kept_in(folder, opened.images) if compared or not fitted else {}, fitted)
+
+    def _file(self, folder: Path, words: Mapping[str, Any]) -> Path:
+        known = hashlib.sha256(json.dumps(words, sort_keys=True).encode()).hexdigest()
+        return folder / f"{self.name}-{known[:16]}.npz"
+
+
+def check_extractor(section: Mapping[str, Any], where: str) -> None:
+    """Refuses what `Extractor.of` could not make of a section; nothing is read.
+
+    Raises:
+      UserError: no such extractor or key, or one that has no weights.
+    """
+    build.check_part(PACKAGE, "Features", section, where)
+    if not hasattr(build.find(PACKAGE, section["name"], "Features"), "kinds"):
+        raise UserError(f"{where}: {section['name']} is fitted on data; inception has weights")
+
+
+def sha256_of(prompts: Sequence[str]) -> str:
+    """Of texts, a line each."""
+    return hashlib.sha256("".join(f"{prompt}\n" for prompt in prompts).encode()).hexdigest()

@@ -23,6 +23,7 @@ from flexidit_jax.experiment.sections import (
     Encoding,
     Evaluation,
     Generation,
+    Referencing,
     Sampling,
     build_sampling,
 )
@@ -56,6 +57,7 @@ class Experiment:
       export: the `export` section.
       search: which budgets to search schedules for, None for none.
       encode: how latents are kept on disk.
+      reference: which statistics of the dataset are kept.
       compile: the `compile` section.
     """
 
@@ -76,6 +78,7 @@ class Experiment:
     export: Export
     search: Search | None
     encode: Encoding
+    reference: Referencing
     compile: Compilation
 
     @property
@@ -140,6 +143,7 @@ def build_experiment(config: ConfigDict, workdir: Path | None = None) -> Experim
         export: Section | None = None,
         search: Section | None = None,
         encode: Section | None = None,
+        reference: Section | None = None,
         compile: Section | None = None,
     ) -> Experiment:  # whose docstring says what the keys are
         data = build_dataset(raw, workdir)
@@ -170,6 +174,7 @@ def build_experiment(config: ConfigDict, workdir: Path | None = None) -> Experim
             export=build.call(Export, export or {}, "export"),
             search=search and build_search(search, sampling.spec, evaluation and evaluation.samples),
             encode=build.call(Encoding, encode or {}, "encode"),
+            reference=build.call(Referencing, reference or {}, "reference"),
             compile=build.call(Compilation, compile or {}, "compile"),
         )
         build.check(make_mesh, built.train.mesh, "train.mesh")

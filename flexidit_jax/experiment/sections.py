@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from flexidit_jax.common import build
 from flexidit_jax.common.build import Section
-from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.errors import UserError, nearest
+from flexidit_jax.data.record_images import PARTS
+from flexidit_jax.evaluation.extraction import check_extractor
 from flexidit_jax.evaluation.requests import check_kind
 from flexidit_jax.runs.pictures import Files
 from flexidit_jax.sampling.spec import INTRODUCED, SampleSpec
@@ -196,3 +198,40 @@ class Encoding:
         build.positive("encode", shard=self.shard, batch=self.batch)
         if self.dtype not in DTYPES:
             raise UserError(f"encode.dtype must be {' or '.join(map(repr, DTYPES))}, got {self.dtype!r}")
+
+
+@dataclass(frozen=True)
+class Referencing:
+    """The `reference` section.
+
+    Attributes:
+      images: where the images are, a folder or a `.npz` file; None takes those of the dataset.
+      crop: what is cut out of pictures of a folder, "adm" or "square"; a dataset has its own crop.
+      side: of the crop.
+      part: of the dataset, "train" or "held_out".
+      features: name (a module of `metrics/features`) and keywords of the extractor, such as `path`, where its weights
+        are.
+      keep: images that are kept beside the statistics, drawn without replacement, for metrics that compare images; 0
+        keeps none.
+      seed: of that draw.
+      batch: images that the network sees at once, over all devices.
+      out: the file, `<workdir>/reference.npz` by default; also `--out`.
+    """
+
+    images: str | None = None
+    crop: str | None = None
+    side: int | None = None
+    part: str = "train"
+    features: Section = field(default_factory=lambda: {"name": "inception"})
+    keep: int = 10_000
+    seed: int = 0
+    batch: int = 32
+    out: str | None = None
+
+    def __post_init__(self) -> None:
+        build.positive("reference", batch=self.batch)
+        if self.keep < 0 or self.seed < 0:
+            raise UserError(f"reference.keep and reference.seed are 0 or more, got {self.keep} and {self.seed}")
+        if self.part not in PARTS:
+            raise UserError(f"no reference.part {self.part!r}{nearest(self.part, PARTS)}")
+        check_extractor(self.features, "reference.features")

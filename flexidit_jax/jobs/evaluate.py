@@ -1,4 +1,9 @@
-"""`--mode=evaluate`: scores the samples of `config.sample` against the training images."""
+"""`--mode=evaluate`: scores images against a reference, or the samples of a trained model against its training images.
+
+`--samples=IMAGES --reference=FILE` wants no `--config`: a folder or `.npz` file of images from anyone, and ADM's
+`VIRTUAL_*.npz`, a file of `--mode=reference`, or other images. With the config of a model, its newest checkpoint draws
+`evaluate.samples` samples as the `sample` section says, which the features of `evaluate` score.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +13,15 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from flexidit_jax.common import build
+from flexidit_jax.common.config import plain
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.files import written_aside
 from flexidit_jax.evaluation.judge import Judge
 from flexidit_jax.evaluation.requests import balanced_labels
+from flexidit_jax.evaluation.studies.scores import Scores, measure, opened
+from flexidit_jax.evaluation.studies.scores_page import markdown, picture
+from flexidit_jax.evaluation.study import study_folder, write_study
 from flexidit_jax.experiment.dataset import say_found
 from flexidit_jax.experiment.experiment import build_experiment
 from flexidit_jax.experiment.sections import HOW
@@ -20,7 +30,23 @@ from flexidit_jax.experiment.typed import say_unread
 from flexidit_jax.runs.workdir import out_folder
 from flexidit_jax.sampling.schedule import text_of
 
-FLAGS = {"out": "evaluate.out"}
+FLAGS = {"out": "evaluate.out", "samples": "evaluate.samples", "reference": "evaluate.reference"}
+#: where no --config is given
+CONFIG = {
+    "evaluate": {
+        "samples": None,
+        "reference": None,
+        "features": {"name": "inception"},
+        "metrics": None,
+        "protocol": None,
+        "crop": None,
+        "side": None,
+        "prompts": None,
+        "paired": None,
+        "batch": 32,
+        "out": None,
+    }
+}
 #: of what may change between two starts, the sections and keys that it reads
 READS = (
     *("init_from", "evaluate", *HOW, "sample.batch", "sample.negative", "sample.first"),
@@ -29,7 +55,36 @@ READS = (
 
 
 def run(config: ConfigDict, workdir: Path) -> int:
+    """Scores images where the config is of no model, else what the model draws."""
+    return _of_model(config, workdir) if "model" in config else _of_images(config, workdir)
+
+
+def check(config: ConfigDict) -> None:
+    """Refuses keys and values before anything is read."""
+    if "model" in config:
+        build_experiment(config)
+    else:
+        build.call(Scores, plain(config).get("evaluate") or {}, "evaluate")
+
+
+def _of_images(config: ConfigDict, workdir: Path) -> int:
+    """Writes table, JSON and picture into `evaluate.out`; features are kept in `<workdir>/features`."""
+    section = build.call(Scores, plain(config).get("evaluate") or {}, "evaluate")
+    folder = study_folder(section.out, workdir / "evaluation")
+    asked = opened(section)
+    result = measure(asked, workdir / "features")
+    write_study(folder, "evaluation", result, markdown(result), {"scores": picture(result)})
+    return 0
+
+
+def _of_model(config: ConfigDict, workdir: Path) -> int:
     """Draws `config.evaluate.samples` samples over all classes; `evaluation.json` goes into `evaluate.out`."""
+    for key in ("samples", "reference"):
+        if isinstance(named := (config.get("evaluate") or {}).get(key), str):
+            raise UserError(
+                f"--{key}={named} is for images, which no config of a model says anything of; leave --config out, or"
+                f" leave --{key} out to score what the model draws"
+            )
     experiment = build_experiment(config, workdir)
     if experiment.evaluate is None:
         raise UserError("this config has no evaluate section")

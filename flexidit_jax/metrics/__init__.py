@@ -3,6 +3,7 @@
 A metric is a file with functions of arrays, and with `Metric`, found by the name of its module, its keys keywords:
 
   reads, compares                       kinds of features it wants of the samples, and arrays of the reference
+  fits                                  kinds of the reference of which what is fitted to them is enough, if any
   numbers                               what its numbers are called; each is a name of the metric too
   check(samples, reference)             refuses too few images before any feature is taken
   scores(samples, reference, features)  its numbers (`metrics.score`), the last argument naming the extractor

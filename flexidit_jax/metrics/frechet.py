@@ -31,7 +31,7 @@ class Metric:
       seed: of its draws.
     """
 
-    reads, compares = ("pool",), ()
+    reads, compares, fits = ("pool",), (), ("pool",)
     numbers = ("fid", "sfid", "fd", "sfd", "fid_infinity", "fd_infinity")
     infinity: bool = False
     seed: int = 0

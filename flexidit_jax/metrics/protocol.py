@@ -153,7 +153,11 @@ class Preset:
     crop: tuple[str, int] | None = None
 
 
-_SAMPLES = Protocol(lossless=True, uint8="floor(127.5 x + 128)")
+#: how samples in [-1, 1] become bytes (`common.pixels`)
+BYTES = "floor(127.5 x + 128)"
+#: the labels of images of captions
+CAPTIONS = "captions, one image each, in order"
+_SAMPLES = Protocol(lossless=True, uint8=BYTES)
 _ADM = {"inception": ("inception_score", "frechet", "precision_recall")}
 _IMAGENET = replace(_SAMPLES, samples=50_000, labels="uniform")
 #: by the name that is asked for; the convention of Inception is ADM's in all
@@ -161,7 +165,7 @@ PRESETS = {
     "adm-imagenet256": Preset(replace(_IMAGENET, size=256, reference="VIRTUAL_imagenet256_labeled.npz"), _ADM),
     "adm-imagenet512": Preset(replace(_IMAGENET, size=512, reference="VIRTUAL_imagenet512.npz"), _ADM),
     "coco10k": Preset(
-        replace(_SAMPLES, samples=10_000, size=256, crop="square 256", labels="captions, one image each, in order"),
+        replace(_SAMPLES, samples=10_000, size=256, crop="square 256", labels=CAPTIONS),
         {"inception": ("frechet",), "clip": ("clip_score",)},
         ("square", 256),
     ),

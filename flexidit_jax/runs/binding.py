@@ -17,7 +17,10 @@ from flexidit_jax.common.errors import UserError
 CONFIG_FILE = "config.json"
 
 #: what may change between two starts of one run: nothing here changes what is computed, but for rounding
-FREE = {"init_from", "profile_at", "sample", "evaluate", "report", "generate", "export", "search", "encode", "compile"}
+FREE = {
+    *("init_from", "profile_at", "sample", "evaluate", "report", "generate", "export", "search", "encode", "reference"),
+    "compile",
+}
 FREE_WITHIN = {
     "train": {"log_every", "checkpoint_every", "keep", "mesh", "workers", "accumulate", "preview_every", "spike"},
     "model": {"attention", "remat", "unroll", "names"},

@@ -12,6 +12,7 @@ from flexidit_jax.common.errors import UserError
 from flexidit_jax.data.image_set import open_images
 from flexidit_jax.evaluation import extraction
 from flexidit_jax.evaluation.extraction import Extractor
+from flexidit_jax.evaluation.reference import Reference
 from flexidit_jax.metrics.frechet import Metric as Frechet
 from flexidit_jax.metrics.moments import BLOCK, Moments, moments_of
 from flexidit_jax.metrics.precision_recall import Metric as PrecisionRecall
@@ -56,7 +57,8 @@ def test_numbers_of_files_alone(tmp_path: Path, extractor: Extractor) -> None:
     samples = extractor.kept(open_images(saved(tmp_path / "s.npz", SAMPLES, arr_1=labels)), tmp_path / "s.features.npz")
     np.testing.assert_array_equal(samples["labels"], labels)
     metrics = [Frechet(), PrecisionRecall()]
-    reference = extractor.reference(saved(tmp_path / "r.npz", REFERENCE), tmp_path / "r.features.npz", metrics, {})
+    opened = Reference.open(saved(tmp_path / "r.npz", REFERENCE))
+    reference = extractor.reference(opened, tmp_path, True, extractor.widths)
     found = [score.metric for metric in metrics for score in metric.scores(Images(samples), reference, "inception")]
     assert found == ["fid", "sfid", "precision", "recall"]
 
@@ -115,26 +117,77 @@ def test_moments_go_on_after_a_kill_to_the_same_bits(
     expected = moments_of([extract(many)["pool"]])
     assert found["pool"].moments.count == len(many)
     np.testing.assert_array_equal(found["pool"].moments.scatter, expected.scatter)
-    assert not (tmp_path / "m.npz").exists()
+    before = pixels.seen
+    again = extractor.moments(images, tmp_path / "m.npz")["spatial"].moments
+    assert pixels.seen - before == 100
+    np.testing.assert_array_equal(again.mean, found["spatial"].moments.mean)
+
+
+def test_features_of_other_images_or_extractors_lie_in_other_files(
+    tmp_path: Path, extractor: Extractor, pixels: Pixels
+) -> None:
+    images = open_images(saved(tmp_path / "s.npz", SAMPLES))
+    assert extractor.widths_in(tmp_path / "f", images) == {"pool": 6, "spatial": 4, "logits": 5}
+    pixels.seen = 0
+    extractor.kept_in(tmp_path / "f", images)
+    pixels.extract = None  # whatever runs the network now fails
+    again = Extractor("inception", pixels)
+    assert again.kept_in(tmp_path / "f", images).count == 40 and pixels.seen == 40
+    assert again.widths_in(tmp_path / "f", images) == {"pool": 6, "spatial": 4, "logits": 5}
+    del pixels.extract
+    pixels.protocol = {**pixels.protocol, "convention": "other"}
+    for other in (again, Extractor("dinov2", pixels)):
+        other.kept_in(tmp_path / "f", images)
+    assert len([*(tmp_path / "f").iterdir()]) == 3 and pixels.seen == 122  # two probes among them
+
+
+def test_what_is_no_number_is_said_with_its_image_and_not_kept(
+    tmp_path: Path, extractor: Extractor, pixels: Pixels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extract = pixels.extract
+
+    def spoilt(images: np.ndarray) -> dict[str, np.ndarray]:
+        found = extract(images)
+        found["logits"][-1, 2] = np.nan if pixels.seen == 14 else 0
+        return found
+
+    monkeypatch.setattr(pixels, "extract", spoilt)
+    with pytest.raises(UserError) as caught:
+        extractor.kept(open_images(saved(tmp_path / "s.npz", SAMPLES)), tmp_path / "f.npz")
+    assert str(caught.value) == "the features of image 13 hold NaN or infinity, 1 image(s) in all"
+    assert not (tmp_path / "f.npz").exists()
 
 
 def test_statistics_count_and_images_beside_them_are_for_those_who_compare(
     tmp_path: Path, extractor: Extractor, pixels: Pixels
 ) -> None:
-    path, kept = tmp_path / "VIRTUAL.npz", tmp_path / "f.npz"
+    path = tmp_path / "VIRTUAL.npz"
     whole = Moments.of(pixels.extract(REFERENCE)["pool"])
     write_statistics(path, {"pool": whole}, {"features": "inception"}, REFERENCE[:9])
-    assert extractor.widths == {"pool": 6, "spatial": 4, "logits": 5}
-    pixels.seen = 0
-    found = extractor.reference(path, kept, [Frechet()], {})
+    widths = extractor.widths
+    pixels.seen, opened = 0, Reference.open(path)
+    found = extractor.reference(opened, tmp_path / "f", False, widths)
     assert (found.gaussian("pool").count, dict(found.features), pixels.seen) == (50, {}, 0)
-    found = extractor.reference(path, kept, [Frechet(), PrecisionRecall()], {})
+    found = extractor.reference(opened, tmp_path / "f", True, widths)
     assert (found.gaussian("pool").count, len(found.array("pool")), pixels.seen) == (50, 9, 9)
-    assert len(extractor.reference(kept, kept, [PrecisionRecall()], {}).array("pool")) == 9  # features are a reference
-    write_statistics(path, {"pool": whole}, {"features": "inception"})
-    with pytest.raises(UserError) as caught:
-        extractor.reference(path, kept, [Frechet(), PrecisionRecall()], {})
-    assert str(caught.value) == f"{path} holds statistics alone, and precision compare images; leave them out"
-    with pytest.raises(UserError) as caught:
-        Extractor("dinov2", pixels).reference(kept, kept, [], {})
-    assert str(caught.value) == f"{kept} keeps features of inception, not of dinov2"
+    [kept] = (tmp_path / "f").iterdir()
+    found = extractor.reference(Reference.open(kept), tmp_path, True, widths)
+    assert len(found.array("pool")) == 9 and pixels.seen == 9  # features are a reference
+
+
+class Texts(Pixels):
+    """One that embeds texts too."""
+
+    def text(self, prompts: list[str]) -> np.ndarray:
+        self.seen += len(prompts)
+        return np.float32([[len(prompt)] * 6 for prompt in prompts])
+
+
+def test_texts_are_embedded_once(tmp_path: Path) -> None:
+    texts = Texts()
+    for _ in range(2):
+        found = Extractor("clip", texts).prompts_in(tmp_path, ["a", "bcd"])
+        np.testing.assert_array_equal(found[:, 0], [1, 3])
+    assert texts.seen == 1
+    Extractor("clip", texts).prompts_in(tmp_path, ["a", "bce"])
+    assert texts.seen == 3

@@ -9,8 +9,11 @@ One with published weights takes `path=` first, where they are (the default is a
 
   sha256            of the file that is used, 64 hex digits
   protocol          what a number made of these features must say of them, JSON-ready: `convention` and the like
+  kinds             names of its arrays
+  metrics           names of what is usually measured on them (modules of `metrics`)
   save(path, overwrite=False)
                     writes its weights as one .safetensors file, which is read instead from then on
+  text(prompts)     one that embeds texts too -> [B, D], which are the features `prompts`
 
 One that is fitted on the data itself has
 

@@ -45,6 +45,9 @@ class Features:
       UserError: no such file, or one that holds something else.
     """
 
+    kinds = ("pool",)
+    metrics = ("cmmd",)
+
     def __init__(
         self,
         path: str = f"./weights/{MODEL.split('/')[1]}",

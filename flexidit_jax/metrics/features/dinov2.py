@@ -44,6 +44,9 @@ class Features:
       UserError: no such file, or one that holds something else.
     """
 
+    kinds = ("pool",)
+    metrics = ("frechet",)
+
     def __init__(
         self,
         path: str = "./weights",

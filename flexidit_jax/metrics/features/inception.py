@@ -59,6 +59,9 @@ class Features:
       UserError: no such file, or one that holds something else.
     """
 
+    kinds = ("pool", "spatial", "logits")
+    metrics = ("inception_score", "frechet", "precision_recall")
+
     def __init__(
         self, path: str = "./weights", convention: str = "adm", batch: int = 32, devices: int | None = None
     ) -> None:

@@ -1,0 +1,282 @@
+"""Scores of images that are there already: no model, and nothing of how they were made but what lies beside them.
+
+Features are taken once and kept by what they depend on, so that other metrics, and other sets of samples against the
+same reference, run no network again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from flexidit_jax.common import build
+from flexidit_jax.common.errors import UserError
+from flexidit_jax.data.image_set import ImageSet
+from flexidit_jax.evaluation.extraction import PACKAGE, Extractor, check_extractor, sha256_of
+from flexidit_jax.evaluation.reference import Reference
+from flexidit_jax.evaluation.samples import Samples, are_paired
+from flexidit_jax.metrics.estimate import difference
+from flexidit_jax.metrics.moments import Gaussian
+from flexidit_jax.metrics.protocol import BYTES, CAPTIONS, Drawn, Preset, Protocol, preset
+from flexidit_jax.metrics.score import Images, metric_of
+from flexidit_jax.metrics.statistics_file import has_statistics, read_statistics
+
+VERSIONS = ("flexidit_jax", "jax", "numpy")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The `evaluate` section where there is no model.
+
+    Attributes:
+      samples: where images are, a folder or a `.npz` file; several, as a list or with commas, are compared. Also
+        `--samples`.
+      reference: a file of statistics, or images, that samples are compared with; also `--reference`.
+      features: name (a module of `metrics/features`) and keywords of the extractor, such as `path`, where its weights
+        are; a list of such sections takes several.
+      metrics: names (modules of `metrics`, or their numbers), or sections of name and keywords; by default those of the
+        protocol, else what is usually measured on such features.
+      protocol: a published one that is held against, such as "adm-imagenet256"; what deviates from it is said.
+      crop: what is cut out of pictures, "adm" or "square"; by default that of the protocol.
+      side: of the crop.
+      prompts: a text file, the caption of an image a line, in the order of the samples.
+      paired: whether image i of all samples had the same noise and label; None: as their manifests say.
+      batch: images that a network sees at once, over all devices.
+      out: the folder that is written, `<workdir>/evaluation` by default; also `--out`.
+    """
+
+    samples: str | Sequence[str] | None = None
+    reference: str | None = None
+    features: Mapping[str, Any] | Sequence[Mapping[str, Any]] = field(default_factory=lambda: {"name": "inception"})
+    metrics: str | Sequence[Any] | None = None
+    protocol: str | None = None
+    crop: str | None = None
+    side: int | None = None
+    prompts: str | None = None
+    paired: bool | None = None
+    batch: int = 32
+    out: str | None = None
+
+    def __post_init__(self) -> None:
+        build.positive("evaluate", batch=self.batch, **({} if self.side is None else {"side": self.side}))
+        for section in self.sections:
+            check_extractor(section, "evaluate.features")
+            self.metrics_of(section["name"])
+
+    @property
+    def names(self) -> list[str]:
+        """Of the samples.
+
+        Raises:
+          UserError: there are none, or one is named twice.
+        """
+        asked = self.samples
+        if isinstance(asked, str) and not Path(asked).expanduser().exists():
+            asked = [name.strip() for name in asked.split(",")]
+        asked = [asked] if isinstance(asked, str) else asked
+        if not isinstance(asked, Sequence) or not asked or not all(isinstance(name, str) and name for name in asked):
+            found = "none" if self.samples is None else repr(self.samples)
+            raise UserError(f"--samples names images, a folder of PNG files or a .npz file; got {found}")
+        if twice := [name for name in asked if asked.count(name) > 1]:
+            raise UserError(f"--samples names {twice[0]} twice; sets that are compared are different ones")
+        return list(asked)
+
+    @property
+    def preset(self) -> Preset | None:
+        """The protocol that is held against."""
+        return None if self.protocol is None else preset(self.protocol)
+
+    @property
+    def sections(self) -> list[dict[str, Any]]:
+        """Of the extractors: those that are asked for, and what the protocol wants beside them.
+
+        Raises:
+          UserError: they are no sections.
+        """
+        asked = [self.features] if isinstance(self.features, Mapping) else self.features
+        if not isinstance(asked, Sequence) or not asked or not all(isinstance(one, Mapping) for one in asked):
+            raise UserError(f"evaluate.features must be a section or a list of sections, got {self.features!r}")
+        names = [one.get("name") for one in asked]
+        more = self.preset.metrics if self.preset and self.metrics is None else ()
+        return [dict(one) for one in asked] + [{"name": name} for name in more if name not in names]
+
+    def metrics_of(self, extractor: str) -> list[Any]:
+        """What is measured on the features of an extractor.
+
+        Raises:
+          UserError: no such metric, or one that reads what there is not.
+        """
+        maker = build.find(PACKAGE, extractor, "Features")
+        asked = self.metrics
+        if asked is None:
+            asked = self.preset.metrics.get(extractor, maker.metrics) if self.preset else maker.metrics
+        asked = asked.split(",") if isinstance(asked, str) else asked
+        named = [one if isinstance(one, Mapping) else {"name": str(one).strip()} for one in asked]
+        found = list(dict.fromkeys(metric_of(one, "evaluate.metrics") for one in named))
+        for metric, kind in ((metric, kind) for metric in found for kind in metric.reads):
+            if kind not in _kinds(extractor):
+                have = " and ".join(name for name in build.names(PACKAGE, "Features") if kind in _kinds(name))
+                raise UserError(f"{metric.numbers[0]} reads {kind}, which {have} has, and {extractor} has not")
+            if kind == "prompts" and self.prompts is None:
+                raise UserError(f"{metric.numbers[0]} reads captions; set evaluate.prompts to a file of one a line")
+        return found
+
+    @property
+    def cut(self) -> dict[str, Any]:
+        """Keywords of `data.image_set.open_images`."""
+        if self.crop is None and self.side is None and self.preset and self.preset.crop:
+            return dict(zip(("crop", "side"), self.preset.crop, strict=True))
+        return {"crop": self.crop, "side": self.side}
+
+
+@dataclass(frozen=True)
+class Opened:
+    """All that a `Scores` names, looked at, with nothing computed yet; see `opened`.
+
+    Attributes:
+      preset: the name of the protocol.
+      prompts: of every image.
+      paired: whether sets of samples are.
+      extractors: with their metrics.
+    """
+
+    preset: str | None
+    samples: Sequence[Samples]
+    reference: Reference | None
+    prompts: Sequence[str] | None
+    paired: bool
+    extractors: Sequence[tuple[Extractor, Sequence[Any]]]
+
+
+def opened(section: Scores) -> Opened:
+    """Looks at everything, and refuses here what can be refused before a network runs.
+
+    Raises:
+      UserError: so it is.
+    """
+    samples = [Samples.open(name, **section.cut) for name in section.names]
+    paired = are_paired(section.paired, samples)
+    prompts = None if section.prompts is None else _captions(section.prompts, samples)
+    metrics = {one["name"]: section.metrics_of(one["name"]) for one in section.sections}
+    reference = None if section.reference is None else Reference.open(section.reference, **section.cut)
+    for metric in (metric for own in metrics.values() for metric in own):
+        if _compares([metric]) and reference is None:
+            cure = "--reference=FILE.npz, of statistics or of images, or a folder of images would do"
+            raise UserError(f"{metric.numbers[0]} compares with a reference; {cure}")
+        for one in samples:
+            metric.check(one.images.count, reference.count if _compares([metric]) else None)
+    extractors = [
+        (Extractor.of(one, section.batch, "evaluate.features"), metrics[one["name"]]) for one in section.sections
+    ]
+    for extractor, own in extractors:
+        if _compares(own):
+            reference.check(own, extractor.name, extractor.protocol)
+    return Opened(section.protocol, samples, reference, prompts, paired, extractors)
+
+
+def measure(asked: Opened, folder: Path) -> dict[str, Any]:
+    """The scores, JSON-ready: `rows`, one an extractor and set of samples, and `differences` of two sets.
+
+    Args:
+      folder: where features are kept.
+
+    Raises:
+      UserError: an image that is damaged, features that are not finite, or what a metric refuses.
+    """
+    rows, differences = [], []
+    for extractor, metrics in asked.extractors:
+        widths = extractor.widths_in(folder, asked.samples[0].images)
+        reference = Images()
+        if compared := _compares(metrics):
+            features = any(metric.compares for metric in metrics)
+            reference = extractor.reference(asked.reference, folder, features, widths)
+        more = {}
+        if any("prompts" in metric.reads for metric in metrics):
+            more["prompts"] = extractor.prompts_in(folder, asked.prompts)
+        scored = []
+        for one in asked.samples:
+            fitted = _own_statistics(one.images, extractor.name, widths)
+            images = Images({**extractor.kept_in(folder, one.images), **more}, fitted, one.images.labels)
+            scores = [score for metric in metrics for score in metric.scores(images, reference, extractor.name)]
+            scored.append((one.name, {score.metric: score for score in scores}))
+            protocol = _protocol(asked, one, extractor, reference if compared else None)
+            rows.append(
+                {
+                    "samples": one.name,
+                    "features": extractor.name,
+                    "scores": {score.metric: score.record() for score in scores},
+                    "protocol": protocol.record(),
+                    "remarks": list(one.images.remarks),
+                }
+            )
+        for (other, theirs), (name, ours) in combinations(scored, 2):
+            for metric in ours.keys() & theirs.keys():
+                estimates = ours[metric].estimate, theirs[metric].estimate
+                if None in estimates:
+                    continue
+                found = difference(*estimates, asked.paired)
+                said = {"samples": name, "less": other, "features": extractor.name, "metric": metric}
+                differences.append(said | {"value": found.value, "error": found.error, "paired": found.paired})
+    return {"rows": rows, "differences": differences}
+
+
+def _protocol(asked: Opened, samples: Samples, extractor: Extractor, reference: Images | None) -> Protocol:
+    said = dict(extractor.protocol)
+    weights, convention = said.pop("weights_sha256", None), said.pop("convention", None)
+    images, manifest = samples.images, samples.manifest
+    protocol = Protocol(
+        features=extractor.name,
+        convention=", ".join([str(convention), *(f"{key} {value}" for key, value in said.items())]),
+        weights=weights,
+        samples=images.count,
+        size=images.shape[0] if images.shape[0] == images.shape[1] else None,
+        crop=images.crop,
+        lossless=images.lossless,
+        uint8=BYTES if manifest else None,
+        labels=manifest.get("labels"),
+        preset=asked.preset,
+        drawn=Drawn.of_manifest(manifest),
+        versions={name: version(name) for name in VERSIONS},
+    )
+    if asked.prompts is not None:
+        protocol = replace(protocol, labels=CAPTIONS, captions=sha256_of(asked.prompts))
+    if reference is None:
+        return protocol
+    return replace(
+        protocol,
+        reference=asked.reference.path.name,
+        reference_sha256=asked.reference.sha256,
+        reference_images=reference.fitted["pool"].count if "pool" in reference.fitted else asked.reference.count,
+    )
+
+
+def _own_statistics(images: ImageSet, name: str, widths: Mapping[str, int]) -> Mapping[str, Gaussian]:
+    """Where the file of samples holds statistics, they count, as ADM's evaluator has it."""
+    if images.path.suffix != ".npz" or not has_statistics(images.path):
+        return {}
+    return read_statistics(images.path, name, widths).gaussians
+
+
+def _captions(path: str, samples: Sequence[Samples]) -> list[str]:
+    try:
+        lines = Path(path).expanduser().read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the captions of {path} ({getattr(error, 'strerror', None) or error})") from None
+    for one in samples:
+        if (count := one.images.count) != len(lines):
+            raise UserError(f"{path} has {len(lines):,} captions, one a line, and {one.name} has {count:,} images")
+    return lines
+
+
+def _compares(metrics: Sequence[Any]) -> bool:
+    """Whether any of them wants a reference."""
+    return any(metric.compares or getattr(metric, "fits", ()) for metric in metrics)
+
+
+def _kinds(extractor: str) -> set[str]:
+    maker = build.find(PACKAGE, extractor, "Features")
+    return {*getattr(maker, "kinds", ()), *(["prompts"] if hasattr(maker, "text") else ())}
