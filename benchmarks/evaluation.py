@@ -146,7 +146,8 @@ def main() -> None:
             ours, theirs = (run(images) for run in runs.values())
             told += f"; pool differs by {np.abs(ours - theirs).max() / np.abs(theirs).max():.1e} of its largest value"
         held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        print(f"{name}: per 1,000 images {told}; {held:.1f} GiB held at most; {more} programs for other numbers of images")
+        told += f"; {held:.1f} GiB held at most; {more} programs for other numbers of images"
+        print(f"{name}: per 1,000 images {told}", flush=True)
 
 
 if __name__ == "__main__":

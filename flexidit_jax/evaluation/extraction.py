@@ -126,7 +126,7 @@ class Extractor:
         """Moments of every kind of features, for sets whose features are too many to keep.
 
         Args:
-          path: of the record of where the pass is, which goes on there when it was interrupted. It stays: delete it when
+          path: of the record of where the pass is, which goes on there when it was interrupted. It stays; delete it once
             what the moments were for is written.
 
         Raises:

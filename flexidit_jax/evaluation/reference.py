@@ -99,4 +99,6 @@ class Reference:
         compare = [metric.numbers[0] for metric in metrics if metric.compares]
         if compare and self.count is None:
             cure = f"leave {'it' if len(compare) == 1 else 'them'} out, or name images"
-            raise UserError(f"{self.path} holds statistics alone, and {', '.join(compare)} would compare images; {cure}")
+            raise UserError(
+                f"{self.path} holds statistics alone, and {', '.join(compare)} would compare images; {cure}"
+            )

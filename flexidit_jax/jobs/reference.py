@@ -104,7 +104,9 @@ def _check_same(out: Path, words: Mapping[str, Any]) -> None:
     there.pop("images", None)
     if (differs := difference(words, there)) is not None:
         key, ours, theirs = differs
-        raise UserError(f"{out} is there, and holds others: {key} is {theirs!r} there, {ours!r} here; name another --out")
+        raise UserError(
+            f"{out} is there, and holds others: {key} is {theirs!r} there, {ours!r} here; name another --out"
+        )
 
 
 def _beside(count: int) -> str:

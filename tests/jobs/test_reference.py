@@ -47,7 +47,7 @@ def test_images_of_anyone(here: SimpleNamespace, capsys: pytest.CaptureFixture[s
     np.testing.assert_array_equal(found["mu"], expected.mean)
     np.testing.assert_array_equal(found["sigma"], expected.covariance)
     assert found["mu_s"].shape == (4,) and found["arr_0"].shape == (9, 4, 4, 3)
-    number = [int(np.flatnonzero((IMAGES == image).all((1, 2, 3)))[0]) for image in found["arr_0"]]
+    number = [int(np.flatnonzero((image == IMAGES).all((1, 2, 3)))[0]) for image in found["arr_0"]]
     assert number == sorted(set(number)) and number != list(range(9))
     assert json.loads(str(found["words"]))["images"] == 50
     seen = here.images

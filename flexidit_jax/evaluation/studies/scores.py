@@ -117,7 +117,7 @@ class Scores:
         asked = asked.split(",") if isinstance(asked, str) else asked
         named = [one if isinstance(one, Mapping) else {"name": str(one).strip()} for one in asked]
         found = list(dict.fromkeys(metric_of(one, "evaluate.metrics") for one in named))
-        for metric, kind in ((metric, kind) for metric in found for kind in metric.reads):
+        for metric, kind in [(one, kind) for one in found for kind in one.reads]:
             if kind not in _kinds(extractor):
                 have = " and ".join(name for name in build.names(PACKAGE, "Features") if kind in _kinds(name))
                 raise UserError(f"{metric.numbers[0]} reads {kind}, which {have} has, and {extractor} has not")

@@ -57,16 +57,28 @@ def test_features_are_sections(features: Any) -> None:
 
 def row(samples: str, features: str, **scores: tuple[float, float | None]) -> dict[str, Any]:
     said = {
-        metric: {"value": value, "error": 0.1, "floor": floor, "how": "k=3"} for metric, (value, floor) in scores.items()
+        metric: {"value": value, "error": 0.1, "floor": floor, "how": "k=3"}
+        for metric, (value, floor) in scores.items()
     }
     protocol = Protocol(features=features, samples=3, drawn=Drawn(seed=0, steps=len(samples))).record()
     return {"samples": samples, "features": features, "scores": said, "protocol": protocol, "remarks": ["a JPEG"]}
 
 
 def test_a_page_of_two_extractors() -> None:
-    rows = [row("a", "inception", fid=(2.0, 0.5), kid=(1.0, None)), row("bb", "inception", fid=(3.0, 0.5), kid=(1.5, None))]
+    rows = [
+        row("a", "inception", fid=(2.0, 0.5), kid=(1.0, None)),
+        row("bb", "inception", fid=(3.0, 0.5), kid=(1.5, None)),
+    ]
     rows += [row("a", "dinov2", fd=(20.0, None)), row("bb", "dinov2", fd=(30.0, None))]
-    apart = {"samples": "bb", "less": "a", "features": "dinov2", "metric": "fd", "value": 10, "error": 1, "paired": False}
+    apart = {
+        "samples": "bb",
+        "less": "a",
+        "features": "dinov2",
+        "metric": "fd",
+        "value": 10,
+        "error": 1,
+        "paired": False,
+    }
     result = {"rows": rows, "differences": [apart]}
     page = markdown(result)
     assert "| a | 2.00 +- 0.10 (floor 0.5) | 1.00 +- 0.10 |\n| bb | 3.00" in page
