@@ -146,7 +146,7 @@ def test_a_long_file_is_seen(tmp_path: Path) -> None:
 
 
 #: `models.flexify.at`, `models/dit`, `sampling/mode_gap.py`: a room, and a module or folder of it; not `runs/digits`
-NAMED = re.compile(rf"`(?:flexidit_jax[./])?({'|'.join(sorted(FLOOR))})(?:\.(?!json)|(?<!runs)/)([a-z_]+)")
+NAMED = re.compile(rf"`(?:flexidit_jax[./])?({'|'.join(sorted(FLOOR))})(?:\.(?!json|md)|(?<!runs)/)([a-z_]+)")
 
 
 def missing_modules(text: str) -> list[str]:

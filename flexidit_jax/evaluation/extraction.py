@@ -126,8 +126,8 @@ class Extractor:
         """Moments of every kind of features, for sets whose features are too many to keep.
 
         Args:
-          path: of the record of where the pass is, which goes on there when it was interrupted. It stays; delete it once
-            what the moments were for is written.
+          path: of the record of where the pass is, which goes on there when it was interrupted. It stays: delete it
+            when what the moments are for is written.
 
         Raises:
           UserError: the record is of other images or another extractor, or cannot be written; an image is damaged.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ class Reference:
         """What was cut out of its pictures, where that is known."""
         return self.words.get("crop") if self.kept or self.statistics else self.images.crop
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """Of what there is; reads all of it."""
         return sha256_of_file(self.path) if self.path.is_file() else self.images.sha256

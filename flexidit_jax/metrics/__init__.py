@@ -6,5 +6,6 @@ A metric is a file with functions of arrays, and with `Metric`, found by the nam
   fits                                  kinds of the reference of which what is fitted to them is enough, if any
   numbers                               what its numbers are called; each is a name of the metric too
   check(samples, reference)             refuses too few images before any feature is taken
+  check_labels(labels)                  one that reads classes ([N], or None where nobody says them) refuses them here
   scores(samples, reference, features)  its numbers (`metrics.score`), the last argument naming the extractor
 """

@@ -27,7 +27,17 @@ class Metric:
     classes: int | None = None
 
     def check(self, samples: int, reference: int | None) -> None:
-        """Which classes are too small is seen when their labels are."""
+        """Any number will do; classes are looked at by `check_labels`."""
+
+    def check_labels(self, labels: np.ndarray | None) -> None:
+        """Refuses samples of which nobody says the class, or too few of one.
+
+        Raises:
+          UserError: they are; see `diversity`.
+        """
+        if labels is None:
+            raise UserError("diversity needs the class of every sample, which arr_1 of a .npz file may hold")
+        _members(labels, self.classes)
 
     def scores(self, samples: Images, reference: Images, features: str) -> list[Score]:
         """The one.
@@ -35,8 +45,7 @@ class Metric:
         Raises:
           UserError: no labels; and see `diversity`.
         """
-        if samples.labels is None:
-            raise UserError("diversity needs the class of every sample, which arr_1 of a .npz file may hold")
+        self.check_labels(samples.labels)
         found = diversity(samples.array("pool"), samples.labels, self.classes)
         how = f"{found.relative:.3f} of the distance of unrelated samples"
         return [Score("diversity", found.within.value, found.within.error, None, how)]
@@ -70,6 +79,17 @@ def diversity(features: np.ndarray, labels: np.ndarray, classes: int | None = No
     """
     if len(features) != len(labels):
         raise UserError(f"diversity needs the class of every sample, got {len(labels)} for {len(features)} samples")
+    members = _members(labels, classes)
+    check_finite(features)
+    total, pairs = 0.0, 0
+    for rows, columns, tile in tiles(features, features, "float64"):
+        others = labels[rows, None] != labels[columns]
+        total, pairs = total + np.sqrt(tile[others]).sum(), pairs + others.sum()
+    return Diversity(mean_of(np.array([_mean_of_pairs(features[rows]) for rows in members])), float(total / pairs))
+
+
+def _members(labels: np.ndarray, classes: int | None) -> list[np.ndarray]:
+    """Numbers of the samples of every class."""
     known = np.arange(classes) if classes else np.unique(labels)
     if len(known) < 2:
         raise UserError(f"diversity is averaged over classes, and the samples are of {len(known)}")
@@ -77,12 +97,7 @@ def diversity(features: np.ndarray, labels: np.ndarray, classes: int | None = No
     for label, rows in zip(known, members, strict=True):
         if len(rows) < 2:
             raise UserError(f"class {label} has {len(rows) or 'no'} sample, and diversity is that of two or more")
-    check_finite(features)
-    total, pairs = 0.0, 0
-    for rows, columns, tile in tiles(features, features, "float64"):
-        others = labels[rows, None] != labels[columns]
-        total, pairs = total + np.sqrt(tile[others]).sum(), pairs + others.sum()
-    return Diversity(mean_of(np.array([_mean_of_pairs(features[rows]) for rows in members])), float(total / pairs))
+    return members
 
 
 def _mean_of_pairs(rows: np.ndarray) -> float:

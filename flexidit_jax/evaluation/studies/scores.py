@@ -169,6 +169,8 @@ def opened(section: Scores) -> Opened:
             raise UserError(f"{metric.numbers[0]} compares with a reference; {cure}")
         for one in samples:
             metric.check(one.images.count, reference.count if _compares([metric]) else None)
+            if hasattr(metric, "check_labels"):
+                metric.check_labels(one.images.labels)
     extractors = [
         (Extractor.of(one, section.batch, "evaluate.features"), metrics[one["name"]]) for one in section.sections
     ]
@@ -210,7 +212,7 @@ def measure(asked: Opened, folder: Path) -> dict[str, Any]:
                     "features": extractor.name,
                     "scores": {score.metric: score.record() for score in scores},
                     "protocol": protocol.record(),
-                    "remarks": list(one.images.remarks),
+                    "remarks": [*one.images.remarks, *(["distances are of its own mu and sigma"] if fitted else [])],
                 }
             )
         for (other, theirs), (name, ours) in combinations(scored, 2):

@@ -22,7 +22,7 @@ def markdown(result: Mapping[str, Any]) -> str:
     lines = ["# Scores"]
     for features, rows in _by_features(result):
         lines += ["", table([(row["samples"], _protocol(row), _scores(row)) for row in rows]), ""]
-        lines += _how(rows[0])
+        lines += _how(rows)
         lines += [_difference(one) for one in result["differences"] if one["features"] == features]
         for number, row in enumerate(rows):
             lines += ["", *_measured(row, rows[0] if number else None)]
@@ -79,13 +79,17 @@ def _scores(row: Row) -> list[Score]:
     return [Score(metric, **record) for metric, record in row["scores"].items()]
 
 
-def _how(row: Row) -> list[str]:
+def _how(rows: Sequence[Row]) -> list[str]:
     """What numbers depend on beside the protocol, a line for all that share it."""
-    said: dict[str, list[str]] = {}
-    for score in _scores(row):
-        if score.how:
-            said.setdefault(score.how, []).append(score.metric)
-    return [f"- {', '.join(metrics)}: {how}" for how, metrics in said.items()]
+    said: dict[tuple[str, str], list[str]] = {}
+    for metric in rows[0]["scores"]:
+        each = {f" of {row['samples']}": row["scores"][metric]["how"] for row in rows}
+        if len({*each.values()}) == 1:
+            each = {"": rows[0]["scores"][metric]["how"]}
+        for whose, how in each.items():
+            if how:
+                said.setdefault((whose, how), []).append(metric)
+    return [f"- {', '.join(metrics)}{whose}: {how}" for (whose, how), metrics in said.items()]
 
 
 def _difference(one: Row) -> str:
