@@ -216,11 +216,10 @@ def measure(asked: Opened, folder: Path) -> dict[str, Any]:
                 }
             )
         for (other, theirs), (name, ours) in combinations(scored, 2):
-            for metric in ours.keys() & theirs.keys():
-                estimates = ours[metric].estimate, theirs[metric].estimate
-                if None in estimates:
+            for metric, score in ours.items():
+                if score.estimate is None or theirs[metric].estimate is None:
                     continue
-                found = difference(*estimates, asked.paired)
+                found = difference(score.estimate, theirs[metric].estimate, asked.paired)
                 said = {"samples": name, "less": other, "features": extractor.name, "metric": metric}
                 differences.append(said | {"value": found.value, "error": found.error, "paired": found.paired})
     return {"rows": rows, "differences": differences}

@@ -51,7 +51,7 @@ def picture(result: Mapping[str, Any]) -> Figure:
     lines = -(-len(panels) // columns)
     size = (1.5 + 3.2 * columns, lines * (1.2 + 0.3 * len(names)) + 0.4)
     figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots(lines, columns, squeeze=False, sharey=True).flat
+    axes = [*figure.subplots(lines, columns, squeeze=False, sharey=True).flat]
     for panel, (rows, metric) in zip(axes, panels):
         for place, score in enumerate(row["scores"][metric] for row in rows):
             panel.errorbar(score["value"], place, xerr=2 * (score["error"] or 0), fmt="o", color="tab:blue", capsize=3)
@@ -61,7 +61,8 @@ def picture(result: Mapping[str, Any]) -> Figure:
         panel.set_yticks(range(len(names)), [name[-ROOM:] for name in names])
         panel.set_ylim(len(names) - 0.5, -0.5)
         panel.grid(axis="x", alpha=0.3)
-    for panel in list(axes)[len(panels) :]:
+        panel.locator_params(axis="x", nbins=4)
+    for panel in axes[len(panels) :]:
         panel.set_visible(False)
     figure.suptitle("+- 2 standard errors; dotted: the floor of as many perfect samples", fontsize=9)
     return figure

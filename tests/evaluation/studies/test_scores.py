@@ -69,7 +69,7 @@ def test_a_page_of_two_extractors() -> None:
         row("a", "inception", fid=(2.0, 0.5), kid=(1.0, None)),
         row("bb", "inception", fid=(3.0, 0.5), kid=(1.5, None)),
     ]
-    rows += [row("a", "dinov2", fd=(20.0, None)), row("bb", "dinov2", fd=(30.0, None))]
+    rows += [row(name, "dinov2", fd=(20.0, None), sfd=(2.0, 1.0)) for name in ("a", "bb")]
     apart = {
         "samples": "bb",
         "less": "a",
@@ -82,11 +82,12 @@ def test_a_page_of_two_extractors() -> None:
     result = {"rows": rows, "differences": [apart]}
     page = markdown(result)
     assert "| a | 2.00 +- 0.10 (floor 0.5) | 1.00 +- 0.10 |\n| bb | 3.00" in page
-    assert page.index("| samples | fid | kid |") < page.index("- fid, kid: k=3") < page.index("| samples | fd |")
+    assert page.index("| samples | fid | kid |") < page.index("- fid, kid: k=3") < page.index("| samples | fd | sfd |")
     assert "- fd of bb less that of a: +10.00 +- 2.00, as drawn apart" in page
     assert page.count("bb differs from a: steps is 2 here, is 1 there; a JPEG") == 2
     assert page.count("features: inception\nsamples: 3 images\ndrawn: seed 0, steps 1\na JPEG\n```") == 1
     assert "another protocol" not in page
     panels = [axes for axes in picture(result).axes if axes.get_visible()]
-    assert [axes.get_title() for axes in panels] == ["fid (inception)", "kid (inception)", "fd (dinov2)"]
+    titles = ["fid (inception)", "kid (inception)", "fd (dinov2)", "sfd (dinov2)"]
+    assert [axes.get_title() for axes in panels] == titles
     assert [label.get_text() for label in panels[0].get_yticklabels()] == ["a", "bb"]
