@@ -111,6 +111,7 @@ def test_moments_go_on_after_a_kill_to_the_same_bits(
     with pytest.raises(KeyboardInterrupt):
         extractor.moments(images, tmp_path / "m.npz")
     monkeypatch.setattr(pixels, "extract", extract)
+    monkeypatch.setattr(extraction, "RECORDED", 9 * BLOCK)  # but for the end
     before = pixels.seen
     found = extractor.moments(images, tmp_path / "m.npz")
     assert list(found) == ["pool", "spatial"] and pixels.seen - before == BLOCK + 100

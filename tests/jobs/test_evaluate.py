@@ -176,6 +176,20 @@ def test_statistics_in_the_file_of_samples_count() -> None:
     assert result()["rows"][0]["scores"]["fid"]["value"] < 1e-9
 
 
+def test_a_network_with_a_reference_of_its_own() -> None:
+    """DINOv2's, as small as that of the golden values."""
+    weights = ROOT / "tests" / "golden" / "dinov2_tiny.safetensors"
+    words = f"features.name=dinov2 features.path={weights} features.num_heads=4 batch=16".split()
+    stats = [f"--config.reference.{word}" for word in [*words, "images=ref.npz", "keep=0"]]
+    assert main(["--mode=reference", "--out=stats.npz", *stats]) == 0
+    words = [f"--config.evaluate.{word}" for word in words]
+    for reference in ("ref.npz", "stats.npz"):
+        assert run("--samples=s.npz", f"--reference={reference}", f"--out={reference}.fd", *words) == 0
+    [row], [other] = (result(f"{name}.fd")["rows"] for name in ("ref.npz", "stats.npz"))
+    assert row["protocol"]["convention"] == "dinov2-hub, resize pillow"
+    assert row["scores"]["fd"]["value"] == pytest.approx(other["scores"]["fd"]["value"], rel=1e-6) > 0
+
+
 def test_a_config_file_of_several_extractors() -> None:
     Path("mine.py").write_text(
         "from ml_collections import ConfigDict\n\n\n"
