@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,25 @@ from flexidit_jax.metrics.kept_features import KeptFeatures, keeping
 from flexidit_jax.metrics.moments import MomentStream, check_finite
 from flexidit_jax.metrics.score import Images
 from flexidit_jax.metrics.statistics_file import read_moments, read_statistics, write_moments
+from flexidit_jax.runs.stop import Stop
 
 PACKAGE = "flexidit_jax.metrics.features"
 #: images between two records of where a pass is
 RECORDED = 10_240
 #: batches of the network that are read at a time
 AT_ONCE = 8
+
+
+class Halted(Exception):
+    """A pass over images was asked to stop; what is done is kept, and the next one goes on there.
+
+    Attributes:
+      status: the exit status.
+    """
+
+    def __init__(self, status: int, done: int, count: int) -> None:
+        super().__init__(f"stopped, {done:,} of {count:,} images are done; the same command goes on")
+        self.status = status
 
 
 class Extractor:
@@ -91,6 +104,7 @@ class Extractor:
 
         Raises:
           UserError: the file is of other images or another extractor, or cannot be written; an image is damaged.
+          Halted: it was asked to stop.
         """
         words = self.words(images)
         if path.exists():
@@ -98,16 +112,12 @@ class Extractor:
             if dict(found.words) != words:
                 raise UserError(f"{path} keeps features of other images, or of another extractor; name another file")
             return found
-        with (
-            keeping(path, self.widths, words) as writer,
-            Progress(images.count, "features", start=writer.done, unit="images") as bar,
-        ):
-            for batch in images.batches(self._batch, writer.done):
+        with keeping(path, self.widths, words) as writer:
+            for batch in self._pass(images, "features", writer.done):
                 found = self._features.extract(batch)
                 for array in found.values():
                     check_finite(array, writer.done)
                 writer.add(found)
-                bar.advance(len(batch))
             return writer.finish(**({} if images.labels is None else {"labels": images.labels}))
 
     def prompts_in(self, folder: Path, prompts: Sequence[str]) -> np.ndarray:
@@ -131,6 +141,7 @@ class Extractor:
 
         Raises:
           UserError: the record is of other images or another extractor, or cannot be written; an image is damaged.
+          Halted: it was asked to stop.
         """
         words = self.words(images)
         streams = {kind: MomentStream() for kind in self.widths if kind != "logits"}
@@ -139,19 +150,27 @@ class Extractor:
             if there != words:
                 raise UserError(f"{path} is of other images, or of another extractor; delete it, or name another file")
             streams = {kind: MomentStream(whole[kind]) for kind in streams}
-        done = recorded = next(iter(streams.values())).count
-        with Progress(images.count, "moments", start=done, unit="images") as bar:
-            for batch in images.batches(self._batch, done):
+        recorded = next(iter(streams.values())).count
+
+        def record(after: int) -> int:
+            """Writes whole blocks with more than `after` new images; returns how many images are written."""
+            wholes = {kind: stream.whole for kind, stream in streams.items() if stream.whole is not None}
+            there = next(iter(wholes.values())).count if wholes else 0
+            if there <= recorded + after:
+                return recorded
+            write_moments(path, wholes, words)
+            return there
+
+        try:
+            for batch in self._pass(images, "moments", recorded):
                 found = self._features.extract(batch)
                 for kind, stream in streams.items():
                     stream.add(found[kind])
-                bar.advance(len(batch))
-                wholes = {kind: stream.whole for kind, stream in streams.items() if stream.whole is not None}
-                there = next(iter(wholes.values())).count if wholes else 0
-                seen = next(iter(streams.values())).count
-                if there >= recorded + RECORDED or (there > recorded and seen == images.count):
-                    write_moments(path, wholes, words)
-                    recorded = there
+                recorded = record(RECORDED - 1)
+        except Halted:
+            record(0)
+            raise
+        record(0)
         return streams
 
     def reference(self, opened: Reference, folder: Path, compared: bool, widths: Mapping[str, int]) -> Images:
@@ -172,6 +191,19 @@ class Extractor:
             return Images(opened.kept)
         fitted = read_statistics(opened.path, self.name, widths).gaussians if opened.statistics else {}
         return Images(self.kept_in(folder, opened.images) if compared or not fitted else {}, fitted)
+
+    def _pass(self, images: ImageSet, label: str, done: int) -> Iterator[np.ndarray]:
+        """Batches from image `done` on, until it is asked to stop."""
+        with (
+            Stop("finishing these images before stopping") as stop,
+            Progress(images.count, label, start=done, unit="images") as bar,
+        ):
+            for batch in images.batches(self._batch, done):
+                yield batch
+                bar.advance(len(batch))
+                done += len(batch)
+                if stop.asked and done < images.count:
+                    raise Halted(stop.status, done, images.count)
 
     def _file(self, folder: Path, words: Mapping[str, Any]) -> Path:
         known = hashlib.sha256(json.dumps(words, sort_keys=True).encode()).hexdigest()

@@ -17,6 +17,7 @@ from flexidit_jax.common import build
 from flexidit_jax.common.config import plain
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.files import written_aside
+from flexidit_jax.evaluation.extraction import Halted
 from flexidit_jax.evaluation.judge import Judge
 from flexidit_jax.evaluation.requests import balanced_labels
 from flexidit_jax.evaluation.studies.scores import Scores, measure, opened
@@ -68,11 +69,19 @@ def check(config: ConfigDict) -> None:
 
 
 def _of_images(config: ConfigDict, workdir: Path) -> int:
-    """Writes table, JSON and picture into `evaluate.out`; features are kept in `<workdir>/features`."""
+    """Writes table, JSON and picture into `evaluate.out`; features are kept in `<workdir>/features`.
+
+    Returns:
+      0, or what `Halted` says.
+    """
     section = build.call(Scores, plain(config).get("evaluate") or {}, "evaluate")
     folder = study_folder(section.out, workdir / "evaluation")
     asked = opened(section)
-    result = measure(asked, workdir / "features")
+    try:
+        result = measure(asked, workdir / "features")
+    except Halted as halted:
+        print(halted)
+        return halted.status
     write_study(folder, "evaluation", result, markdown(result), {"scores": picture(result)})
     return 0
 

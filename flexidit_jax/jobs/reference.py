@@ -20,7 +20,7 @@ from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.files import folder_named
 from flexidit_jax.data.image_set import ImageSet, open_images
 from flexidit_jax.data.record_images import of_dataset
-from flexidit_jax.evaluation.extraction import Extractor
+from flexidit_jax.evaluation.extraction import Extractor, Halted
 from flexidit_jax.experiment.dataset import say_found
 from flexidit_jax.experiment.experiment import build_experiment
 from flexidit_jax.experiment.sections import Referencing
@@ -49,7 +49,11 @@ PIECE = 256
 
 
 def run(config: ConfigDict, workdir: Path) -> int:
-    """Writes the statistics of `config.reference` into `reference.out`."""
+    """Writes the statistics of `config.reference` into `reference.out`.
+
+    Returns:
+      0 when they are there, else what `Halted` says.
+    """
     raw = plain(config)
     section = build.call(Referencing, raw.get("reference") or {}, "reference")
     out = workdir / "reference.npz" if section.out is None else folder_named(section.out, "--out")
@@ -67,7 +71,11 @@ def run(config: ConfigDict, workdir: Path) -> int:
         print(f"all there already: {out}")
         return 0
     part = out.with_name(f"{out.name}.part")
-    moments = {kind: stream.moments for kind, stream in extractor.moments(images, part).items()}
+    try:
+        moments = {kind: stream.moments for kind, stream in extractor.moments(images, part).items()}
+    except Halted as halted:
+        print(halted)
+        return halted.status
     numbers = np.sort(np.random.default_rng(section.seed).permutation(images.count)[: section.keep])
     shape = (len(numbers), *images.shape)
     kept = Pieces(shape, np.dtype(np.uint8), images.numbered(numbers, PIECE)) if len(numbers) else None

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.errors import STOPPED, UserError
 from flexidit_jax.data.image_set import open_images
 from flexidit_jax.evaluation import extraction
-from flexidit_jax.evaluation.extraction import Extractor
+from flexidit_jax.evaluation.extraction import Extractor, Halted
 from flexidit_jax.evaluation.reference import Reference
 from flexidit_jax.metrics.frechet import Metric as Frechet
 from flexidit_jax.metrics.moments import BLOCK, Moments, moments_of
@@ -157,6 +158,34 @@ def test_what_is_no_number_is_said_with_its_image_and_not_kept(
         extractor.kept(open_images(saved(tmp_path / "s.npz", SAMPLES)), tmp_path / "f.npz")
     assert str(caught.value) == "the features of image 13 hold NaN or infinity, 1 image(s) in all"
     assert not (tmp_path / "f.npz").exists()
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, STOPPED), (signal.SIGINT, 130)])
+def test_a_signal_lets_it_end_in_a_record(
+    tmp_path: Path, pixels: Pixels, monkeypatch: pytest.MonkeyPatch, number: int, status: int
+) -> None:
+    many = RNG.integers(0, 256, (BLOCK + 300, 2, 3, 3), dtype=np.uint8)
+    images, extractor = open_images(saved(tmp_path / "a.npz", many)), Extractor("inception", pixels, batch=600)
+    extract = pixels.extract
+
+    def signalled(batch: np.ndarray) -> dict[str, np.ndarray]:
+        found = extract(batch)
+        if pixels.seen == 1200:
+            signal.raise_signal(number)
+        return found
+
+    assert extractor.widths  # whose probe is not counted
+    monkeypatch.setattr(pixels, "extract", signalled)
+    for go, rest in ((extractor.moments, 300), (extractor.kept, 124)):
+        pixels.seen = 0
+        with pytest.raises(Halted) as caught:
+            go(images, tmp_path / "there.npz")
+        assert caught.value.status == status
+        assert str(caught.value) == "stopped, 1,200 of 1,324 images are done; the same command goes on"
+        pixels.seen = 0
+        go(images, tmp_path / "there.npz")
+        assert pixels.seen == rest
+        (tmp_path / "there.npz").unlink()
 
 
 def test_statistics_count_and_images_beside_them_are_for_those_who_compare(
