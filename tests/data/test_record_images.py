@@ -61,6 +61,9 @@ def test_a_folder_of_photographs_in_their_own_bytes(tmp_path: Path) -> None:
                 np.testing.assert_array_equal(batch[0], centre_crop(image, 8))
     assert found[0].crop == "adm 8"
     assert found[0].sha256 == found[1].sha256  # wherever it lies
+    (tmp_path / "moved" / "dog" / "b.png").rename(tmp_path / "moved" / "dog" / "c.png")
+    made = folder.Dataset(path=section["path"], size=8, classes=None)
+    assert of_dataset(made, section, "train").sha256 != found[0].sha256
 
 
 def test_what_has_no_colours(tmp_path: Path) -> None:

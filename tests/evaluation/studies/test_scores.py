@@ -79,10 +79,16 @@ def test_a_page_of_two_extractors() -> None:
         "error": 1,
         "paired": False,
     }
+    rows[1]["scores"]["kid"]["how"] = "k=4"
     result = {"rows": rows, "differences": [apart]}
     page = markdown(result)
     assert "| a | 2.00 +- 0.10 (floor 0.5) | 1.00 +- 0.10 |\n| bb | 3.00" in page
-    assert page.index("| samples | fid | kid |") < page.index("- fid, kid: k=3") < page.index("| samples | fd | sfd |")
+    assert (
+        page.index("| samples | fid | kid |")
+        < page.index("- fid: k=3\n- kid of a: k=3\n- kid of bb: k=4\n")
+        < page.index("| samples | fd | sfd |")
+    )
+    assert "- fd, sfd: k=3\n" in page
     assert "- fd of bb less that of a: +10.00 +- 2.00, as drawn apart" in page
     assert page.count("bb differs from a: steps is 2 here, is 1 there; a JPEG") == 2
     assert page.count("features: inception\nsamples: 3 images\ndrawn: seed 0, steps 1\na JPEG\n```") == 1
