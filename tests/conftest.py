@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -103,8 +104,11 @@ def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def pixel_features(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """Takes the places of Inception and CLIP: features are pixels, those of a text its length. Counts what it sees."""
-    counted = SimpleNamespace(images=0, texts=0)
+    """Takes the places of Inception and CLIP: features are pixels, those of a text its length. Counts what it sees.
+
+    `stop` is the number of images with which SIGTERM comes.
+    """
+    counted = SimpleNamespace(images=0, texts=0, stop=None)
 
     class Pixels:
         kinds, metrics = inception.Features.kinds, inception.Features.metrics
@@ -114,6 +118,8 @@ def pixel_features(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
         def extract(self, images: np.ndarray) -> dict[str, np.ndarray]:
             counted.images += len(images)
+            if counted.images == counted.stop:
+                signal.raise_signal(signal.SIGTERM)
             flat = images.reshape(len(images), -1).astype(np.float32) / 255
             return {"pool": flat[:, :6], "spatial": flat[:, 6:10], "logits": flat[:, 10:15]}
 

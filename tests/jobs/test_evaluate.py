@@ -176,6 +176,19 @@ def test_statistics_in_the_file_of_samples_count() -> None:
     assert result()["rows"][0]["scores"]["fid"]["value"] < 1e-9
 
 
+def test_sigterm_and_the_same_command_again(here: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
+    words = "--samples=s.npz", "--reference=ref.npz", "--config.evaluate.batch=4", "--stopped-status=75"
+    here.stop = 1 + 32  # a probe and the first images that are read at once
+    assert run(*words) == 75
+    assert capsys.readouterr().out == "stopped, 32 of 50 images are done; the same command goes on\n"
+    assert not Path("runs", "evaluate", "evaluation").exists()
+    here.images, here.stop = 0, 1 + 18 + 32
+    assert run(*words) == 75
+    assert capsys.readouterr().out == "stopped, 32 of 40 images are done; the same command goes on\n"
+    here.images, here.stop = 0, 1 + 8  # with the last of them
+    assert run(*words) == 0
+
+
 def test_a_network_with_a_reference_of_its_own() -> None:
     """DINOv2's, as small as that of the golden values."""
     weights = ROOT / "tests" / "golden" / "dinov2_tiny.safetensors"

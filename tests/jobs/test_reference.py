@@ -104,6 +104,16 @@ def test_it_goes_on_after_a_kill(here: SimpleNamespace, monkeypatch: pytest.Monk
     assert not Path("stats.npz.part").exists()
 
 
+def test_sigterm_and_the_same_command_again(here: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
+    words = "--config.reference.images=images.npz", "--config.reference.batch=4", "--out=stats.npz"
+    here.stop = 1 + 32
+    assert run(*words, "--stopped-status=75") == 75
+    assert capsys.readouterr().out == "stopped, 32 of 50 images are done; the same command goes on\n"
+    assert not Path("stats.npz").exists()
+    here.stop = None
+    assert run(*words) == 0
+
+
 def sum_of_blocks(images: np.ndarray) -> Moments:
     first, *others = (Moments.of(pool(images[begin : begin + BLOCK])) for begin in range(0, len(images), BLOCK))
     return sum(others, start=first)
