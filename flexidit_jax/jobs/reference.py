@@ -100,7 +100,8 @@ def _images(section: Referencing, raw: Mapping[str, Any]) -> ImageSet:
         raise UserError("no images are named; --config.reference.images=DIR, or a --config with a dataset would do")
     if (section.crop, section.side) != (None, None):
         raise UserError("reference.crop is for reference.images; a dataset has its own crop and size")
-    said = raw["dataset"]["of"] if "of" in raw["dataset"] else raw["dataset"]
+    said = raw["dataset"]
+    said = said.get("of", said) if isinstance(said, dict) else said  # of latents, the images that they were made of
     dataset = build.part("flexidit_jax.data", "Dataset", said, "dataset")
     images = of_dataset(dataset, said, section.part)
     say_found(dataset)

@@ -81,6 +81,16 @@ def test_a_dataset(capsys: pytest.CaptureFixture[str]) -> None:
         assert "arr_0" not in ArrayFile(Path(f"{part}.npz"))
 
 
+def test_the_images_that_latents_are_made_of() -> None:
+    config = f"--config={ROOT / 'configs' / 'imagenet256_latents.py'}:smoke"
+    assert run(config, "--config.reference.keep=2", "--config.reference.part=held_out", "--out=stats.npz") == 0
+    assert np.load("stats.npz")["arr_0"].shape == (2, 64, 64, 3)
+    Path("three.py").write_text(
+        "from ml_collections import ConfigDict\n\n\ndef get_config():\n    return ConfigDict({'dataset': 3})\n"
+    )
+    assert run("--config=three.py") == 2
+
+
 def test_it_goes_on_after_a_kill(here: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(extraction, "RECORDED", BLOCK)
     many = RNG.integers(0, 256, (3 * BLOCK, 4, 4, 3), dtype=np.uint8)

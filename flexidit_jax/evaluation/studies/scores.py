@@ -7,8 +7,9 @@ same reference, run no network again.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from flexidit_jax.metrics.protocol import BYTES, CAPTIONS, Drawn, Preset, Protoc
 from flexidit_jax.metrics.score import Images, metric_of
 from flexidit_jax.metrics.statistics_file import has_statistics, read_statistics
 
-VERSIONS = ("flexidit_jax", "jax", "numpy")
+VERSIONS = ("flexidit_jax", "jax", "numpy", "pillow")
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,8 @@ class Scores:
         if not isinstance(asked, Sequence) or not asked or not all(isinstance(one, Mapping) for one in asked):
             raise UserError(f"evaluate.features must be a section or a list of sections, got {self.features!r}")
         names = [one.get("name") for one in asked]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise UserError(f"evaluate.features names {twice[0]} twice; each takes a run of its own")
         more = self.preset.metrics if self.preset and self.metrics is None else ()
         return [dict(one) for one in asked] + [{"name": name} for name in more if name not in names]
 
@@ -241,7 +244,7 @@ def _protocol(asked: Opened, samples: Samples, extractor: Extractor, reference: 
         labels=manifest.get("labels"),
         preset=asked.preset,
         drawn=Drawn.of_manifest(manifest),
-        versions={name: version(name) for name in VERSIONS},
+        versions=_versions(),
     )
     if asked.prompts is not None:
         protocol = replace(protocol, labels=CAPTIONS, captions=sha256_of(asked.prompts))
@@ -253,6 +256,14 @@ def _protocol(asked: Opened, samples: Samples, extractor: Extractor, reference: 
         reference_sha256=asked.reference.sha256,
         reference_images=reference.fitted["pool"].count if "pool" in reference.fitted else asked.reference.count,
     )
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in VERSIONS:
+        with suppress(PackageNotFoundError):  # such as of a checkout that is not installed
+            found[name] = version(name)
+    return found
 
 
 def _own_statistics(images: ImageSet, name: str, widths: Mapping[str, int]) -> Mapping[str, Gaussian]:

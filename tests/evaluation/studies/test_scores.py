@@ -55,6 +55,12 @@ def test_features_are_sections(features: Any) -> None:
     assert str(caught.value) == f"evaluate.features must be a section or a list of sections, got {features!r}"
 
 
+def test_an_extractor_takes_a_run_of_its_own() -> None:
+    with pytest.raises(UserError) as caught:
+        Scores(features=[{"name": "inception"}, {"name": "inception", "convention": "clean"}])
+    assert str(caught.value) == "evaluate.features names inception twice; each takes a run of its own"
+
+
 def row(samples: str, features: str, **scores: tuple[float, float | None]) -> dict[str, Any]:
     said = {
         metric: {"value": value, "error": 0.1, "floor": floor, "how": "k=3"}
