@@ -56,7 +56,8 @@ def test_the_distance_is_that_to_the_training_images(judge: Judge) -> None:
         "accuracy": score.accuracy,
         "nearest": score.nearest,
     }
-    assert score.distance.error == pytest.approx(frechet(features(judge.held_out), held_out, training).error, rel=1e-6)
+    expected = frechet(features.extract(judge.held_out)["pool"], held_out, training)
+    assert score.distance.error == pytest.approx(expected.error, rel=1e-6)
 
 
 def test_the_nearest_image_is_one_of_training(judge: Judge) -> None:

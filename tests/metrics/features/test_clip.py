@@ -83,8 +83,9 @@ def test_a_square_is_cut_before_or_after(height: int, width: int) -> None:
 def test_a_folder_of_the_library(tower: Callable[..., np.ndarray], model_folder: Path, clip_golden: Golden) -> None:
     features = Features(str(model_folder), batch=2)
     there = tower("image", clip_golden["image_preprocessed"].transpose(1, 2, 0)[None])
-    found = features.extract(clip_golden["image_uint8"][None])["pool"]
-    np.testing.assert_allclose(found, there, atol=TOLERANCE)
+    found = features.extract(clip_golden["image_uint8"][None])
+    np.testing.assert_allclose(found["pool"], there, atol=TOLERANCE)
+    assert tuple(found) == Features.kinds
     prompts = ["a photo of a cat", "Two dogs", "it's 12 o'clock"]
     ids, lost = Tokenizer.of(model_folder)(prompts, 16)
     assert lost.tolist() == [0, 0, 0]

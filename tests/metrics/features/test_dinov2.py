@@ -75,6 +75,7 @@ def test_golden_features(dinov2_golden: Golden, images: Draw, positions: str, re
     for size, shape in SIZES.items():
         there = dinov2_golden[f"{size}_{name}_cls_{NAMES[positions]}"]
         found = features.extract(images(dinov2_golden, size, *shape))
+        assert tuple(found) == Features.kinds
         np.testing.assert_allclose(found["pool"], there, atol=TOLERANCE)
     said = features.protocol
     assert (said["convention"], said["resize"]) == (f"dinov2-{positions}", resize)

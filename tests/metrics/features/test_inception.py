@@ -38,6 +38,7 @@ def features(inception_file: Path) -> Features:
 @pytest.mark.parametrize("group", GROUPS)
 def test_golden_features(features: Features, inception_golden: Golden, images: Draw, group: str) -> None:
     found = features.extract(images(inception_golden, group, *GROUPS[group]))
+    assert {*found} == {*Features.kinds}
     assert_close(found["pool"], inception_golden[f"{group}_pool3"])
     assert_close(found["spatial"], inception_golden[f"{group}_spatial"])
     assert_close(found["logits"], inception_golden[f"{group}_logits_unbiased"])
