@@ -55,9 +55,12 @@ class Block(nn.Module):
 
 
 def _added(x: Array, more: Array, gate: Array | None = None) -> Array:
-    """`x + gate more`, in float32, in the dtype of x, the residual stream."""
+    """`x + gate more`, the product in float32, the sum in the dtype of x, the residual stream.
+
+    A float32 sum that is rounded afterwards would not do: XLA leaves such roundings out, and the stream float32.
+    """
     more = more if gate is None else gate.astype(jnp.float32) * more
-    return laid((x + more).astype(x.dtype), "records")
+    return laid(x + more.astype(x.dtype), "records")
 
 
 class Final(nn.Module):
