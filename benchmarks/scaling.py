@@ -91,7 +91,6 @@ def compiled(row: Row, workdir: Path) -> dict[str, Any]:
         command = [sys.executable, "-m", "flexidit_jax.main", f"--config=configs/imagenet{row.size}.py"]
         command += ["--mode=compile", f"--topology={row.slice}", f"--workdir={workdir}"]
         command += [f"--config.train.batch={row.batch}", f"--config.sample.batch={row.sample or None}"]
-        command += ["--config.model.attention=cudnn"] * row.slice.startswith("gpu")
         command += [f"--config.train.mesh.fsdp={row.fsdp}", f"--config.model.remat={row.remat}"]
         command += [f"--config.train.accumulate={row.accumulate}", "--config.sample.budget=0.64"]
         command += [f"--config.compile.programs={('train', 'sample') if row.sample else ('train',)}"]

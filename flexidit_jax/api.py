@@ -89,7 +89,8 @@ class FlexiDiT:
     @cached_property
     def _resident(self) -> Params:
         """The stored tree on the device, for `predict` alone: sampling has weights of its own."""
-        return jax.device_put(self.params)
+        with jax.ensure_compile_time_eval():  # the first call may be one that is traced
+            return jax.device_put(self.params)
 
     @cached_property
     def sampler(self) -> Sampler:

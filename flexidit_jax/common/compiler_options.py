@@ -1,4 +1,4 @@
-"""What XLA is told with the programs of the network, beside what it does by itself; no variable of the environment.
+"""What XLA is told with the steps of sampling and training, beside what it does by itself, by no environment variable.
 
 On a GPU products go to cuBLAS, not to kernels of XLA's own: in bfloat16 cuBLAS's add the bias and take the GELU of it
 as they write the product (benchmarks of launches: `--mode=compile --topology=gpu:h100`). And products of one tensor

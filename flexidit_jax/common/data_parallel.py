@@ -5,7 +5,8 @@
                                   ...                                              nothing is exchanged
 
 The program is mapped, not partitioned: guidance that doubles a batch and packing that lets images share
-a row stay within a device, and an image has the bits it has on one device at a batch of B / n.
+a row stay within a device, and an image has the bits it has on one device at a batch of B / n, where the steps of
+both batches read tables of modulations or none do (`sampling.tables`).
 """
 
 from __future__ import annotations

@@ -120,11 +120,14 @@ def write_dit(model: DiT, params: Params) -> dict[str, np.ndarray]:
     Leaves of a FlexiDiT mode are folded into those of the layout (`models.fold`).
 
     Raises:
-      UserError: a model the layout cannot hold (video, unequal patch sides).
+      UserError: a model the layout cannot hold (video, unequal patch sides, one modulation for all blocks, tokens of a
+        condition).
     """
     frames, ph, pw = model.patch
     if model.latent[0] != 1 or frames != 1 or ph != pw or model.latent[1] != model.latent[2]:
         raise UserError("the published DiT layout holds square images and square patches only")
+    if model.modulation != "block" or "cross_attention" in params["blocks"]:
+        raise UserError("the published layout of DiT holds no modulation='single' and no cross-attention; save() does")
     params = folded(params)
 
     def linear(name: str, layer: Mapping[str, Array]) -> dict[str, np.ndarray]:

@@ -141,7 +141,7 @@ def _modes(patches: Sequence[Patch], rank: int | None) -> str:
 
 
 #: what parameters serve alike, whatever a config says of it
-_ANY = FREE_WITHIN["model"] | {"dtype", "drop_rate", "names"}
+_ANY = FREE_WITHIN["model"] | {"dtype", "residual", "drop_rate", "names"}
 
 
 def _differs(experiment: Experiment, loaded: FlexiDiT) -> str:

@@ -10,6 +10,7 @@ from functools import reduce
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from flexidit_jax.common.types import Params, Patch
 
@@ -47,6 +48,8 @@ def merged(params: Params) -> Params:
     blocks = {key: dict(value) for key, value in params["blocks"].items()}
     for part, layer in LAYERS:
         leaves = blocks[part][layer]
-        update = jnp.matmul(leaves["lora_a"], leaves["lora_b"], precision=jax.lax.Precision.HIGHEST)
+        a, b = leaves["lora_a"], leaves["lora_b"]
+        on_host = isinstance(leaves["kernel"], np.ndarray)  # there it stays: a device has room for one copy
+        update = np.matmul(a, b) if on_host else jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
         blocks[part][layer] = {"kernel": leaves["kernel"] + update, "bias": leaves["bias"]}
     return {**params, "blocks": blocks}

@@ -47,16 +47,20 @@ class Block(nn.Module):
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = (m[..., i, :] for i in range(6))
         h = self.norm1(x, shift_a, scale_a, layout)
         h = self.attention(h, seen=seen_in(layout))
-        x = self._added(x, per_token(gate_a, layout) * h)  # [B, N, d]
+        x = _added(x, h, per_token(gate_a, layout))  # [B, N, d]
         if source is not None:
-            x = self._added(x, self.cross_attention(x, source.tokens, seen=source.seen))
+            x = _added(x, self.cross_attention(x, source.tokens, seen=source.seen))
         h = self.norm2(x, shift_m, scale_m, layout)
-        return self._added(x, per_token(gate_m, layout) * self.mlp(h))  # [B, N, d]
+        return _added(x, self.mlp(h), per_token(gate_m, layout))  # [B, N, d]
 
-    @staticmethod
-    def _added(x: Array, more: Array) -> Array:
-        """The residual stream, in the dtype that it has."""
-        return laid((x + more).astype(x.dtype), "records")
+
+def _added(x: Array, more: Array, gate: Array | None = None) -> Array:
+    """`x + gate more`, the product in float32, the sum in the dtype of x, the residual stream.
+
+    A float32 sum that is rounded afterwards would not do: XLA leaves such roundings out, and the stream float32.
+    """
+    more = more if gate is None else gate.astype(jnp.float32) * more
+    return laid(x + more.astype(x.dtype), "records")
 
 
 class Final(nn.Module):

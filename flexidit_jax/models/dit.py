@@ -67,7 +67,7 @@ class DeEmbed(nn.Module):
 
 
 class DiT(nn.Module):
-    """A diffusion transformer with adaLN-Zero conditioning (arXiv 2212.09748).
+    """A diffusion transformer (arXiv 2212.09748).
 
     Parameters are float32; the insides of norms and softmax, and times too. `dtype` is that of the matrix products and
     of what lies between them, and "float32" means float32 on every backend.
@@ -89,7 +89,8 @@ class DiT(nn.Module):
         `models.attention.backend`): "xla", "cudnn" or "splash".
       remat: "none"; "dots" (keep the products with weights, compute attention again); or "full" (keep only block
         inputs).
-      unroll: blocks compiled per scan iteration; more is faster for small models, slower to compile.
+      unroll: blocks compiled per scan iteration; more is faster for small models, slower to compile. Sampling on a CPU
+        or GPU has no scan.
     """
 
     latent: tuple[int, int, int, int]
@@ -132,7 +133,7 @@ class DiT(nn.Module):
         x, context = self.tokens(x), self.context(cond)
         if modulations is not None:
             return self.read(self.trunk(x, modulations.blocks, None, context), modulations.last)
-        shared = self.shared(t, cond)
+        shared = self.shared(t, context)
         return self.read(self.trunk(x, shared, None, context), self.last(shared))
 
     def tokens(self, x: Array) -> Array:
@@ -149,10 +150,10 @@ class DiT(nn.Module):
         with self._precision():
             return self.conditioner(cond)
 
-    def shared(self, t: Array, cond: Condition) -> Shared:
+    def shared(self, t: Array, context: Context) -> Shared:
         """What every modulation begins with, [B, ...] each."""
         with self._precision():
-            embedded, vector = self.timestep(t), self.conditioner(cond).vector
+            embedded, vector = self.timestep(t), context.vector
             return self.projection(embedded if vector is None else embedded + vector)
 
     def last(self, shared: Shared) -> Array:
@@ -163,7 +164,7 @@ class DiT(nn.Module):
     def modulations(self, t: Array, cond: Condition) -> Modulations:
         """All modulations of t and cond, those of the blocks by one product: [L, B, 6, d] and [B, 2, d]."""
         with self._precision():
-            shared = self.shared(t, cond)
+            shared = self.shared(t, self.context(cond))
             every = nn.vmap(
                 lambda block, part: block.modulated(part), variable_axes={"params": 0}, split_rngs={"params": True}
             )
@@ -178,7 +179,7 @@ class DiT(nn.Module):
         Args:
           x: [B, N, d]; with a layout its rows [R, L, d].
           modulation: what it begins with, of which each block makes its own; or ready, [L, B, 6, d], with a layout
-            [L, ..., 6, d], one a sequence.
+            [L, ..., 6, d], one a sequence. Where blocks have a subtree each, ready ones.
           layout: None where a row is one sequence.
           contexts: of the condition; with a layout one a mode.
 

@@ -77,7 +77,8 @@ class ModulatedNorm(nn.Module):
         return self.get_variable("params", "gain"), self.get_variable("params", "shift")
 
     def __call__(self, x: Array, shift: Array, scale: Array, layout: Layout | None = None) -> Array:
-        y = layer_norm(x) * (1 + per_token(scale, layout)) + per_token(shift, layout)
+        shift, scale = (per_token(part.astype(jnp.float32), layout) for part in (shift, scale))
+        y = layer_norm(x) * (1 + scale) + shift
         return y.astype(self.dtype)  # [B, N, d]
 
 

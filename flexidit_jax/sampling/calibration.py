@@ -32,12 +32,15 @@ from flexidit_jax.diffusion.steps import Steps, begin
 from flexidit_jax.models.build import attention_of
 from flexidit_jax.models.conditioning.condition import nothing
 from flexidit_jax.models.dit import DiT
+from flexidit_jax.models.flops import text_tokens
 from flexidit_jax.models.modulation import Modulations
 from flexidit_jax.sampling.engine import Engine
 from flexidit_jax.sampling.schedule import Segment, pair_text
 from flexidit_jax.sampling.tables import ROWS, Told, hoisted
 from flexidit_jax.sampling.trajectory import Program, StepRows
 
+#: which programs steps are: another number where they came to take another time
+STEPS = 2
 #: timed steps per program, after one that compiles and one that warms up
 REPEATS = 5
 
@@ -80,7 +83,11 @@ def key_of(model: DiT, kind: str, batch: int) -> str:
     """
     shape = f"latent {'x'.join(map(str, model.latent))}, width {model.width}, depth {model.depth}"
     more = f"heads {model.num_heads}, mlp {model.mlp_ratio}, variance {model.learn_variance}, unroll {model.unroll}"
-    return f"{machine()}; {shape}, {more}, {model.dtype}, {attention_of(model)}, {kind}; batch {batch}"
+    read = f"modulation {model.modulation}, text {text_tokens(model)}"
+    dtypes = f"{model.dtype} on {model.residual}"
+    return (
+        f"{machine()}; {shape}, {more}, {read}, {dtypes}, {attention_of(model)}, {kind}, steps {STEPS}; batch {batch}"
+    )
 
 
 def measure(

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
+from flexidit_jax.common.axes import platform
 from flexidit_jax.common.compiler_options import compiler_options
 from flexidit_jax.common.data_parallel import AXIS, copied, even, local_mesh, on_each
 from flexidit_jax.common.trees import merge
@@ -114,11 +115,14 @@ def _step(
     return on_each(one, mesh, 2)(params, tables, rows, carry, cond, guide_cond, noise)
 
 
-@cache
 def _steps() -> Callable[..., Carry]:
-    """The function above, compiled once for every program on this process's devices."""
-    options = compiler_options(jax.default_backend())
-    return jax.jit(_step, static_argnums=range(5), compiler_options=options)
+    """The function above, compiled for where it runs."""
+    return _compiled(platform())
+
+
+@cache
+def _compiled(platform: str) -> Callable[..., Carry]:
+    return jax.jit(_step, static_argnums=range(5), compiler_options=compiler_options(platform))
 
 
 @partial(jax.jit, static_argnames="model")
@@ -161,7 +165,7 @@ class Engine:
         self.model, self.patches = model, tuple(patches)
         self.kind = "shared" if rank is None else "merged" if merge else f"rank {rank}"
         self._params, self._merge, self.devices, self._mesh = params, merge, devices, local_mesh(devices)
-        self._apart = jax.default_backend() in APART if apart is None else apart
+        self._apart = platform() in APART if apart is None else apart
         if self._mesh is not None:
             self.kind += f", over {devices} devices"
 

@@ -10,6 +10,7 @@ tokens: see `hoisted`.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -21,10 +22,10 @@ from flexidit_jax.models.conditioning.condition import NULL, Condition, size
 from flexidit_jax.models.modulation import Modulations
 from flexidit_jax.sampling.trajectory import Program, Trajectory
 
-#: of a table
-ROWS = 64
-#: samples of a batch up to which modulations are made before the steps; a step reads at most twice as many rows
+#: samples of a batch up to which modulations are made before the steps
 MOST = 16
+#: of a table; a step reads at most two of every sample
+ROWS = 4 * MOST
 
 TIME = Steps._fields.index("t")
 #: a time, and the number of a condition
@@ -96,33 +97,31 @@ def ready(
       chains, at: of all samples of the batch, and how many evaluations each has made.
       numbers: see `Told`.
     """
-    found, pick = dict(tables), []
-    for patch, which in reads(program):
-        wanted = [_key(chains[i], at[i], numbers[which, i]) for i in samples]
+    asked = [(patch, [_key(chains[i], at[i], numbers[which, i]) for i in samples]) for patch, which in reads(program)]
+    found = dict(tables)
+    for patch in program.modes:
+        wanted = [key for mode, keys in asked if mode == patch for key in keys]
         if patch not in found or any(key not in found[patch].place for key in wanted):
             place: dict[Key, int] = {}
-            for key in _to_come(patch, chains, at, numbers, samples):
+            for key in itertools.chain(wanted, _to_come(patch, chains, at, numbers)):
                 if key not in place and len(place) == ROWS:
                     break
                 place.setdefault(key, len(place))
             keys = [*place, *[wanted[0]] * (ROWS - len(place))]
             rows = make(patch, np.array([t for t, _ in keys], np.float32), np.array([n for _, n in keys], np.int32))
             found[patch] = Table(rows, place)
-        pick.append([found[patch].place[key] for key in wanted])
+    pick = [[found[patch].place[key] for key in keys] for patch, keys in asked]  # all tables are made: none moves a row
     return found, np.array(pick, np.int32).T
 
 
-def _to_come(
-    patch: Patch, chains: Sequence[Trajectory], at: Sequence[int], numbers: np.ndarray, samples: Sequence[int]
-) -> Iterator[Key]:
-    """What all samples ask of a mode from where they are on; what `samples` ask next comes first."""
-    order = list(dict.fromkeys([*samples, *range(len(chains))]))
+def _to_come(patch: Patch, chains: Sequence[Trajectory], at: Sequence[int], numbers: np.ndarray) -> Iterator[Key]:
+    """What all samples ask of a mode from where they are on, step by step."""
     for ahead in range(max(len(chain.programs) - made for chain, made in zip(chains, at, strict=True))):
-        for i in order:
-            if at[i] + ahead < len(chains[i].programs):
-                for mode, which in reads(chains[i].programs[at[i] + ahead]):
+        for i, chain in enumerate(chains):
+            if at[i] + ahead < len(chain.programs):
+                for mode, which in reads(chain.programs[at[i] + ahead]):
                     if mode == patch:
-                        yield _key(chains[i], at[i] + ahead, numbers[which, i])
+                        yield _key(chain, at[i] + ahead, numbers[which, i])
 
 
 def _key(chain: Trajectory, at: int, number: int) -> Key:

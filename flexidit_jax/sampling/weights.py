@@ -64,7 +64,7 @@ def maker(model: DiT, apart: bool, mesh: Mesh | None = None) -> Callable[[Params
             part, name = keys[0], keys[-1]
             conditioning = part in CONDITIONING or (part in ("blocks", "final") and keys[1] in OF_NORMS)
             in_blocks = part == "blocks" and not conditioning
-            cast = part in PARTS and (name in FACTORS or in_blocks)
+            cast = part in PARTS and (name in FACTORS or (in_blocks and name == "bias"))
             if in_blocks and apart:
                 names = ("q", "k", "v") if three and "/qkv/" in path else ("qkv",)
                 columns = 1 if name == "lora_a" else len(names)

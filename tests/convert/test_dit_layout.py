@@ -182,6 +182,16 @@ def test_models_the_layout_cannot_hold(words: dict[str, Any]) -> None:
     assert str(caught.value) == "the published DiT layout holds square images and square patches only"
 
 
+def test_blocks_the_layout_cannot_hold() -> None:
+    section = {"latent": (1, 8, 8, 3), "conditioner": {"name": "classes", "classes": 5}}
+    model = build_dit(**section, width=12, depth=1, num_heads=2)
+    for other, blocks in ((model.clone(modulation="single"), {}), (model, {"cross_attention": {}})):
+        with pytest.raises(
+            UserError, match=r"^the published layout of DiT holds no modulation='single' and no cross-a"
+        ):
+            write_dit(other, {"blocks": blocks})
+
+
 def test_leaves_of_one_mode_are_folded(flex: FlexiDiT, published: State) -> None:
     written = write_dit(flex.model, at(flex.params, (1, 2, 2)))
     assert set(written) == set(published)

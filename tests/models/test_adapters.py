@@ -13,7 +13,7 @@ import flexidit_jax as fd
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.trees import flatten
 from flexidit_jax.common.types import Params
-from flexidit_jax.models.adapters import LAYERS, fresh
+from flexidit_jax.models.adapters import LAYERS, fresh, merged
 from flexidit_jax.models.flexify import adapter_rank, at, flexify, split_frozen
 
 Golden = dict[str, np.ndarray]
@@ -48,6 +48,16 @@ def test_merged_equals_unmerged(adapted: fd.FlexiDiT) -> None:
     weak = 2 * 4 * 3 * 8 * 64 * 16  # two per MAC, N tokens, blocks, rank, width, sum of (d_in + d_out) / d
     assert beside.flops(**WORDS).total - adapted.flops(**WORDS).total == 2 * weak
     assert beside.sampling_bytes < adapted.sampling_bytes
+
+
+def test_adapters_of_weights_on_the_host_are_merged_there(adapted: fd.FlexiDiT) -> None:
+    host, device = (
+        flatten(merged(at(tree, (1, 4, 4)))["blocks"]) for tree in (jax.device_get(adapted.params), adapted.params)
+    )
+    kernels = [f"{part}/{layer}/kernel" for part, layer in LAYERS]
+    assert {type(host[path]) for path in kernels} == {np.ndarray}
+    for path in kernels:
+        np.testing.assert_allclose(host[path], device[path], atol=1e-6)
 
 
 def test_an_adapter_starts_as_no_change(dit: fd.FlexiDiT) -> None:

@@ -145,9 +145,10 @@ def test_where_the_file_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
 def test_the_key_tells_apart_what_changes_the_time(flex: fd.FlexiDiT) -> None:
     model = flex.model
     others = [model.clone(depth=4), model.clone(dtype="bfloat16"), model.clone(latent=(2, 8, 8, 4))]
+    others += [others[1].clone(residual="bfloat16"), model.clone(modulation="single")]
     keys = {key_of(other, "shared", 4) for other in [model, *others]}
     keys |= {key_of(model, "rank 8", 4), key_of(model, "shared", 5)}
-    assert len(keys) == 6
+    assert len(keys) == 8
     assert key_of(model.at(P4), "shared", 4) == key_of(model, "shared", 4)  # the patches are in the entry
 
 

@@ -133,7 +133,7 @@ def test_budgets_steps_scales_and_solvers_compile_nothing(flex: FlexiDiT, compil
 
 
 def test_the_compiler_is_told_the_options_of_this_machine(flex: FlexiDiT, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "_steps", engine._steps.__wrapped__)  # programs of others stay compiled
+    monkeypatch.setattr(engine, "_compiled", engine._compiled.__wrapped__)  # programs of others stay compiled
     monkeypatch.setitem(OPTIONS, jax.default_backend(), {"xla_no_such_option": True})
     with pytest.raises(jax.errors.JaxRuntimeError, match="xla_no_such_option"):
         latents(flex)

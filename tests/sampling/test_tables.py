@@ -70,6 +70,33 @@ def test_long_chains_have_several(flex: fd.FlexiDiT, made: list) -> None:
     assert len(set(zip(made[1][1].tolist(), made[1][2].tolist()))) == 2
 
 
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        ([1], {"guidance_interval": (0, 990)}),  # one unguided step: the table ends between a row and its guide's
+        ([1, 1], {"negative": [2, 3]}),
+        ([1], {"schedule": "2:33,4:7", "guide": "4:40"}),
+    ],
+)
+def test_a_table_that_ends_within_a_step(
+    flex: fd.FlexiDiT, monkeypatch: pytest.MonkeyPatch, labels: list[int], words: dict[str, object]
+) -> None:
+    words = {"steps": 40, "schedule": "2:40", "solver": "ddim", **words}
+    before = drawn(flex, labels, **words)
+    monkeypatch.setattr(tables, "MOST", 0)
+    within = drawn(flex, labels, **words)
+    assert np.abs(before - within).max() <= 1e-5 * np.abs(within).max()
+
+
+def test_a_step_finds_its_rows_in_the_largest_batch(flex: fd.FlexiDiT, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert 2 * MOST <= ROWS
+    labels = [i % 10 for i in range(MOST)]
+    words = {"negative": labels[::-1], "steps": 2, "schedule": "2:2"}
+    before = drawn(flex, labels, **words)
+    monkeypatch.setattr(tables, "MOST", 0)
+    assert np.abs(before - drawn(flex, labels, **words)).max() <= 1e-5 * np.abs(before).max()
+
+
 def test_large_batches_have_none(flex: fd.FlexiDiT, made: list) -> None:
     labels = [0, 1] * (MOST // 2)
     drawn(flex, labels, steps=2, schedule="2:2")

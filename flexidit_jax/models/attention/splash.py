@@ -17,6 +17,8 @@ def suits(platform: str, dtype: jnp.dtype, q: tuple[int, ...], k: tuple[int, ...
     """None where it runs, else why not; see `models.attention.cudnn.suits`."""
     if platform != "tpu":
         return f"it is a kernel of TPUs, and this is compiled for a {platform.upper()}"
+    if dtype != jnp.bfloat16:  # its backward pass knows no other precision
+        return f"it computes in bfloat16, and the model in {dtype}"
     return None
 
 

@@ -34,7 +34,7 @@ def with_cudnn(monkeypatch: pytest.MonkeyPatch) -> None:
     ("platform", "dtype", "file"),
     [
         ("cpu", F32, "xla"), ("cpu", BF16, "xla"), ("gpu", BF16, "cudnn"), ("gpu", F32, "xla"), ("tpu", BF16, "splash"),
-        ("tpu", F32, "splash"), ("metal", BF16, "xla"),
+        ("tpu", F32, "xla"), ("metal", BF16, "xla"),
     ],
 )  # fmt: skip
 def test_auto(platform: str, dtype: jnp.dtype, file: str, capsys: pytest.CaptureFixture[str]) -> None:
