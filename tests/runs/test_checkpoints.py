@@ -197,7 +197,7 @@ for sizes in ((8, 1, 1), (2, 4, 1), (2, 2, 2)):
         assert leaf.sharding.is_equivalent_to(wanted.sharding, leaf.ndim), (leaf.sharding, wanted.sharding)
 checkpoints.close()
 weights = load_weights(folder)[1]
-assert {leaf.devices() == {jax.devices()[0]} for leaf in jax.tree.leaves(weights)} == {True}
+assert {type(leaf) for leaf in jax.tree.leaves(weights)} == {np.ndarray}  # on the host, whatever mesh wrote them
 here["assert_same_bits"](weights, state.ema)
 """
 
