@@ -3,7 +3,8 @@
     images.features.npz        one array [N, D] a kind (pool, spatial, logits), what else is known of the images, words
     images.features.npz.part   while it is written: a line of words, then the features of an image after another
 
-The part grows by whole batches, so that a kill costs one batch and the next start goes on behind what is there.
+The part grows by whole batches, so that a kill costs one batch and the next start goes on behind what is there. One
+process writes it; others are kept out.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from flexidit_jax.common.array_files import WORDS, ArrayFile, Pieces, write_arra
 from flexidit_jax.common.config import difference
 from flexidit_jax.common.errors import UserError, nearest
 from flexidit_jax.metrics.distances import cut
+from flexidit_jax.runs.lock import keep_out
 
 #: images copied at a time
 TILE = 2048
@@ -113,9 +115,16 @@ class FeatureWriter:
           others: what else is kept of every image, such as `labels` [N].
 
         Raises:
-          UserError: the disk is full.
+          UserError: the disk is full; or the part holds more or less than was written here, which is seen where the
+            file system knows no locks.
         """
         self._file.flush()
+        size, written = os.fstat(self._file.fileno()).st_size, self._start + self.done * self._record.itemsize
+        if size != written:
+            raise UserError(
+                f"{self._file.name} is {size:,} bytes, and {self.done:,} images are {written:,}; another process wrote"
+                " into it, so delete it, and run one at a time"
+            )
         arrays: dict[str, Any] = dict(others)
         if self.done:
             records = np.memmap(self._file.name, self._record, "r", self._start, (self.done,))
@@ -134,13 +143,18 @@ def keeping(path: Path, widths: Mapping[str, int], words: Mapping[str, Any]) -> 
       words: JSON-ready; all that the features depend on.
 
     Raises:
-      UserError: a part of other features is there (the first word that differs is named), or it cannot be written.
+      UserError: a part of other features is there (the first word that differs is named), another process writes it
+        or has just finished, or it cannot be written.
     """
     part = path.with_name(f"{path.name}.part")
     head = json.loads(json.dumps({**words, "widths": widths}))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("a+b") as file:
+            keep_out(file.fileno(), part, "wait until it is done, and the same command reads what it kept")
+            if path.exists():  # the other one was done between the look of the caller and here
+                part.unlink(missing_ok=True)
+                raise UserError(f"another process has just finished {path}; the same command reads it")
             file.seek(0)
             line = file.readline()
             if not line.endswith(b"\n"):  # new, or killed at its first line

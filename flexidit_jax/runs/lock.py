@@ -26,12 +26,25 @@ def at_work(folder: Path, instead: str, shared: bool = False) -> Iterator[None]:
     """
     lock = os.open(folder, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another process is at work in {folder}; {instead}") from None
-        except OSError:
-            pass  # no locks here
+        keep_out(lock, folder, instead, shared)
         yield
     finally:
         os.close(lock)
+
+
+def keep_out(opened: int, path: Path, instead: str, shared: bool = False) -> None:
+    """Keeps other commands out until what is opened is closed; see `at_work`.
+
+    Args:
+      opened: the descriptor of a file or folder.
+      path: of it, for the message.
+
+    Raises:
+      UserError: another process is at work there.
+    """
+    try:
+        fcntl.flock(opened, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(f"another process is at work in {path}; {instead}") from None
+    except OSError:
+        pass  # no locks here

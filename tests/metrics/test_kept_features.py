@@ -78,6 +78,35 @@ def test_a_part_of_other_features_is_refused(tmp_path: Path) -> None:
         pass
 
 
+def test_one_process_writes_a_part(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    with keeping(path, WIDTHS, WORDS) as writer:
+        writer.add(part(0, 11))
+        with pytest.raises(UserError) as caught, keeping(path, WIDTHS, WORDS):
+            pass
+        kept = writer.finish()
+    assert str(caught.value) == (
+        f"another process is at work in {path}.part; wait until it is done, and the same command reads what it kept"
+    )
+    np.testing.assert_array_equal(kept["pool"], FEATURES["pool"])
+    with pytest.raises(UserError) as caught, keeping(path, WIDTHS, WORDS):
+        pass
+    assert str(caught.value) == f"another process has just finished {path}; the same command reads it"
+    assert [file.name for file in tmp_path.iterdir()] == ["a.npz"]
+
+
+def test_a_part_that_another_process_wrote_into_is_not_kept(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    with pytest.raises(UserError) as caught, keeping(path, WIDTHS, WORDS) as writer:
+        writer.add(part(0, 11))
+        with (tmp_path / "a.npz.part").open("ab") as file:  # as where a file system knows no locks
+            file.write(b"x" * 28)
+        writer.finish()
+    assert f"{path}.part is " in str(caught.value) and "11 images are " in str(caught.value)
+    assert str(caught.value).endswith("; another process wrote into it, so delete it, and run one at a time")
+    assert not path.exists()
+
+
 def test_a_kill_at_the_first_line_begins_anew(tmp_path: Path) -> None:
     (tmp_path / "a.npz.part").write_text('{"features"')
     assert written(tmp_path / "a.npz").count == 11
