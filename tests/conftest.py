@@ -129,6 +129,8 @@ def pixel_features(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         def extract(self, images: np.ndarray) -> dict[str, np.ndarray]:
             return {"pool": super().extract(images)["pool"]}
 
+        tokenizer_sha256 = "68" * 32
+
         def text(self, prompts: list[str]) -> np.ndarray:
             counted.texts += len(prompts)
             return np.float32([[len(prompt), *range(5)] for prompt in prompts])

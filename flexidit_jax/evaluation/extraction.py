@@ -126,7 +126,12 @@ class Extractor:
         Raises:
           UserError: the file cannot be written, or there is no tokenizer.
         """
-        words = {"features": self.name, "extractor": self.protocol, "sha256": sha256_of(prompts)}
+        words = {
+            "features": self.name,
+            "extractor": self.protocol,
+            "tokenizer": self._features.tokenizer_sha256,
+            "sha256": sha256_of(prompts),
+        }
         path = self._file(folder, words)
         if not path.exists():
             write_arrays(path, {"prompts": self._features.text(prompts)}, words)

@@ -208,6 +208,8 @@ def test_statistics_count_and_images_beside_them_are_for_those_who_compare(
 class Texts(Pixels):
     """One that embeds texts too."""
 
+    tokenizer_sha256 = "68"
+
     def text(self, prompts: list[str]) -> np.ndarray:
         self.seen += len(prompts)
         return np.float32([[len(prompt)] * 6 for prompt in prompts])
@@ -221,3 +223,6 @@ def test_texts_are_embedded_once(tmp_path: Path) -> None:
     assert texts.seen == 1
     Extractor("clip", texts).prompts_in(tmp_path, ["a", "bce"])
     assert texts.seen == 3
+    texts.tokenizer_sha256 = "69"
+    Extractor("clip", texts).prompts_in(tmp_path, ["a", "bce"])
+    assert texts.seen == 5

@@ -199,7 +199,7 @@ def test_a_network_with_a_reference_of_its_own() -> None:
     for reference in ("ref.npz", "stats.npz"):
         assert run("--samples=s.npz", f"--reference={reference}", f"--out={reference}.fd", *words) == 0
     [row], [other] = (result(f"{name}.fd")["rows"] for name in ("ref.npz", "stats.npz"))
-    assert row["protocol"]["convention"] == "dinov2-hub, resize pillow"
+    assert row["protocol"]["convention"] == "dinov2-hub, resize pillow, heads 4"
     assert row["scores"]["fd"]["value"] == pytest.approx(other["scores"]["fd"]["value"], rel=1e-6)
 
 

@@ -8,12 +8,14 @@ Asked of every `Features`:
 One with published weights takes `path=` first, where they are (the default is a place of `./weights`), and has
 
   sha256            of the file that is used, 64 hex digits
-  protocol          what a number made of these features must say of them, JSON-ready: `convention` and the like
+  protocol          what a number made of these features must say of them, JSON-ready: `convention` and the like; all
+                    that decides them beside the images
   kinds             names of its arrays
   metrics           names of what is usually measured on them (modules of `metrics`)
   save(path, overwrite=False)
                     writes its weights as one .safetensors file, which is read instead from then on
   text(prompts)     one that embeds texts too -> [B, D], which are the features `prompts`
+  tokenizer_sha256  of what makes tokens of texts, where the module has `text`
 
 One that is fitted on the data itself has
 

@@ -13,6 +13,7 @@ from flexidit_jax.common.notes import note
 from flexidit_jax.common.types import Array, Params
 from flexidit_jax.metrics.features import resize, weights
 from flexidit_jax.metrics.features.batches import Batches, check_images
+from flexidit_jax.models.pretrained.clip import Tower
 from flexidit_jax.models.pretrained.clip_layout import KIND, NETWORK, read_clip
 from flexidit_jax.models.pretrained.clip_tokenizer import MERGES, VOCABULARY, Tokenizer
 
@@ -76,6 +77,7 @@ class Features:
         self.protocol = {
             "convention": f"clip-ViT-{name}/{model.vision.patch}" + (f"@{self._side}" if self._side != 224 else ""),
             "crop": crop,
+            **{f"{name} tower": _untold(tower) for name, tower in (("image", model.vision), ("text", model.text))},
             "weights_sha256": found.source_sha256,
         }
 
@@ -109,9 +111,23 @@ class Features:
         """
         weights.write(path, weights.read(self._path, PUBLISHED), dict, overwrite)
 
+    @property
+    def tokenizer_sha256(self) -> str:
+        """Of what the tokenizer's two files say.
+
+        Raises:
+          UserError: they are not beside the weights.
+        """
+        return self._tokenizer.sha256
+
     @cached_property
     def _tokenizer(self) -> Tokenizer:
         return Tokenizer.of(self._folder)
+
+
+def _untold(tower: Tower) -> str:
+    """What no tensor of a tower tells, and its features depend on."""
+    return f"{tower.heads} heads {tower.activation} eps {tower.eps}"
 
 
 def fitted(images: np.ndarray, side: int, crop: str) -> np.ndarray:

@@ -71,6 +71,7 @@ class Features:
         self.protocol = {
             "convention": f"dinov2-{positions}",
             "resize": resize,
+            "heads": model.heads,
             "weights_sha256": found.source_sha256,
         }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,12 +31,17 @@ class Tokenizer:
     Args:
       vocabulary: id by piece.
       merges: pairs of pieces, the one that is joined first before the others.
+
+    Attributes:
+      sha256: of both, 64 hex digits.
     """
 
     def __init__(self, vocabulary: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> None:
         self._vocabulary = vocabulary
         self._ranks = {pair: rank for rank, pair in enumerate(merges)}
         self._pieces = cache(self._split)
+        said = json.dumps([dict(vocabulary), list(merges)], sort_keys=True)
+        self.sha256 = hashlib.sha256(said.encode()).hexdigest()
 
     @classmethod
     def of(cls, folder: Path) -> Tokenizer:

@@ -93,6 +93,14 @@ def test_a_folder_of_the_library(tower: Callable[..., np.ndarray], model_folder:
     assert features.protocol["convention"] == "clip-ViT-24/8@32"
 
 
+def test_another_tokenizer_is_known(model_folder: Path) -> None:
+    before = Features(str(model_folder)).tokenizer_sha256
+    assert Features(str(model_folder)).tokenizer_sha256 == before
+    merges = (model_folder / "merges.txt").read_text().splitlines()
+    (model_folder / "merges.txt").write_text("\n".join(merges[:-1]))
+    assert Features(str(model_folder)).tokenizer_sha256 != before
+
+
 def test_long_texts_are_told(model_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Features(str(model_folder), batch=2).text(["word " * 30, "a cat"])
     assert capsys.readouterr().err == "note: 1 of 2 texts are longer than 14 tokens, and their ends are not read\n"
@@ -101,10 +109,14 @@ def test_long_texts_are_told(model_folder: Path, capsys: pytest.CaptureFixture[s
 def test_what_the_config_says_is_obeyed(model_folder: Path) -> None:
     config = json.loads((model_folder / "config.json").read_text())
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
-    usual = Features(str(model_folder), batch=2).extract(images)["pool"]
+    before = Features(str(model_folder), batch=2)
+    usual = before.extract(images)["pool"]
     config["vision_config"]["hidden_act"] = "gelu"
     (model_folder / "config.json").write_text(json.dumps(config))
-    exact = Features(str(model_folder), batch=2).extract(images)["pool"]
+    after = Features(str(model_folder), batch=2)
+    exact = after.extract(images)["pool"]
+    assert before.protocol["image tower"] == "3 heads quick_gelu eps 1e-05"
+    assert after.protocol == before.protocol | {"image tower": "3 heads gelu eps 1e-05"}
     assert 1e-4 < np.abs(exact - usual).max() < 0.1
     config["vision_config"]["hidden_act"] = "gelu_fast"
     (model_folder / "config.json").write_text(json.dumps(config))

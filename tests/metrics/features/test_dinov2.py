@@ -99,6 +99,7 @@ def test_the_original_layout(original: Callable[..., Path]) -> None:
     )
     ours, theirs = (features.extract(images)["pool"] for features in (Features(str(file), num_heads=4), Features(FILE)))
     np.testing.assert_array_equal(ours, theirs)
+    assert [Features(str(file), num_heads=heads).protocol["heads"] for heads in (4, 2)] == [4, 2]
 
 
 def test_saved_weights_are_those_of_the_library(original: Callable[..., Path], tmp_path: Path) -> None:
