@@ -2,7 +2,7 @@
 
     a `.npz` file      `arr_0` uint8 [N, H, W, 3], and `arr_1` [N] where it holds their classes
     a folder           pictures at any depth, in the order of their names
-    a folder of ours   `samples.npz` of `--mode=generate`, or its `shards` where that is not made yet
+    a folder of ours   `samples.npz` of `--mode=generate`, or its `shards` where that is not made yet: the first images
 
 Pixels count as they are: what would be turned, scaled or joined by a guess is refused.
 """
@@ -10,6 +10,7 @@ Pixels count as they are: what would be turned, scaled or joined by a guess is r
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,7 @@ from PIL import Image, UnidentifiedImageError
 from flexidit_jax.common.array_files import ArrayFile
 from flexidit_jax.common.cores import cores
 from flexidit_jax.common.errors import UserError, first_line
+from flexidit_jax.common.files import shard_file
 from flexidit_jax.data.crop import centre_crop, centre_square
 from flexidit_jax.data.picture_kinds import endings, formats
 
@@ -44,6 +46,7 @@ class ImageSet:
       labels: [count] their classes, where that is known.
       crop: name and side of what was cut out of every picture, such as "square 256"; None where nothing was.
       remarks: what a number made of them must say, such as that they are JPEGs.
+      lossless: whether none of them is of a format that changes pixels.
     """
 
     path: Path
@@ -52,13 +55,9 @@ class ImageSet:
     labels: np.ndarray | None = None
     crop: str | None = None
     remarks: tuple[str, ...] = ()
+    lossless: bool = field(default=True, kw_only=True)
     _rows: Callable[[int, int], Iterator[np.ndarray]] = field(repr=False, default=lambda size, first: iter(()))
     _files: Sequence[Path] = field(repr=False, default=())
-
-    @property
-    def lossless(self) -> bool:
-        """Whether none of them is of a format that changes pixels."""
-        return not self.remarks
 
     def batches(self, size: int, first: int = 0) -> Iterator[np.ndarray]:
         """uint8 [size, H, W, 3], the last one smaller, in order from image `first` on; read when they are asked for.
@@ -158,7 +157,7 @@ def _folder(path: Path, crop: str | None, side: int | None) -> ImageSet:
                 yield np.stack(list(pool.map(partial(_pixels, crop=crop, side=side), files[begin : begin + size])))
 
     shape = (height, width, 3) if side is None else (side, side, 3)
-    return ImageSet(path, len(files), shape, None, crop and f"{crop} {side}", remarks, rows, files)
+    return ImageSet(path, len(files), shape, None, crop and f"{crop} {side}", remarks, rows, files, lossless=not lossy)
 
 
 def _shards(path: Path, files: Sequence[Path], crop: str | None, side: int | None) -> ImageSet:
@@ -168,11 +167,19 @@ def _shards(path: Path, files: Sequence[Path], crop: str | None, side: int | Non
         except (OSError, ValueError, EOFError) as error:
             raise UserError(f"{file} is no whole .npy file ({first_line(error)})") from None
 
+    again = "the same --mode=generate makes it"
+    for number, file in enumerate(files):
+        if file != (due := shard_file(path, number, ".npy")):
+            raise UserError(f"{due} is not there, and {file.name} is, whose images would take its places; {again}")
     shapes = [opened(file).shape for file in files]
     for file, shape in zip(files, shapes, strict=True):
         _check_array(str(file), shape, opened(file).dtype)
         if shape[1:] != shapes[0][1:]:
             raise UserError(f"{file} holds images of {shape[1:]} and {files[0].name} of {shapes[0][1:]}")
+        if shape[0] > shapes[0][0] or (shape[0] < shapes[0][0] and file != files[-1]):
+            raise UserError(f"{file} holds {shape[0]:,} images, and {files[0].name} {shapes[0][0]:,}; {again} whole")
+    count, asked = sum(shape[0] for shape in shapes), _asked(path)
+    remarks = (f"the first {count:,} of {asked:,} images",) if asked is not None and count < asked else ()
 
     def rows(size: int, first: int) -> Iterator[np.ndarray]:
         rest = np.empty((0, *shapes[0][1:]), np.uint8)
@@ -187,7 +194,16 @@ def _shards(path: Path, files: Sequence[Path], crop: str | None, side: int | Non
             yield rest
 
     cut = _cut_already(path, shapes[0], crop, side)
-    return ImageSet(path, sum(shape[0] for shape in shapes), shapes[0][1:], None, cut, (), rows, files)
+    return ImageSet(path, count, shapes[0][1:], None, cut, remarks, rows, files)
+
+
+def _asked(path: Path) -> int | None:
+    """How many images the folder of `--mode=generate` was asked for; None where nothing says so."""
+    try:
+        asked = json.loads((path / "manifest.json").read_text())["num"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return asked if isinstance(asked, int) else None
 
 
 def _cut_already(path: Path, shape: tuple[int, ...], crop: str | None, side: int | None) -> str | None:

@@ -79,6 +79,34 @@ def test_what_generate_leaves(tmp_path: Path) -> None:
         open_images(tmp_path)
 
 
+def test_an_unfinished_folder_is_its_first_images(tmp_path: Path) -> None:
+    (tmp_path / "shards").mkdir()
+    shards = [tmp_path / "shards" / f"{shard:06d}.npy" for shard in range(3)]
+    for shard in (0, 2):
+        np.save(shards[shard], IMAGES[3 * shard : 3 * shard + 3])
+    (tmp_path / "manifest.json").write_text('{"num": 1000, "shard": 3}')
+    with pytest.raises(UserError) as caught:
+        open_images(tmp_path)
+    assert str(caught.value) == (
+        f"{shards[1]} is not there, and 000002.npy is, whose images would take its places; the same --mode=generate"
+        " makes it"
+    )
+    np.save(shards[1], IMAGES[3:5])
+    with pytest.raises(UserError) as caught:
+        open_images(tmp_path)
+    assert str(caught.value) == (
+        f"{shards[1]} holds 2 images, and 000000.npy 3; the same --mode=generate makes it whole"
+    )
+    shards[2].unlink()
+    images = open_images(tmp_path)
+    assert (images.count, images.remarks, images.lossless) == (5, ("the first 5 of 1,000 images",), True)
+    (tmp_path / "manifest.json").write_text('{"num": 5, "shard": 3}')
+    assert open_images(tmp_path).remarks == ()
+    shards[0].unlink()
+    with pytest.raises(UserError, match=r"000000\.npy is not there, and 000001\.npy is"):
+        open_images(tmp_path)
+
+
 def test_jpegs_are_said(tmp_path: Path) -> None:
     folder(tmp_path, IMAGES[:2])
     Image.fromarray(IMAGES[2]).save(tmp_path / "0" / "b.jpg")
