@@ -85,21 +85,34 @@ class Reference:
           UserError: it was made with another extractor, or otherwise; or statistics alone where a metric compares
             images.
         """
-        made = self.words.get("features", name) if self.kept or self.statistics else name
-        if made != name:
-            what = "features" if self.kept else "statistics"
-            raise UserError(f"{self.path} holds {what} of {made}, and samples are compared in {name}; name that")
-        theirs = self.words.get("extractor") or {}
-        for key in protocol.keys() & theirs.keys():
-            if protocol[key] == theirs[key]:
-                continue
-            if key != "weights_sha256":
-                said = f"{key} {theirs[key]!r}, and samples are compared with {protocol[key]!r}"
-                raise UserError(f"{self.path} was made with {said}; make both alike")
-            note(f"{self.path} was made with other weights of {name}: SHA-256 {theirs[key][:12]}..")
+        made = self.words if self.kept or self.statistics else {}
+        check_made(self.path, "features" if self.kept else "statistics", made, name, protocol)
         compare = [metric.numbers[0] for metric in metrics if metric.compares]
         if compare and self.count is None:
             cure = f"leave {'it' if len(compare) == 1 else 'them'} out, or name images"
             raise UserError(
                 f"{self.path} holds statistics alone, and {', '.join(compare)} would compare images; {cure}"
             )
+
+
+def check_made(path: Path, what: str, words: Mapping[str, Any], name: str, protocol: Mapping[str, Any]) -> None:
+    """Refuses what a file holds where it was not made as an extractor makes it; other weights are said.
+
+    Args:
+      what: features or statistics.
+      words: what the file says of itself; of what it does not say nothing is refused.
+      name, protocol: see `Reference.check`.
+
+    Raises:
+      UserError: it was made with another extractor, or otherwise.
+    """
+    if (made := words.get("features", name)) != name:
+        raise UserError(f"{path} holds {what} of {made}, and samples are compared in {name}; name that")
+    theirs = words.get("extractor") or {}
+    for key in protocol.keys() & theirs.keys():
+        if protocol[key] == theirs[key]:
+            continue
+        if key != "weights_sha256":
+            said = f"{key} {theirs[key]!r}, and samples are compared with {protocol[key]!r}"
+            raise UserError(f"{path} was made with {said}; make both alike")
+        note(f"{path} was made with other weights of {name}: SHA-256 {theirs[key][:12]}..")

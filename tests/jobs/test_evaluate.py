@@ -176,6 +176,20 @@ def test_statistics_in_the_file_of_samples_count() -> None:
     assert result()["rows"][0]["scores"]["fid"]["value"] < 1e-9
 
 
+def test_statistics_in_the_file_of_samples_are_made_alike(capsys: pytest.CaptureFixture[str]) -> None:
+    pools, words = {"pool": Moments.of(pool(SAMPLES))}, ["--samples=v.npz", "--reference=ref.npz"]
+    made = {"features": "inception", "extractor": {"convention": "clean", "weights_sha256": "67" * 32}}
+    write_statistics(Path("v.npz"), pools, made, SAMPLES)
+    assert run(*words) == 2
+    assert capsys.readouterr().err == (
+        "error: v.npz was made with convention 'clean', and samples are compared with 'adm'; make both alike\n"
+    )
+    made["extractor"] = {"convention": "adm", "weights_sha256": "68" * 32}
+    write_statistics(Path("v.npz"), pools, made, SAMPLES)
+    assert run(*words, "--config.evaluate.metrics=fid") == 0
+    assert "v.npz was made with other weights of inception: SHA-256 686868686868.." in capsys.readouterr().err
+
+
 def test_sigterm_and_the_same_command_again(here: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
     words = "--samples=s.npz", "--reference=ref.npz", "--config.evaluate.batch=4", "--stopped-status=75"
     here.stop = 1 + 32  # a probe and the first images that are read at once

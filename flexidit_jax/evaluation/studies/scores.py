@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from flexidit_jax.common import build
+from flexidit_jax.common.array_files import ArrayFile
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.data.image_set import ImageSet
 from flexidit_jax.evaluation.extraction import PACKAGE, Extractor, check_extractor, sha256_of
-from flexidit_jax.evaluation.reference import Reference
+from flexidit_jax.evaluation.reference import Reference, check_made
 from flexidit_jax.evaluation.samples import Samples, are_paired
 from flexidit_jax.metrics.estimate import difference
 from flexidit_jax.metrics.moments import Gaussian
@@ -180,6 +181,8 @@ def opened(section: Scores) -> Opened:
     for extractor, own in extractors:
         if _compares(own):
             reference.check(own, extractor.name, extractor.protocol)
+        for path in (one.images.path for one in samples if _counts_own(one.images)):
+            check_made(path, "statistics", ArrayFile(path).words(), extractor.name, extractor.protocol)
     return Opened(section.protocol, samples, reference, prompts, paired, extractors)
 
 
@@ -267,10 +270,12 @@ def _versions() -> dict[str, str]:
 
 
 def _own_statistics(images: ImageSet, name: str, widths: Mapping[str, int]) -> Mapping[str, Gaussian]:
+    return read_statistics(images.path, name, widths).gaussians if _counts_own(images) else {}
+
+
+def _counts_own(images: ImageSet) -> bool:
     """Where the file of samples holds statistics, they count, as ADM's evaluator has it."""
-    if images.path.suffix != ".npz" or not has_statistics(images.path):
-        return {}
-    return read_statistics(images.path, name, widths).gaussians
+    return images.path.suffix == ".npz" and has_statistics(images.path)
 
 
 def _captions(path: str, samples: Sequence[Samples]) -> list[str]:
