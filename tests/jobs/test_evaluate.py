@@ -236,6 +236,8 @@ def test_a_config_file_of_several_extractors() -> None:
     [
         ("", "--samples names images, a folder of PNG files or a .npz file; got none"),
         ("--samples=a,a", "--samples names a twice; sets that are compared are different ones"),
+        ("--samples=s.npz --reference=", "--reference names statistics or images, a file or a folder of them; got ''"),
+        ("--samples=s.npz,./s.npz", "--samples names s.npz and ./s.npz, which are the same; sets that are compared"),
         ("--samples=none.npz", "there is no none.npz; images are a folder of PNG files, or a .npz file with arr_0"),
         ("--samples=s.npz", "fid compares with a reference; --reference=FILE.npz"),
         ("--samples=grey --reference=ref.npz", "grey/a.png is greyscale; features are of colour images"),

@@ -20,7 +20,7 @@ from flexidit_jax.common.errors import UserError
 from flexidit_jax.data.image_set import ImageSet
 from flexidit_jax.evaluation.extraction import PACKAGE, Extractor, check_extractor, sha256_of
 from flexidit_jax.evaluation.reference import Reference, check_made
-from flexidit_jax.evaluation.samples import Samples, are_paired
+from flexidit_jax.evaluation.samples import ARRAYS, Samples, are_paired
 from flexidit_jax.metrics.estimate import difference
 from flexidit_jax.metrics.moments import Gaussian
 from flexidit_jax.metrics.protocol import BYTES, CAPTIONS, Drawn, Preset, Protocol, preset
@@ -65,6 +65,10 @@ class Scores:
 
     def __post_init__(self) -> None:
         build.positive("evaluate", batch=self.batch, **({} if self.side is None else {"side": self.side}))
+        if self.reference is not None and not (isinstance(self.reference, str) and self.reference.strip()):
+            raise UserError(
+                f"--reference names statistics or images, a file or a folder of them; got {self.reference!r}"
+            )
         for section in self.sections:
             check_extractor(section, "evaluate.features")
             self.metrics_of(section["name"])
@@ -85,6 +89,10 @@ class Scores:
             raise UserError(f"--samples names images, a folder of PNG files or a .npz file; got {found}")
         if twice := [name for name in asked if asked.count(name) > 1]:
             raise UserError(f"--samples names {twice[0]} twice; sets that are compared are different ones")
+        for first, then in combinations(asked, 2):
+            if _place(first) == _place(then):
+                said = f"{first} and {then}, which are the same"
+                raise UserError(f"--samples names {said}; sets that are compared are different ones")
         return list(asked)
 
     @property
@@ -112,15 +120,20 @@ class Scores:
         """What is measured on the features of an extractor.
 
         Raises:
-          UserError: no such metric, or one that reads what there is not.
+          UserError: there are none; no such metric, one in two ways, or one that reads what there is not.
         """
         maker = build.find(PACKAGE, extractor, "Features")
         asked = self.metrics
         if asked is None:
             asked = self.preset.metrics.get(extractor, maker.metrics) if self.preset else maker.metrics
         asked = asked.split(",") if isinstance(asked, str) else asked
+        if not isinstance(asked, Sequence) or not asked:
+            raise UserError(f"evaluate.metrics must be names or sections, and at least one, got {asked!r}")
         named = [one if isinstance(one, Mapping) else {"name": str(one).strip()} for one in asked]
         found = list(dict.fromkeys(metric_of(one, "evaluate.metrics") for one in named))
+        kinds = [type(metric) for metric in found]
+        if twice := [one.numbers[0] for one in found if kinds.count(type(one)) > 1]:
+            raise UserError(f"evaluate.metrics asks for {twice[0]} in two ways; each takes a run of its own")
         for metric, kind in [(one, kind) for one in found for kind in one.reads]:
             if kind not in _kinds(extractor):
                 have = " and ".join(name for name in build.names(PACKAGE, "Features") if kind in _kinds(name))
@@ -276,6 +289,12 @@ def _own_statistics(images: ImageSet, name: str, widths: Mapping[str, int]) -> M
 def _counts_own(images: ImageSet) -> bool:
     """Where the file of samples holds statistics, they count, as ADM's evaluator has it."""
     return images.path.suffix == ".npz" and has_statistics(images.path)
+
+
+def _place(name: str) -> Path:
+    """Where the images of that name lie, whatever else leads there."""
+    path = Path(name).expanduser()
+    return (path / ARRAYS if (path / ARRAYS).is_file() else path).resolve()
 
 
 def _captions(path: str, samples: Sequence[Samples]) -> list[str]:

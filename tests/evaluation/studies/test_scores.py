@@ -48,6 +48,43 @@ def test_names(tmp_path: Path) -> None:
         assert str(caught.value) == f"--samples names images, a folder of PNG files or a .npz file; got {bad!r}"
 
 
+def test_sets_that_are_compared_are_different_ones(tmp_path: Path) -> None:
+    (tmp_path / "ok").mkdir()
+    (tmp_path / "ok" / "samples.npz").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "ok")
+    ok, same = f"{tmp_path}/ok", ("ok/", "./ok", "link", "ok/samples.npz")
+    for first, then in [("s.npz", "./s.npz"), *((ok, f"{tmp_path}/{name}") for name in same)]:
+        with pytest.raises(UserError) as caught:
+            assert Scores(samples=f"{first},{then}").names
+        assert str(caught.value) == (
+            f"--samples names {first} and {then}, which are the same; sets that are compared are different ones"
+        )
+
+
+@pytest.mark.parametrize("metrics", [[], (), 3])
+def test_there_are_metrics(metrics: Any) -> None:
+    with pytest.raises(UserError) as caught:
+        Scores(metrics=metrics)
+    assert str(caught.value) == f"evaluate.metrics must be names or sections, and at least one, got {metrics!r}"
+
+
+def test_a_metric_in_two_ways_takes_two_runs() -> None:
+    twice = [{"name": "precision_recall", "k": 3}, {"name": "recall", "k": 5}]
+    with pytest.raises(UserError) as caught:
+        Scores(metrics=twice)
+    assert str(caught.value) == "evaluate.metrics asks for precision in two ways; each takes a run of its own"
+    assert metrics(Scores(metrics=[twice[0], {"name": "recall", "k": 3}])) == {"inception": ["precision_recall"]}
+
+
+@pytest.mark.parametrize("reference", ["", " ", 3])
+def test_a_reference_has_a_name(reference: Any) -> None:
+    with pytest.raises(UserError) as caught:
+        Scores(reference=reference)
+    assert str(caught.value) == (
+        f"--reference names statistics or images, a file or a folder of them; got {reference!r}"
+    )
+
+
 @pytest.mark.parametrize("features", [3, "inception", [], ["inception"]])
 def test_features_are_sections(features: Any) -> None:
     with pytest.raises(UserError) as caught:
