@@ -22,6 +22,9 @@ from flexidit_jax.metrics.moments import Gaussian, Moments
 
 #: a kind of features -> its two arrays
 NAMES = {"pool": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
+#: how far rounding may take a covariance from being symmetric, of its largest entry; and its eigenvalues below 0, of
+#: its Frobenius norm, in float16 too
+ASYMMETRY, BELOW = 1e-6, 1e-3
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,8 @@ def read_statistics(path: Path, features: str, widths: Mapping[str, int]) -> Sta
       widths: of its kinds of features.
 
     Raises:
-      UserError: they are of another extractor or of another width, are not finite, or there are none.
+      UserError: they are of another extractor or of another width, are no finite real numbers, or there are none; a
+        covariance that cannot be one.
     """
     file = ArrayFile(path)
     words = file.words()
@@ -125,8 +129,21 @@ def _gaussian(file: ArrayFile, mean: str, covariance: str, width: int, features:
             f"{mean} of {file.path} is {list(shapes[0])} and {covariance} {list(shapes[1])}, and features of {features}"
             f" are {width} wide; it is of another extractor"
         )
+    for name in (mean, covariance):
+        if (dtype := file[name].dtype).kind not in "fiu":
+            raise UserError(f"{name} of {file.path} is {dtype}; statistics are real numbers")
     arrays = [file.read(name).astype(np.float64) for name in (mean, covariance)]
     for name, array in zip((mean, covariance), arrays, strict=True):
         if not np.isfinite(array).all():
             raise UserError(f"{name} of {file.path} holds NaN or infinity")
+    _check_covariance(f"{covariance} of {file.path}", arrays[1])
     return Gaussian(*arrays, count if isinstance(count, int) else None)
+
+
+def _check_covariance(what: str, array: np.ndarray) -> None:
+    if np.abs(array - array.T).max() > ASYMMETRY * np.abs(array).max():
+        raise UserError(f"{what} is not symmetric, as a covariance is; it is damaged, or something else")
+    try:  # a few times as quick as eigenvalues
+        np.linalg.cholesky(array + (BELOW * np.linalg.norm(array) or 1.0) * np.eye(len(array)))
+    except np.linalg.LinAlgError:
+        raise UserError(f"{what} has negative eigenvalues, and a covariance has none; it is damaged") from None

@@ -79,6 +79,41 @@ def test_a_pass_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
     np.testing.assert_array_equal(then.moments.scatter, whole.moments.scatter)
 
 
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"mu": POOL.mean(0) + 0j}, "mu of {} is complex128; statistics are real numbers"),
+        ({"sigma": np.full((5, 5), "1")}, "sigma of {} is <U1; statistics are real numbers"),
+        ({"sigma": np.ones((5, 5), bool)}, "sigma of {} is bool; statistics are real numbers"),
+        (
+            {"sigma_s": np.tri(3)},
+            "sigma_s of {} is not symmetric, as a covariance is; it is damaged, or something else",
+        ),
+        (
+            {"sigma": np.eye(5) + 1e-5 * np.eye(5, k=1)},
+            "sigma of {} is not symmetric, as a covariance is; it is damaged, or something else",
+        ),
+        (
+            {"sigma": np.diag([1, 1, 1, 1, -0.01])},
+            "sigma of {} has negative eigenvalues, and a covariance has none; it is damaged",
+        ),
+    ],
+)
+def test_what_is_no_mean_or_covariance(tmp_path: Path, changed: dict[str, np.ndarray], said: str) -> None:
+    path = of_adm(tmp_path / "a.npz", **changed)
+    with pytest.raises(UserError) as caught:
+        read_statistics(path, "inception", WIDTHS)
+    assert str(caught.value) == said.format(path)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
+def test_a_covariance_of_few_samples_is_one(tmp_path: Path, dtype: type) -> None:
+    few = np.cov(np.random.default_rng(2).normal(size=(3, 300)), rowvar=False)
+    for sigma in (few, np.zeros_like(few)):
+        path = of_adm(tmp_path / "a.npz", mu=np.zeros(300), sigma=sigma.astype(dtype))
+        read_statistics(path, "inception", {"pool": 300})
+
+
 def test_refusals(tmp_path: Path) -> None:
     path = of_adm(tmp_path / "a.npz")
     with pytest.raises(UserError) as caught:
