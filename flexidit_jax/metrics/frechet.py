@@ -180,7 +180,7 @@ def _score(name: str, kind: str, samples: Images, reference: Images) -> Score:
     own, theirs = samples.gaussian(kind), reference.gaussian(kind)
     if own.count and (said := too_few(own.count, len(own.mean))):
         note(said)
-    floor = bias(theirs, own.count) if own.count else None
+    floor = bias(theirs, own.count, theirs.count) if own.count else None
     if kind in samples.fitted:  # what features there are beside them are of other images
         return Score(name, frechet_distance(own, theirs), floor=floor)
     return Score.of(name, frechet(samples.array(kind), own, theirs), floor)

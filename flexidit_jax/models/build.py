@@ -78,7 +78,8 @@ def build_dit(
     }
     for key, (value, known) in choices.items():
         if value not in known:
-            raise UserError(f"model.{key} must be one of {', '.join(known)}, got {value!r}")
+            beside = f" beside model.dtype={dtype!r}" if key == "residual" else ""
+            raise UserError(f"model.{key} must be one of {', '.join(known)}{beside}, got {value!r}")
     sides = tuple(latent) if isinstance(latent, (tuple, list)) else ()
     if len(sides) != 4 or not all(isinstance(side, int) and 0 < side < 2**31 for side in sides):
         raise UserError(f"model.latent must be (frames, height, width, channels), got {shown(sides or latent)}")

@@ -281,8 +281,14 @@ def test_sizes(size: str, expected: tuple[int, int, int]) -> None:
         ({"unroll": 0}, "model.unroll must be positive, got 0"),
         ({"num_heads": 3}, "model.width must be a multiple of 4 and of model.num_heads=3, got 32"),
         ({"width": 18}, "model.width must be a multiple of 4 and of model.num_heads=2, got 18"),
-        ({"residual": "bfloat16"}, "model.residual must be one of float32, got 'bfloat16'"),
-        ({"dtype": "bfloat16", "residual": "half"}, "model.residual must be one of float32, bfloat16, got 'half'"),
+        (
+            {"residual": "bfloat16"},
+            "model.residual must be one of float32 beside model.dtype='float32', got 'bfloat16'",
+        ),
+        (
+            {"dtype": "bfloat16", "residual": "half"},
+            "model.residual must be one of float32, bfloat16 beside model.dtype='bfloat16', got 'half'",
+        ),
         ({"dtype": "float16"}, "model.dtype must be one of float32, bfloat16, got 'float16'"),
         ({"attention": "flash"}, "model.attention must be one of auto, xla, cudnn, splash, got 'flash'"),
         ({"remat": "all"}, "model.remat must be one of none, full, dots, got 'all'"),
