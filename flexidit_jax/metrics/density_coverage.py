@@ -7,27 +7,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flexidit_jax.metrics.distances import check_enough, check_kind, radii, tiles
+from flexidit_jax.metrics.balls import OfBalls
+from flexidit_jax.metrics.distances import check_enough, radii, tiles
 from flexidit_jax.metrics.estimate import Estimate, mean_of
-from flexidit_jax.metrics.score import Images, Score
 
 
 @dataclass(frozen=True)
-class Metric:
-    """Both; see `density_coverage`.
+class Metric(OfBalls):
+    """Both; see `density_coverage`."""
 
-    Attributes:
-      k: how far a ball reaches.
-      distance: see `metrics.distances.tiles`.
-    """
-
-    reads, compares = ("pool",), ("pool",)
     numbers = ("density", "coverage")
     k: int = 5
-    distance: str = "float32"
-
-    def __post_init__(self) -> None:
-        check_kind(self.distance)
 
     def check(self, samples: int, reference: int | None) -> None:
         """Refuses too few images.
@@ -38,15 +28,9 @@ class Metric:
         if reference is not None:
             check_enough(reference, self.k)
 
-    def scores(self, samples: Images, reference: Images, features: str) -> list[Score]:
-        """Both.
-
-        Raises:
-          UserError: see `density_coverage`.
-        """
-        found = density_coverage(samples.array("pool"), reference.array("pool"), self.k, self.distance)
-        how = f"k={self.k}, {self.distance}, {len(reference.array('pool')):,} reference images"
-        return [Score.of(name, one, how=how) for name, one in found._asdict().items()]
+    def measured(self, samples: np.ndarray, reference: np.ndarray) -> dict[str, Estimate]:
+        """See `density_coverage`."""
+        return density_coverage(samples, reference, self.k, self.distance)._asdict()
 
 
 class DensityCoverage(NamedTuple):

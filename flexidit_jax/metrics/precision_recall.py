@@ -11,27 +11,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flexidit_jax.metrics.distances import check_enough, check_kind, radii, tiles
+from flexidit_jax.metrics.balls import OfBalls
+from flexidit_jax.metrics.distances import check_enough, radii, tiles
 from flexidit_jax.metrics.estimate import Estimate, mean_of
-from flexidit_jax.metrics.score import Images, Score
 
 
 @dataclass(frozen=True)
-class Metric:
-    """Both; see `precision_recall`.
+class Metric(OfBalls):
+    """Both; see `precision_recall`."""
 
-    Attributes:
-      k: how far a ball reaches.
-      distance: "float32", "float64", or "float16" as ADM's evaluator has it (`metrics.distances.tiles`).
-    """
-
-    reads, compares = ("pool",), ("pool",)
     numbers = ("precision", "recall")
     k: int = 3
-    distance: str = "float32"
-
-    def __post_init__(self) -> None:
-        check_kind(self.distance)
 
     def check(self, samples: int, reference: int | None) -> None:
         """Refuses too few images.
@@ -41,15 +31,9 @@ class Metric:
         """
         check_enough(min(samples, samples if reference is None else reference), self.k)
 
-    def scores(self, samples: Images, reference: Images, features: str) -> list[Score]:
-        """Both.
-
-        Raises:
-          UserError: see `precision_recall`.
-        """
-        found = precision_recall(samples.array("pool"), reference.array("pool"), self.k, self.distance)
-        how = f"k={self.k}, {self.distance}, {len(reference.array('pool')):,} reference images"
-        return [Score.of(name, one, how=how) for name, one in found._asdict().items()]
+    def measured(self, samples: np.ndarray, reference: np.ndarray) -> dict[str, Estimate]:
+        """See `precision_recall`."""
+        return precision_recall(samples, reference, self.k, self.distance)._asdict()
 
 
 class PrecisionRecall(NamedTuple):
