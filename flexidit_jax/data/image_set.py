@@ -25,7 +25,7 @@ from PIL import Image, UnidentifiedImageError
 from flexidit_jax.common.array_files import ArrayFile
 from flexidit_jax.common.cores import cores
 from flexidit_jax.common.errors import UserError, first_line
-from flexidit_jax.common.files import shard_file
+from flexidit_jax.common.files import content_digest, shard_file
 from flexidit_jax.data.crop import centre_crop, centre_square
 from flexidit_jax.data.picture_kinds import endings, formats
 
@@ -84,10 +84,11 @@ class ImageSet:
     def sha256(self) -> str:
         """Of the file; of several, of their names and bytes in order. Reads all of it."""
         if len(self._files) == 1:
-            return sha256_of_file(self._files[0])
+            return content_digest(self._files).hexdigest()
         digest = hashlib.sha256()
         for file in self._files:
-            digest.update(f"{file.relative_to(self.path)}\0{sha256_of_file(file)}\n".encode(errors="surrogateescape"))
+            content = content_digest([file]).hexdigest()
+            digest.update(f"{file.relative_to(self.path)}\0{content}\n".encode(errors="surrogateescape"))
         return digest.hexdigest()
 
 
@@ -273,9 +274,3 @@ def _check_array(what: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
 
 def _size(size: tuple[int, int]) -> str:
     return f"{size[0]}x{size[1]}"
-
-
-def sha256_of_file(file: Path) -> str:
-    """Hexadecimal."""
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()

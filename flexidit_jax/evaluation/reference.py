@@ -10,8 +10,9 @@ from typing import Any
 
 from flexidit_jax.common.array_files import ArrayFile
 from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.files import content_digest
 from flexidit_jax.common.notes import note
-from flexidit_jax.data.image_set import ImageSet, open_images, sha256_of_file
+from flexidit_jax.data.image_set import ImageSet, open_images
 from flexidit_jax.metrics.kept_features import KeptFeatures
 from flexidit_jax.metrics.statistics_file import has_statistics
 
@@ -71,7 +72,7 @@ class Reference:
     @cached_property
     def sha256(self) -> str:
         """Of what there is; reads all of it."""
-        return sha256_of_file(self.path) if self.path.is_file() else self.images.sha256
+        return content_digest([self.path]).hexdigest() if self.path.is_file() else self.images.sha256
 
     def check(self, metrics: Sequence[Any], name: str, protocol: Mapping[str, Any]) -> None:
         """Refuses what cannot serve an extractor, or its metrics.

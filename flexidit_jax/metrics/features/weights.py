@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import zipfile
@@ -15,7 +14,7 @@ import numpy as np
 from safetensors import SafetensorError
 
 from flexidit_jax.common.errors import UserError
-from flexidit_jax.common.files import folder_named
+from flexidit_jax.common.files import content_digest, folder_named
 from flexidit_jax.common.graph_files import GRAPH_SUFFIX
 from flexidit_jax.common.hub import located
 from flexidit_jax.common.notes import note
@@ -93,7 +92,7 @@ def read(path: str | Path, published: Published) -> Weights:
         if kind := _code(file):
             raise UserError(f"{file} is {kind}, which is code and is not run; take {published.instead}")
     state, metadata = read_weights(files, published.networks)
-    sha256 = _sha256(files)
+    sha256 = content_digest(files).hexdigest()
     if (named := _NAMED.search(files[0].name)) and not sha256.startswith(named[1]):
         found = f"{named[1]}.. and has {sha256[: len(named[1])]}.."
         note(f"{files[0]} is named for a SHA-256 of {found}; it is another file, or damaged")
@@ -167,11 +166,3 @@ def _code(file: Path) -> str | None:
     except (OSError, zipfile.BadZipFile):  # for who reads it to say
         return None
     return "a TorchScript program" if program else None
-
-
-def _sha256(files: Sequence[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            hashlib.file_digest(file, lambda: digest)
-    return digest.hexdigest()
