@@ -108,7 +108,7 @@ def pixel_features(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
     `stop` is the number of images with which SIGTERM comes.
     """
-    counted = SimpleNamespace(images=0, texts=0, stop=None)
+    counted = SimpleNamespace(images=0, texts=0, prompts=[], stop=None)
 
     class Pixels:
         kinds, metrics = inception.Features.kinds, inception.Features.metrics
@@ -133,6 +133,7 @@ def pixel_features(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
         def text(self, prompts: list[str]) -> np.ndarray:
             counted.texts += len(prompts)
+            counted.prompts.append([*prompts])
             return np.float32([[len(prompt), *range(5)] for prompt in prompts])
 
     for module, features in ((inception, Pixels), (clip, Texts)):

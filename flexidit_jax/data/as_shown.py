@@ -45,6 +45,14 @@ def in_8_bits(image: Image.Image) -> Image.Image:
     return grey if clear is None else Image.merge("LA", (grey, Image.fromarray(255 * np.uint8(values != clear))))
 
 
+def turn_of(image: Image.Image) -> Image.Transpose | None:
+    """What turns an image upright as its EXIF says; None where nothing has to be done, or nothing says so."""
+    try:
+        return _TURNS.get(image.getexif().get(_ORIENTATION))
+    except Exception:  # Pillow's and struct's: a damaged block of a sound photo
+        return None
+
+
 def as_shown(image: Image.Image) -> Image.Image:
     """As a viewer shows it: `in_8_bits`, turned upright as its EXIF says, what is transparent laid over white.
 
@@ -52,10 +60,7 @@ def as_shown(image: Image.Image) -> Image.Image:
     (`ImageOps.exif_transpose` writes all of it anew, and raises).
     """
     image.load()  # a TIFF turns itself then
-    try:
-        turn = _TURNS.get(image.getexif().get(_ORIENTATION))
-    except Exception:  # Pillow's and struct's: a damaged block of a sound photo
-        turn = None
+    turn = turn_of(image)
     image = in_8_bits(image)
     image = image if turn is None else image.transpose(turn)
     if not image.has_transparency_data:

@@ -4,7 +4,8 @@
     a folder           pictures at any depth, in the order of their names
     a folder of ours   `samples.npz` of `--mode=generate`, or its `shards` where that is not made yet: the first images
 
-Pixels count as they are: what would be turned, scaled or joined by a guess is refused.
+Pixels count as they are stored, as all evaluators have it: none is turned, and what would be scaled or joined by a
+guess is refused.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from flexidit_jax.common.array_files import ArrayFile
 from flexidit_jax.common.cores import cores
 from flexidit_jax.common.errors import UserError, first_line
 from flexidit_jax.common.files import content_digest, shard_file
+from flexidit_jax.data.as_shown import turn_of
 from flexidit_jax.data.crop import centre_crop, centre_square
 from flexidit_jax.data.picture_kinds import endings, formats
 
@@ -141,16 +143,20 @@ def _folder(path: Path, crop: str | None, side: int | None) -> ImageSet:
     with ThreadPoolExecutor(cores()) as pool:
         headers = list(pool.map(partial(_header, crop=crop), files))
     width, height = one = headers[0][1]
-    for file, (_, size) in zip(files, headers):
+    for file, (_, size, _) in zip(files, headers):
         if size != one and crop is None:
             raise UserError(
                 f"{file} is {_size(size)} and {files[0].name} {_size(one)}; all must be of one size, or name a crop:"
                 f" {', '.join(CROPS)}"
             )
-    lossy = Counter(kind for kind, _ in headers if kind in _LOSSY)
+    lossy = Counter(kind for kind, _, _ in headers if kind in _LOSSY)
     remarks = tuple(
         f"{count:,} of {len(files):,} images are {kind}, which {_LOSSY[kind]} lossy" for kind, count in lossy.items()
     )
+    if turned := sum(turned for _, _, turned in headers):
+        remarks += (f"{turned:,} of {len(files):,} images would be shown turned, and count as they are stored",)
+    if (folders := len({file.parent for file in files})) > 1:
+        remarks += (f"images of {folders:,} folders, one after the other; parts of an Inception score are of few",)
 
     def rows(size: int, first: int) -> Iterator[np.ndarray]:
         with ThreadPoolExecutor(cores()) as pool:  # Pillow decodes outside of Python's lock
@@ -217,11 +223,11 @@ def _cut_already(path: Path, shape: tuple[int, ...], crop: str | None, side: int
     return f"{crop} {side}"
 
 
-def _header(file: Path, crop: str | None) -> tuple[str, tuple[int, int]]:
-    """The format of a picture, and its width and height."""
+def _header(file: Path, crop: str | None) -> tuple[str, tuple[int, int], bool]:
+    """The format of a picture, its width and height, and whether its EXIF would have it turned."""
     with _opened(file) as image:
         _check_picture(file, image, crop)
-        return image.format, image.size
+        return image.format, image.size, "exif" in image.info and turn_of(image) is not None
 
 
 def _pixels(file: Path, crop: str | None, side: int | None) -> np.ndarray:

@@ -86,14 +86,14 @@ class Extractor:
     def words(self, images: ImageSet) -> dict[str, Any]:
         """All that the features of a set of images depend on, JSON-ready; reads the whole set."""
         said = {"features": self.name, "extractor": self.protocol, "sha256": images.sha256, "crop": images.crop}
-        return json.loads(json.dumps(said))
+        return json.loads(json.dumps({**said, "size": images.shape[:2], "remarks": images.remarks}))
 
     def widths_in(self, folder: Path, images: ImageSet) -> dict[str, int]:
         """See `widths`; where features of the images are kept in the folder, of those, and no network runs."""
         path = self._file(folder, self.words(images))
         if not path.exists():
             return self.widths
-        return {kind: array.shape[1] for kind, array in KeptFeatures.read(path).items() if array.ndim == 2}
+        return {kind: array.shape[1] for kind, array in _kept(path).items() if array.ndim == 2}
 
     def kept_in(self, folder: Path, images: ImageSet) -> KeptFeatures:
         """Features of all images in a file of a folder that is named for all that they depend on; see `kept`."""
@@ -108,7 +108,7 @@ class Extractor:
         """
         words = self.words(images)
         if path.exists():
-            found = KeptFeatures.read(path)
+            found = _kept(path)
             if dict(found.words) != words:
                 raise UserError(f"{path} keeps features of other images, or of another extractor; name another file")
             return found
@@ -130,12 +130,12 @@ class Extractor:
             "features": self.name,
             "extractor": self.protocol,
             "tokenizer": self._features.tokenizer_sha256,
-            "sha256": sha256_of(prompts),
+            "sha256": _sha256_of(prompts),
         }
         path = self._file(folder, words)
         if not path.exists():
             write_arrays(path, {"prompts": self._features.text(prompts)}, words)
-        return KeptFeatures.read(path)["prompts"]
+        return _kept(path)["prompts"]
 
     def moments(self, images: ImageSet, path: Path) -> dict[str, MomentStream]:
         """Moments of every kind of features, for sets whose features are too many to keep.
@@ -226,6 +226,13 @@ def check_extractor(section: Mapping[str, Any], where: str) -> None:
         raise UserError(f"{where}: {section['name']} is fitted on data; inception has weights")
 
 
-def sha256_of(prompts: Sequence[str]) -> str:
+def _kept(path: Path) -> KeptFeatures:
+    try:
+        return KeptFeatures.read(path)
+    except UserError as error:
+        raise UserError(f"{error}; delete it, and the features are taken again") from None
+
+
+def _sha256_of(prompts: Sequence[str]) -> str:
     """Of texts, a line each."""
     return hashlib.sha256("".join(f"{prompt}\n" for prompt in prompts).encode()).hexdigest()

@@ -69,6 +69,17 @@ class Reference:
         """What was cut out of its pictures, where that is known."""
         return self.words.get("crop") if self.kept or self.statistics else self.images.crop
 
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Height and width of its images, where that is known."""
+        said = self.words.get("size") if self.images is None else self.images.shape[:2]
+        return None if said is None else tuple(said)
+
+    @property
+    def remarks(self) -> Sequence[str]:
+        """What a number made with it must say, such as that its images are JPEGs."""
+        return self.words.get("remarks", ()) if self.kept or self.statistics else self.images.remarks
+
     @cached_property
     def sha256(self) -> str:
         """Of what there is; reads all of it."""

@@ -59,4 +59,4 @@ def density_coverage(
         inside = tile < reach[columns]
         balls[rows] += inside.sum(1)
         covered[columns] |= inside.any(0)
-    return DensityCoverage(mean_of(balls / k), mean_of(covered))
+    return DensityCoverage(mean_of(balls / k), mean_of(covered, of_reference=True))

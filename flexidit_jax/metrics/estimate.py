@@ -21,10 +21,12 @@ class Estimate:
     Attributes:
       value: the number.
       influence: [N], up to a constant.
+      of_reference: whether those that influence it are the images of the reference, as of recall, and no samples.
     """
 
     value: float
     influence: np.ndarray = field(repr=False)
+    of_reference: bool = False
 
     @property
     def error(self) -> float:
@@ -42,7 +44,7 @@ class Difference:
     Attributes:
       value: the first less the second.
       error: the standard error of that.
-      paired: whether sample i of both had the same noise and label.
+      paired: whether sample i of both had the same noise and label; or both errors are of the same reference images.
     """
 
     value: float
@@ -59,15 +61,16 @@ class Difference:
         return text + (" (a tie)" if self.tie else "")
 
 
-def mean_of(values: np.ndarray, scale: float = 1.0) -> Estimate:
-    """The mean of a number per sample, each influencing it by itself.
+def mean_of(values: np.ndarray, scale: float = 1.0, of_reference: bool = False) -> Estimate:
+    """The mean of a number per image, each influencing it by itself.
 
     Args:
       values: [N], N > 0.
       scale: what all are multiplied with.
+      of_reference: see `Estimate`.
     """
     values = scale * np.asarray(values, np.float64)
-    return Estimate(float(values.mean()), values - values.mean())
+    return Estimate(float(values.mean()), values - values.mean(), of_reference)
 
 
 def difference(a: Estimate, b: Estimate, paired: bool = True) -> Difference:
@@ -75,12 +78,12 @@ def difference(a: Estimate, b: Estimate, paired: bool = True) -> Difference:
 
     Args:
       paired: whether sample i of both had the same noise and label, so that most of their errors are one; else they
-        are independent.
+        are independent. Errors that are of the reference images are of the same ones either way.
 
     Raises:
       UserError: paired sets of different sizes.
     """
-    if not paired:
+    if not (paired := paired or (a.of_reference and b.of_reference)):
         return Difference(a.value - b.value, float(np.hypot(a.error, b.error)), paired)
     if len(a.influence) != len(b.influence):
         raise UserError(

@@ -9,6 +9,7 @@ import numpy as np
 
 from flexidit_jax.common import build
 from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.notes import note
 from flexidit_jax.metrics.distances import cut
 from flexidit_jax.metrics.estimate import Estimate
 from flexidit_jax.metrics.moments import check_finite
@@ -56,6 +57,9 @@ class Metric:
             parts, how = shuffled(len(logits), self.parts, self.seed), f"{self.parts} shuffled parts"
         else:
             parts, how = consecutive(len(logits), self.chunk), f"parts of {self.chunk:,} in order"
+            if len(parts) > 1 and _sorted(samples.labels):
+                how = f"MEANS NOTHING, since the samples are sorted by class: {how}"
+                note("an Inception score of samples sorted by class means nothing; chunk=None shuffles them")
         found, deviation = inception_score(logits, parts)
         return [Score.of("is", found, how=f"{how}, which deviate by {deviation:.2g}")]
 
@@ -109,6 +113,11 @@ def inception_score(logits: np.ndarray, parts: Sequence[np.ndarray]) -> tuple[Es
         share = len(logits) / (len(part) * len(parts))
         influence[part] = share * scores[-1] * (certain - certain.mean())
     return Estimate(float(np.mean(scores)), influence), float(np.std(scores))
+
+
+def _sorted(labels: np.ndarray | None) -> bool:
+    """Whether classes [N] come one after the other."""
+    return labels is not None and labels[0] != labels[-1] and bool((labels[1:] >= labels[:-1]).all())
 
 
 def _check_parts(count: int, parts: int) -> None:

@@ -66,4 +66,4 @@ def precision_recall(
     for rows, columns, tile in tiles(samples, reference, distance):
         within[rows] |= (tile <= reach[columns]).any(1)
         covered[columns] |= (tile <= own_reach[rows, None]).any(0)
-    return PrecisionRecall(mean_of(within), mean_of(covered))
+    return PrecisionRecall(mean_of(within), mean_of(covered, of_reference=True))

@@ -9,10 +9,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from flexidit_jax.common.errors import UserError, nearest
-from flexidit_jax.metrics.score import Score
+from flexidit_jax.metrics.score import Score, metric_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,10 +66,12 @@ class Protocol:
     Attributes:
       features: the extractor.
       convention: how images become what it reads, such as "adm", "pytorch-fid", "clean", "dinov2-hub".
+      details: what else decides the features, beside the convention.
       weights: SHA-256 of the file of its weights.
+      metrics: keywords of the metrics, by their names (modules of `metrics`).
       samples: how many.
       size: pixels of a side of a sample.
-      crop: what was done to samples and reference before features were taken.
+      crop: what was cut out of the samples before features were taken.
       lossless: whether the samples were never a JPEG.
       uint8: how the samples became bytes.
       labels: which classes were asked for: "uniform" (drawn), "balanced" (equally often), or captions.
@@ -77,6 +79,8 @@ class Protocol:
       reference: its name.
       reference_sha256: of its file.
       reference_images: how many its statistics are of; None where its file does not say.
+      reference_compared: how many of them have features that are compared; None where none has.
+      reference_size, reference_crop: see `size` and `crop`.
       preset: the protocol that was asked for, if any.
       drawn: how the samples were made.
       versions: of what computed it, by name; they make no difference of protocol.
@@ -84,7 +88,9 @@ class Protocol:
 
     features: str | None = None
     convention: str | None = None
+    details: str | None = None
     weights: str | None = None
+    metrics: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     samples: int | None = None
     size: int | None = None
     crop: str | None = None
@@ -95,6 +101,9 @@ class Protocol:
     reference: str | None = None
     reference_sha256: str | None = None
     reference_images: int | None = None
+    reference_compared: int | None = None
+    reference_size: int | None = None
+    reference_crop: str | None = None
     preset: str | None = None
     drawn: Drawn = Drawn()
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -114,11 +123,15 @@ class Protocol:
     def __str__(self) -> str:
         """One line a subject, what is not known left out."""
         subjects = {
-            "features": [self.features, self.convention and f"convention {self.convention}", _hash(self.weights)],
+            "features": [
+                self.features,
+                self.convention and f"convention {self.convention}",
+                self.details,
+                _hash(self.weights),
+            ],
             "samples": [
                 _count(self.samples, "images"),
-                self.size and f"{self.size}x{self.size}",
-                self.crop and f"crop {self.crop}",
+                *_cut(self.size, self.crop),
                 {True: "lossless", False: "NOT lossless", None: None}[self.lossless],
                 self.uint8 and f"bytes by {self.uint8}",
                 self.labels and f"labels {self.labels}",
@@ -127,7 +140,9 @@ class Protocol:
             "reference": [
                 self.reference,
                 _hash(self.reference_sha256),
-                _count(self.reference_images, "images") if self.reference else None,
+                _count(self.reference_images, "images"),
+                _count(self.reference_compared, "of them compared"),
+                *_cut(self.reference_size, self.reference_crop),
             ],
             "drawn": [f"{key.replace('_', ' ')} {value}" for key, value in _known(self.drawn)],
             "versions": [f"{name} {version}" for name, version in self.versions.items()],
@@ -138,18 +153,25 @@ class Protocol:
         return "\n".join(lines)
 
 
+class Wanted(NamedTuple):
+    """Of an extractor: its convention, and sections of what is measured on its features."""
+
+    convention: str
+    metrics: Sequence[Mapping[str, Any]]
+
+
 @dataclass(frozen=True)
 class Preset:
     """A published protocol.
 
     Attributes:
       asks: what it says; None where anything will do.
-      metrics: names (modules of `metrics`) of those that it reports, by extractor.
+      features: what is wanted of every extractor, by its name.
       crop: name (`data.image_set.CROPS`) and side of that of samples and reference, where pictures are cropped.
     """
 
     asks: Protocol
-    metrics: Mapping[str, tuple[str, ...]]
+    features: Mapping[str, Wanted]
     crop: tuple[str, int] | None = None
 
 
@@ -158,15 +180,20 @@ BYTES = "floor(127.5 x + 128)"
 #: the labels of images of captions
 CAPTIONS = "captions, one image each, in order"
 _SAMPLES = Protocol(lossless=True, uint8=BYTES)
-_ADM = {"inception": ("inception_score", "frechet", "precision_recall")}
-_IMAGENET = replace(_SAMPLES, samples=50_000, labels="uniform")
-#: by the name that is asked for; the convention of Inception is ADM's in all
+_FRECHET = {"name": "frechet"}
+_ADM = {
+    "inception": Wanted(
+        "adm", ({"name": "inception_score"}, _FRECHET, {"name": "precision_recall", "distance": "float16"})
+    )
+}
+_IMAGENET = replace(_SAMPLES, samples=50_000, labels="uniform", reference_compared=10_000)
+#: by the name that is asked for
 PRESETS = {
     "adm-imagenet256": Preset(replace(_IMAGENET, size=256, reference="VIRTUAL_imagenet256_labeled.npz"), _ADM),
     "adm-imagenet512": Preset(replace(_IMAGENET, size=512, reference="VIRTUAL_imagenet512.npz"), _ADM),
     "coco10k": Preset(
-        replace(_SAMPLES, samples=10_000, size=256, crop="square 256", labels=CAPTIONS),
-        {"inception": ("frechet",), "clip": ("clip_score",)},
+        replace(_SAMPLES, samples=10_000, size=256, crop="square 256", labels=CAPTIONS, reference_crop="square 256"),
+        {"inception": Wanted("adm", (_FRECHET,)), "clip": Wanted("clip-ViT-L/14", ({"name": "clip_score"},))},
         ("square", 256),
     ),
 }
@@ -189,14 +216,24 @@ def deviations(protocol: Protocol) -> list[str]:
         return []
     asked = preset(protocol.preset)
     found = []
-    if protocol.features not in asked.metrics:
-        found.append(f"features {_said(protocol.features)}, not {' or '.join(asked.metrics)}")
-    convention = "adm" if protocol.features == "inception" else None
+    if protocol.features not in asked.features:
+        found.append(f"features {_said(protocol.features)}, not {' or '.join(asked.features)}")
+    convention, metrics = asked.features.get(protocol.features, (None, ()))
     for key, wanted in _known(replace(asked.asks, convention=convention)):
         own = getattr(protocol, key)
+        if key.startswith("reference") and (
+            protocol.reference is None or (own is None and key == "reference_compared")
+        ):
+            continue  # nothing is compared
         if own != wanted:
             found.append(f"{_words(key)} {_said(own)}, not {wanted}")
-    return found
+    published = settings_of([metric_of(one, "evaluate.protocol") for one in metrics])
+    return found + [f"{what} {_said(own)}, not {wanted}" for what, own, wanted in _unlike(protocol.metrics, published)]
+
+
+def settings_of(metrics: Sequence[Any]) -> dict[str, dict[str, Any]]:
+    """Keywords of metrics, by their names."""
+    return {type(one).__module__.rpartition(".")[2]: dataclasses.asdict(one) for one in metrics}
 
 
 def differences(ours: Protocol, theirs: Protocol) -> list[str]:
@@ -204,9 +241,12 @@ def differences(ours: Protocol, theirs: Protocol) -> list[str]:
 
     How samples were drawn is none of it (see `drawn_differently`), and versions are not.
     """
-    apart = ("preset", "drawn", "versions")
+    apart = ("preset", "drawn", "versions", "metrics")
     keys = [field.name for field in dataclasses.fields(Protocol) if field.name not in apart]
-    return list(_differing(ours, theirs, keys))
+    metrics = (
+        f"{what} {_said(own)} here, {_said(other)} there" for what, own, other in _unlike(ours.metrics, theirs.metrics)
+    )
+    return [*_differing(ours, theirs, keys), *metrics]
 
 
 def drawn_differently(ours: Protocol, theirs: Protocol) -> list[str]:
@@ -240,10 +280,20 @@ def _differing(ours: Any, theirs: Any, keys: Sequence[str]) -> Iterator[str]:
             yield f"{_words(key)} {_said(mine)} here, {_said(other)} there"
 
 
+def _unlike(
+    ours: Mapping[str, Mapping[str, Any]], theirs: Mapping[str, Mapping[str, Any]]
+) -> Iterator[tuple[str, Any, Any]]:
+    """What metrics that both have are made with otherwise, and how."""
+    for name in ours.keys() & theirs.keys():
+        for key, value in ours[name].items():
+            if value != theirs[name].get(key):
+                yield f"{_words(key)} of {_words(name)}", value, theirs[name].get(key)
+
+
 def _known(said: Any) -> list[tuple[str, Any]]:
-    """Fields that are neither None nor empty, with their values."""
+    """Fields that are not None, with their values; what is made of parts is left out."""
     pairs = ((field.name, getattr(said, field.name)) for field in dataclasses.fields(said))
-    return [(key, value) for key, value in pairs if value is not None and key not in ("drawn", "versions")]
+    return [(key, value) for key, value in pairs if value is not None and not isinstance(value, (Drawn, Mapping))]
 
 
 def _said(value: Any) -> str:
@@ -252,6 +302,10 @@ def _said(value: Any) -> str:
 
 def _words(key: str) -> str:
     return key.replace("_", " ")
+
+
+def _cut(size: int | None, crop: str | None) -> list[str | None]:
+    return [size and f"{size}x{size}", crop and f"crop {crop}"]
 
 
 def _hash(sha256: str | None) -> str | None:

@@ -54,18 +54,15 @@ def read_statistics(path: Path, features: str, widths: Mapping[str, int]) -> Sta
     """Those of a file.
 
     Args:
-      features: name of the extractor that the samples are compared in.
+      features: name of the extractor that the samples are compared in, for messages.
       widths: of its kinds of features.
 
     Raises:
-      UserError: they are of another extractor or of another width, are no finite real numbers, or there are none; a
-        covariance that cannot be one.
+      UserError: they are of another width, are no finite real numbers, or there are none; a covariance that cannot be
+        one.
     """
     file = ArrayFile(path)
     words = file.words()
-    made = words.get("features", features)
-    if made != features:
-        raise UserError(f"{path} holds statistics of {made}, and samples are compared in {features}; name that")
     found = {}
     for kind, (mean, covariance) in NAMES.items():
         if mean in file and covariance in file and kind in widths:

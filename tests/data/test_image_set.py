@@ -108,12 +108,31 @@ def test_an_unfinished_folder_is_its_first_images(tmp_path: Path) -> None:
 
 
 def test_jpegs_are_said(tmp_path: Path) -> None:
-    folder(tmp_path, IMAGES[:2])
+    folder(tmp_path, IMAGES[:1])
+    Image.fromarray(IMAGES[1]).save(tmp_path / "0" / "a.png")
     Image.fromarray(IMAGES[2]).save(tmp_path / "0" / "b.jpg")
     assert not open_images(tmp_path).lossless
     assert open_images(tmp_path).remarks == ("1 of 3 images are JPEG, which is lossy",)
     (tmp_path / "0" / "b.jpg").rename(tmp_path / "0" / "b.png")  # a file is what its content says
     assert open_images(tmp_path).remarks == ("1 of 3 images are JPEG, which is lossy",)
+
+
+def test_pictures_count_as_they_are_stored(tmp_path: Path) -> None:
+    folder(tmp_path, IMAGES[:1])
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(IMAGES[2]).save(tmp_path / "0" / "b.jpg", exif=exif, quality=100, subsampling=0)
+    found = open_images(tmp_path)
+    assert found.remarks[-1] == "1 of 2 images would be shown turned, and count as they are stored"
+    assert found.shape == IMAGES.shape[1:] and every(found, 2).shape == (2, *IMAGES.shape[1:])
+
+
+def test_folders_one_after_the_other_are_said(tmp_path: Path) -> None:
+    folder(tmp_path, IMAGES[:1])
+    assert open_images(tmp_path).remarks == ()
+    folder(tmp_path, IMAGES[:2])
+    said = "images of 2 folders, one after the other; parts of an Inception score are of few"
+    assert open_images(tmp_path).remarks == (said,)
 
 
 def test_a_crop_is_for_photographs_of_any_size(tmp_path: Path) -> None:

@@ -143,6 +143,15 @@ def test_features_of_other_images_or_extractors_lie_in_other_files(
     assert len([*(tmp_path / "f").iterdir()]) == 3 and pixels.seen == 122  # two probes among them
 
 
+def test_kept_features_that_are_damaged_are_taken_again_once_deleted(tmp_path: Path, extractor: Extractor) -> None:
+    images = open_images(saved(tmp_path / "s.npz", SAMPLES))
+    path = extractor.kept_in(tmp_path / "f", images).path
+    path.write_bytes(path.read_bytes()[:-9])
+    for read in (extractor.kept_in, extractor.widths_in):
+        with pytest.raises(UserError, match=r"npz file \(.*\); .*; delete it, and the features are taken again$"):
+            read(tmp_path / "f", images)
+
+
 def test_what_is_no_number_is_said_with_its_image_and_not_kept(
     tmp_path: Path, extractor: Extractor, pixels: Pixels, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,7 +19,12 @@ from flexidit_jax.metrics.statistics_file import write_statistics
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (9, 4, 4, 3), dtype=np.uint8)
 MOMENTS = {"pool": Moments.of(RNG.standard_normal((20, 3)))}
-WORDS = {"features": "inception", "extractor": {"convention": "adm", "weights_sha256": "a" * 64}, "crop": "adm 4"}
+WORDS = {
+    "features": "inception",
+    "extractor": {"convention": "adm", "weights_sha256": "a" * 64},
+    "crop": "adm 4",
+    "size": [5, 6],
+}
 
 
 def statistics(path: Path, images: np.ndarray | None = None) -> Path:
@@ -38,7 +43,7 @@ def test_what_there_is(tmp_path: Path) -> None:
     np.savez(tmp_path / "images.npz", arr_0=IMAGES)
     np.savez(tmp_path / "adm.npz", mu=np.zeros(3), sigma=np.eye(3), arr_0=IMAGES[:4])
     found = {
-        path.name: (one.statistics, one.kept is not None, one.count, one.crop)
+        path.name: (one.statistics, one.kept is not None, one.count, one.crop, one.size)
         for path in (
             tmp_path / "images.npz",
             tmp_path / "adm.npz",
@@ -49,11 +54,11 @@ def test_what_there_is(tmp_path: Path) -> None:
         if (one := Reference.open(path))
     }
     assert found == {
-        "images.npz": (False, False, 9, None),
-        "adm.npz": (True, False, 4, None),
-        "alone.npz": (True, False, None, "adm 4"),
-        "both.npz": (True, False, 9, "adm 4"),
-        "features.npz": (False, True, 5, "adm 4"),
+        "images.npz": (False, False, 9, None, (4, 4)),
+        "adm.npz": (True, False, 4, None, (4, 4)),
+        "alone.npz": (True, False, None, "adm 4", (5, 6)),
+        "both.npz": (True, False, 9, "adm 4", (4, 4)),
+        "features.npz": (False, True, 5, "adm 4", (5, 6)),
     }
     path = tmp_path / "both.npz"
     assert Reference.open(path).sha256 == hashlib.sha256(path.read_bytes()).hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -75,6 +76,8 @@ def test_five_numbers_of_one_command(here: SimpleNamespace, capsys: pytest.Captu
     protocol = row["protocol"]
     assert (protocol["samples"], protocol["size"], protocol["lossless"], protocol["uint8"]) == (40, 4, True, None)
     assert (protocol["reference"], protocol["reference_images"]) == ("ref.npz", 50)
+    assert (protocol["reference_compared"], protocol["reference_size"], protocol["reference_crop"]) == (50, 4, None)
+    assert protocol["metrics"]["precision_recall"] == {"k": 3, "distance": "float32"}
     for line in (
         "features: inception, convention adm, sha256 676767676767",
         "samples: 40 images, 4x4, lossless",
@@ -138,10 +141,11 @@ def test_a_published_protocol_and_what_deviates(capsys: pytest.CaptureFixture[st
     words = ["--reference=VIRTUAL_imagenet256_labeled.npz", "--config.evaluate.protocol=adm-imagenet256"]
     assert run(f"--samples={drawn('full')}", *words) == 0
     said = capsys.readouterr().out
-    assert "protocol: adm-imagenet256 with deviations: samples is 40, not 50000; size is 4, not 256\n" in said
+    few = "samples is 40, not 50000; size is 4, not 256; reference compared is 9, not 10000"
+    assert f"protocol: adm-imagenet256 with deviations: {few}\n" in said
     [row] = result()["rows"]
     assert row["protocol"]["reference_images"] == 50
-    assert row["scores"]["precision"]["how"] == "k=3, float32, 9 reference images"
+    assert row["scores"]["precision"]["how"] == "k=3, float16, 9 reference images"
 
 
 def test_captions(here: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
@@ -165,14 +169,42 @@ def test_captions(here: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> 
     ]
     assert rows[0]["protocol"]["crop"] == "square 256" and rows[0]["protocol"]["reference"] == "photos"
     assert rows[1]["protocol"]["reference"] is None
-    assert len(rows[1]["protocol"]["captions"]) == 64
+    assert rows[1]["protocol"]["captions"] == hashlib.sha256(Path("captions.txt").read_bytes()).hexdigest()
+    assert rows[0]["remarks"] == ["reference: 8 of 8 images are JPEG, which is lossy"] and rows[1]["remarks"] == []
+    Path("captions.txt").write_bytes("\ufeffa\r\nb\u2028b\r\nc\x0cc\x85\r\ndddd\r\neeeee\r\n".encode())
+    words += ["--config.evaluate.prompts=captions.txt", "--config.evaluate.features.name=clip"]
+    assert run(*words, "--config.evaluate.metrics=clip_score") == 0
+    assert here.prompts[-1] == ["a", "b\u2028b", "c\x0cc\x85", "dddd", "eeeee"]
     assert "deviations: samples is 5, not 10000; uint8 is not known, not floor(127.5 x + 128)" in said
+
+
+def test_what_must_be_said_of_samples_and_their_reference(capsys: pytest.CaptureFixture[str]) -> None:
+    np.savez("wide.npz", arr_0=np.pad(REFERENCE, ((0, 0), (0, 0), (0, 3), (0, 0))))
+    Path("again").mkdir()
+    Path("again/copy.npz").write_bytes(Path("s.npz").read_bytes())
+    words = ["--config.evaluate.metrics=fid", "--config.evaluate.crop=adm", "--config.evaluate.side=4"]
+    assert run("--samples=s.npz,again/copy.npz", "--reference=wide.npz", words[0]) == 0
+    wide = "they are 4x4 and the reference is 4x7, where published protocols have one size"
+    assert [row["remarks"] for row in result()["rows"]] == [[wide], ["they are the images of s.npz", wide]]
+    command = ["--mode=reference", "--config.reference.images=ref.npz", "--out=stats.npz", "--config.reference.side=4"]
+    assert main([*command, "--config.reference.crop=square"]) == 0
+    assert run("--samples=s.npz", "--reference=stats.npz", *words) == 0
+    cropped = "they are cropped by 'adm 4' and the reference by 'square 4'; crop both alike"
+    assert result()["rows"][0]["remarks"] == [cropped] and f"\n{cropped}\n" in capsys.readouterr().out
+    assert result()["rows"][0]["protocol"]["reference_crop"] == "square 4"
+    assert run("--samples=s.npz", "--reference=s.npz", words[0]) == 0
+    assert result()["rows"][0]["remarks"] == ["they are the images of the reference"]
 
 
 def test_statistics_in_the_file_of_samples_count() -> None:
     """As in ADM's evaluator: a reference scored against itself is at 0."""
     write_statistics(Path("v.npz"), {"pool": Moments.of(pool(REFERENCE))}, {}, REFERENCE[:9])
     assert run("--samples=v.npz", "--reference=v.npz", "--config.evaluate.metrics=fid") == 0
+    assert result()["rows"][0]["remarks"] == [
+        "distances of pool are of its own mu, of 50 images",
+        "distances of spatial are of its images, of which it has no statistics",
+        "they are the images of the reference",
+    ]
     assert result()["rows"][0]["scores"]["fid"]["value"] < 1e-9
 
 
@@ -213,7 +245,8 @@ def test_a_network_with_a_reference_of_its_own() -> None:
     for reference in ("ref.npz", "stats.npz"):
         assert run("--samples=s.npz", f"--reference={reference}", f"--out={reference}.fd", *words) == 0
     [row], [other] = (result(f"{name}.fd")["rows"] for name in ("ref.npz", "stats.npz"))
-    assert row["protocol"]["convention"] == "dinov2-hub, resize pillow, heads 4"
+    assert row["protocol"]["convention"] == "dinov2-hub"
+    assert row["protocol"]["details"] == "resize pillow, heads 4"
     assert row["scores"]["fd"]["value"] == pytest.approx(other["scores"]["fd"]["value"], rel=1e-6)
 
 

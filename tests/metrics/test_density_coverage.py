@@ -27,6 +27,7 @@ def test_by_hand() -> None:
     found = density_coverage(np.array([[0.5], [2.5], [200.0]]), reference, 1)
     assert found.density.value == (2 + 1 + 0) / 3  # 0.5 in the balls of 0 and 1, 2.5 in that of 3 alone
     assert found.coverage.value == 3 / 4
+    assert (found.density.of_reference, found.coverage.of_reference) == (False, True)
     assert found.density.error == pytest.approx(np.std([2, 1, 0]) / np.sqrt(3))
 
 

@@ -28,6 +28,14 @@ def test_a_paired_difference_leaves_out_what_both_share() -> None:
     assert not paired.tie and apart.tie
 
 
+def test_errors_of_the_same_reference_images_are_paired_however_samples_were_drawn() -> None:
+    hits = np.arange(100) % 4 == 0
+    recall, less = mean_of(hits, of_reference=True), mean_of(hits & (np.arange(100) > 3), of_reference=True)
+    found = difference(recall, less, paired=False)
+    assert found.paired and found.error == pytest.approx(np.std(np.arange(100) == 0) / 10)
+    assert not difference(recall, mean_of(hits), paired=False).paired
+
+
 @pytest.mark.parametrize(("value", "tie"), [(0.0199, True), (-0.0199, True), (0.0201, False), (-0.0201, False)])
 def test_a_tie_is_what_two_errors_cover(value: float, tie: bool) -> None:
     assert Difference(value, 0.01, True).tie == tie

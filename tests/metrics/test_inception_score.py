@@ -10,6 +10,7 @@ import pytest
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.metrics import inception_score as module
 from flexidit_jax.metrics.inception_score import consecutive, inception_score, shuffled
+from flexidit_jax.metrics.score import Images
 
 Oracle = Mapping[str, np.ndarray]
 
@@ -58,6 +59,28 @@ def test_the_standard_error_is_the_spread_of_draws(parts: list[np.ndarray]) -> N
     found = [inception_score(draw, parts)[0] for draw in draws]
     spread = np.std([one.value for one in found])
     assert np.median([one.error for one in found]) == pytest.approx(spread, rel=0.15)
+
+
+def test_samples_sorted_by_class_are_said(capsys: pytest.CaptureFixture[str]) -> None:
+    logits = {"logits": np.random.default_rng(0).normal(size=(12, 10))}
+
+    def how(labels: list[int] | None, **keys: int | None) -> str:
+        labels = None if labels is None else np.array(labels, np.uint8)
+        [score] = module.Metric(**keys).scores(Images(logits, labels=labels), Images(), "inception")
+        return score.how
+
+    in_order = [0] * 4 + [1] * 4 + [3] * 4
+    assert how(in_order, chunk=5).startswith(
+        "MEANS NOTHING, since the samples are sorted by class: parts of 5 in order"
+    )
+    assert capsys.readouterr().err == (
+        "note: an Inception score of samples sorted by class means nothing; chunk=None shuffles them\n"
+    )
+    for labels in (None, in_order[::-1], [2] * 12, [0, 1, 2] * 4):
+        assert how(labels, chunk=5).startswith("parts of 5 in order")
+    assert how(in_order, chunk=12).startswith("parts of 12 in order")  # all in one
+    assert how(in_order, chunk=None, parts=2).startswith("2 shuffled parts")
+    assert capsys.readouterr().err == ""
 
 
 def test_refusals(oracle: Oracle) -> None:

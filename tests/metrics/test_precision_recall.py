@@ -35,6 +35,7 @@ def test_by_hand() -> None:
     assert found.precision.value == 1 / 4  # 4 lies in the ball of 3
     assert found.recall.value == 3 / 3  # all lie in the ball of 4
     assert found.precision.error == pytest.approx(np.sqrt(1 / 4 * 3 / 4 / 4))
+    assert (found.precision.of_reference, found.recall.of_reference) == (False, True)
     turned = precision_recall(reference, samples, 1)
     assert (turned.precision.value, turned.recall.value) == (1, 1 / 4)
 

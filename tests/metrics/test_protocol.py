@@ -9,7 +9,9 @@ import pytest
 
 from flexidit_jax.common import build
 from flexidit_jax.common.errors import UserError
+from flexidit_jax.metrics.precision_recall import Metric as Precision
 from flexidit_jax.metrics.protocol import (
+    CAPTIONS,
     PRESETS,
     Drawn,
     Protocol,
@@ -17,9 +19,10 @@ from flexidit_jax.metrics.protocol import (
     differences,
     drawn_differently,
     preset,
+    settings_of,
     table,
 )
-from flexidit_jax.metrics.score import Score
+from flexidit_jax.metrics.score import Score, metric_of
 
 OURS = Protocol(
     features="inception",
@@ -32,6 +35,8 @@ OURS = Protocol(
     labels="uniform",
     reference="VIRTUAL_imagenet256_labeled.npz",
     reference_sha256="ab" * 32,
+    reference_compared=10_000,
+    reference_size=256,
     preset="adm-imagenet256",
     drawn=Drawn(seed=0, solver="ddpm", steps=250, schedule="4:100,2:150", guidance=1.5, guidance_channels=3),
     versions={"jax": "0.10.2"},
@@ -43,7 +48,7 @@ def test_in_words() -> None:
         [
             "features: inception, convention adm, sha256 6726825d0af5",
             "samples: 50,000 images, 256x256, lossless, bytes by floor(127.5 x + 128), labels uniform",
-            "reference: VIRTUAL_imagenet256_labeled.npz, sha256 abababababab",
+            "reference: VIRTUAL_imagenet256_labeled.npz, sha256 abababababab, 10,000 of them compared, 256x256",
             "drawn: seed 0, solver ddpm, steps 250, schedule 4:100,2:150, guidance 1.5, guidance channels 3",
             "versions: jax 0.10.2",
             "protocol: adm-imagenet256, all kept",
@@ -105,14 +110,35 @@ def test_deviations_are_listed() -> None:
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_deviates_from_nothing_of_its_own(name: str) -> None:
-    for features in preset(name).metrics:
-        kept = replace(preset(name).asks, preset=name, features=features, convention="adm")
+    for features, (convention, sections) in preset(name).features.items():
+        metrics = settings_of([metric_of(one, "evaluate.metrics") for one in sections])
+        asked = preset(name).asks
+        kept = replace(asked, preset=name, features=features, convention=convention, metrics=metrics)
+        kept = replace(kept, reference=asked.reference or "photos")
         assert deviations(kept) == []
-        assert deviations(replace(kept, convention="clean")) == ["convention is clean, not adm"] * (features != "clip")
+        assert deviations(replace(kept, convention="clean")) == [f"convention is clean, not {convention}"]
+        assert {one["name"] for one in sections} <= {*build.names("flexidit_jax.metrics", "Metric")}
     assert deviations(Protocol(preset=name))[0].startswith("features is not known, not inception")
     assert len(deviations(Protocol(preset=name))) >= 6
-    for metrics in preset(name).metrics.values():
-        assert {*metrics} <= {*build.names("flexidit_jax.metrics", "Metric")}
+
+
+def test_what_a_metric_is_made_with_deviates_and_differs() -> None:
+    ours, theirs = (replace(OURS, metrics=settings_of([Precision(distance=kind)])) for kind in ("float32", "float16"))
+    assert deviations(theirs) == []
+    assert deviations(ours) == ["distance of precision recall is float32, not float16"]
+    assert deviations(replace(ours, features="dinov2"))[1:] == []
+    assert differences(ours, theirs) == ["distance of precision recall is float32 here, is float16 there"]
+    assert differences(ours, OURS) == []  # which measured nothing of it
+
+
+def test_a_reference_deviates_where_there_is_one() -> None:
+    few = replace(OURS, reference_compared=9_000, reference_crop="adm 256")
+    assert deviations(few) == ["reference compared is 9000, not 10000"]
+    coco = replace(few, preset="coco10k", samples=10_000, labels=CAPTIONS, crop="square 256")
+    assert deviations(coco) == ["reference crop is adm 256, not square 256"]
+    assert deviations(replace(coco, reference=None, features="clip", convention="clip-ViT-B/32")) == [
+        "convention is clip-ViT-B/32, not clip-ViT-L/14"
+    ]
 
 
 def test_what_differs() -> None:

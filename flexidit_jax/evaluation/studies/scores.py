@@ -6,10 +6,9 @@ same reference, run no network again.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from importlib.metadata import PackageNotFoundError, version
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -18,16 +17,15 @@ from flexidit_jax.common import build
 from flexidit_jax.common.array_files import ArrayFile
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.data.image_set import ImageSet
-from flexidit_jax.evaluation.extraction import PACKAGE, Extractor, check_extractor, sha256_of
+from flexidit_jax.evaluation.extraction import PACKAGE, Extractor, check_extractor
 from flexidit_jax.evaluation.reference import Reference, check_made
 from flexidit_jax.evaluation.samples import ARRAYS, Samples, are_paired
+from flexidit_jax.evaluation.studies.scores_protocol import protocol_of, remarks_on
 from flexidit_jax.metrics.estimate import difference
 from flexidit_jax.metrics.moments import Gaussian
-from flexidit_jax.metrics.protocol import BYTES, CAPTIONS, Drawn, Preset, Protocol, preset
+from flexidit_jax.metrics.protocol import Preset, preset
 from flexidit_jax.metrics.score import Images, metric_of
 from flexidit_jax.metrics.statistics_file import has_statistics, read_statistics
-
-VERSIONS = ("flexidit_jax", "jax", "numpy", "pillow")
 
 
 @dataclass(frozen=True)
@@ -113,7 +111,7 @@ class Scores:
         names = [one.get("name") for one in asked]
         if twice := [name for name in names if names.count(name) > 1]:
             raise UserError(f"evaluate.features names {twice[0]} twice; each takes a run of its own")
-        more = self.preset.metrics if self.preset and self.metrics is None else ()
+        more = self.preset.features if self.preset and self.metrics is None else ()
         return [dict(one) for one in asked] + [{"name": name} for name in more if name not in names]
 
     def metrics_of(self, extractor: str) -> list[Any]:
@@ -125,7 +123,8 @@ class Scores:
         maker = build.find(PACKAGE, extractor, "Features")
         asked = self.metrics
         if asked is None:
-            asked = self.preset.metrics.get(extractor, maker.metrics) if self.preset else maker.metrics
+            wanted = self.preset and self.preset.features.get(extractor)
+            asked = wanted.metrics if wanted else maker.metrics
         asked = asked.split(",") if isinstance(asked, str) else asked
         if not isinstance(asked, Sequence) or not asked:
             raise UserError(f"evaluate.metrics must be names or sections, and at least one, got {asked!r}")
@@ -157,6 +156,7 @@ class Opened:
     Attributes:
       preset: the name of the protocol.
       prompts: of every image.
+      captions: SHA-256 of the file of them.
       paired: whether sets of samples are.
       extractors: with their metrics.
     """
@@ -165,6 +165,7 @@ class Opened:
     samples: Sequence[Samples]
     reference: Reference | None
     prompts: Sequence[str] | None
+    captions: str | None
     paired: bool
     extractors: Sequence[tuple[Extractor, Sequence[Any]]]
 
@@ -177,7 +178,7 @@ def opened(section: Scores) -> Opened:
     """
     samples = [Samples.open(name, **section.cut) for name in section.names]
     paired = are_paired(section.paired, samples)
-    prompts = None if section.prompts is None else _captions(section.prompts, samples)
+    prompts, captions = (None, None) if section.prompts is None else _captions(section.prompts, samples)
     metrics = {one["name"]: section.metrics_of(one["name"]) for one in section.sections}
     reference = None if section.reference is None else Reference.open(section.reference, **section.cut)
     for metric in (metric for own in metrics.values() for metric in own):
@@ -196,7 +197,7 @@ def opened(section: Scores) -> Opened:
             reference.check(own, extractor.name, extractor.protocol)
         for path in (one.images.path for one in samples if _counts_own(one.images)):
             check_made(path, "statistics", ArrayFile(path).words(), extractor.name, extractor.protocol)
-    return Opened(section.protocol, samples, reference, prompts, paired, extractors)
+    return Opened(section.protocol, samples, reference, prompts, captions, paired, extractors)
 
 
 def measure(asked: Opened, folder: Path) -> dict[str, Any]:
@@ -219,19 +220,23 @@ def measure(asked: Opened, folder: Path) -> dict[str, Any]:
         if any("prompts" in metric.reads for metric in metrics):
             more["prompts"] = extractor.prompts_in(folder, asked.prompts)
         scored = []
-        for one in asked.samples:
+        for number, one in enumerate(asked.samples):
+            before = asked.samples[:number]
             fitted = _own_statistics(one.images, extractor.name, widths)
             images = Images({**extractor.kept_in(folder, one.images), **more}, fitted, one.images.labels)
             scores = [score for metric in metrics for score in metric.scores(images, reference, extractor.name)]
             scored.append((one.name, {score.metric: score for score in scores}))
-            protocol = _protocol(asked, one, extractor, reference if compared else None)
+            against = asked.reference if compared else None
+            protocol = replace(
+                protocol_of(one, extractor, metrics, asked.captions, against, reference.fitted), preset=asked.preset
+            )
             rows.append(
                 {
                     "samples": one.name,
                     "features": extractor.name,
                     "scores": {score.metric: score.record() for score in scores},
                     "protocol": protocol.record(),
-                    "remarks": [*one.images.remarks, *(["distances are of its own mu and sigma"] if fitted else [])],
+                    "remarks": remarks_on(one, before, against, images),
                 }
             )
         for (other, theirs), (name, ours) in combinations(scored, 2):
@@ -242,44 +247,6 @@ def measure(asked: Opened, folder: Path) -> dict[str, Any]:
                 said = {"samples": name, "less": other, "features": extractor.name, "metric": metric}
                 differences.append(said | {"value": found.value, "error": found.error, "paired": found.paired})
     return {"rows": rows, "differences": differences}
-
-
-def _protocol(asked: Opened, samples: Samples, extractor: Extractor, reference: Images | None) -> Protocol:
-    said = dict(extractor.protocol)
-    weights, convention = said.pop("weights_sha256", None), said.pop("convention", None)
-    images, manifest = samples.images, samples.manifest
-    protocol = Protocol(
-        features=extractor.name,
-        convention=", ".join([str(convention), *(f"{key} {value}" for key, value in said.items())]),
-        weights=weights,
-        samples=images.count,
-        size=images.shape[0] if images.shape[0] == images.shape[1] else None,
-        crop=images.crop,
-        lossless=images.lossless,
-        uint8=BYTES if manifest else None,
-        labels=manifest.get("labels"),
-        preset=asked.preset,
-        drawn=Drawn.of_manifest(manifest),
-        versions=_versions(),
-    )
-    if asked.prompts is not None:
-        protocol = replace(protocol, labels=CAPTIONS, captions=sha256_of(asked.prompts))
-    if reference is None:
-        return protocol
-    return replace(
-        protocol,
-        reference=asked.reference.path.name,
-        reference_sha256=asked.reference.sha256,
-        reference_images=reference.fitted["pool"].count if "pool" in reference.fitted else asked.reference.count,
-    )
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in VERSIONS:
-        with suppress(PackageNotFoundError):  # such as of a checkout that is not installed
-            found[name] = version(name)
-    return found
 
 
 def _own_statistics(images: ImageSet, name: str, widths: Mapping[str, int]) -> Mapping[str, Gaussian]:
@@ -297,15 +264,17 @@ def _place(name: str) -> Path:
     return (path / ARRAYS if (path / ARRAYS).is_file() else path).resolve()
 
 
-def _captions(path: str, samples: Sequence[Samples]) -> list[str]:
+def _captions(path: str, samples: Sequence[Samples]) -> tuple[list[str], str]:
+    """A line an image, and the SHA-256 of the file."""
     try:
-        lines = Path(path).expanduser().read_text(encoding="utf-8").splitlines()
+        content = Path(path).expanduser().read_bytes()
+        lines = [line.removesuffix("\r") for line in content.decode("utf-8-sig").removesuffix("\n").split("\n")]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the captions of {path} ({getattr(error, 'strerror', None) or error})") from None
     for one in samples:
         if (count := one.images.count) != len(lines):
             raise UserError(f"{path} has {len(lines):,} captions, one a line, and {one.name} has {count:,} images")
-    return lines
+    return lines, hashlib.sha256(content).hexdigest()
 
 
 def _compares(metrics: Sequence[Any]) -> bool:
