@@ -122,9 +122,11 @@ def test_pictures_count_as_they_are_stored(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(IMAGES[2]).save(tmp_path / "0" / "b.jpg", exif=exif, quality=100, subsampling=0)
+    exif[0x0112] = 1
+    Image.fromarray(IMAGES[2]).save(tmp_path / "0" / "c.jpg", exif=exif)
     found = open_images(tmp_path)
-    assert found.remarks[-1] == "1 of 2 images would be shown turned, and count as they are stored"
-    assert found.shape == IMAGES.shape[1:] and every(found, 2).shape == (2, *IMAGES.shape[1:])
+    assert found.remarks[-1] == "1 of 3 images would be shown turned, and count as they are stored"
+    assert found.shape == IMAGES.shape[1:] and every(found, 3).shape == (3, *IMAGES.shape[1:])
 
 
 def test_folders_one_after_the_other_are_said(tmp_path: Path) -> None:

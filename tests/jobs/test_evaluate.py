@@ -90,6 +90,8 @@ def test_five_numbers_of_one_command(here: SimpleNamespace, capsys: pytest.Captu
     seen = here.images
     assert run("--samples=s.npz", "--reference=ref.npz", "--config.evaluate.metrics=kid", "--out=other") == 0
     assert list(result("other")["rows"][0]["scores"]) == ["kid"]
+    assert run("--samples=s.npz", "--reference=ref.npz", "--config.evaluate.metrics=fid", "--out=fid") == 0
+    assert result("fid")["rows"][0]["protocol"]["reference_compared"] is None
     assert here.images == seen  # no network ran again
 
 

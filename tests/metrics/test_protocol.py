@@ -134,6 +134,7 @@ def test_what_a_metric_is_made_with_deviates_and_differs() -> None:
 def test_a_reference_deviates_where_there_is_one() -> None:
     few = replace(OURS, reference_compared=9_000, reference_crop="adm 256")
     assert deviations(few) == ["reference compared is 9000, not 10000"]
+    assert deviations(replace(few, reference_compared=None)) == []  # by a distance of moments alone
     coco = replace(few, preset="coco10k", samples=10_000, labels=CAPTIONS, crop="square 256")
     assert deviations(coco) == ["reference crop is adm 256, not square 256"]
     assert deviations(replace(coco, reference=None, features="clip", convention="clip-ViT-B/32")) == [
