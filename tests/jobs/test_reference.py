@@ -49,7 +49,8 @@ def test_images_of_anyone(here: SimpleNamespace, capsys: pytest.CaptureFixture[s
     assert found["mu_s"].shape == (4,) and found["arr_0"].shape == (9, 4, 4, 3)
     number = [int(np.flatnonzero((image == IMAGES).all((1, 2, 3)))[0]) for image in found["arr_0"]]
     assert number == sorted(set(number)) and number != list(range(9))
-    assert json.loads(str(found["words"]))["images"] == 50
+    words_there = json.loads(str(found["words"]))
+    assert [words_there[key] for key in ("images", "size", "remarks")] == [50, [4, 4], []]
     seen = here.images
     assert run(*words) == 0
     assert capsys.readouterr().out == "all there already: stats.npz\n" and here.images == seen
