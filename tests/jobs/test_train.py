@@ -91,9 +91,21 @@ def test_files(smoke_run: Path) -> None:
     assert leftovers == []
 
 
+@pytest.fixture
+def one_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGTERM comes in the first step of every start."""
+    add = MetricLog.add
+
+    def stop(self: MetricLog, number: int, *rest: Any) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        add(self, number, *rest)
+
+    monkeypatch.setattr(MetricLog, "add", stop)
+
+
 @pytest.mark.slow
 def test_the_table_of_parameters_is_printed_where_asked(
-    tmp_path: Path, quiet: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, quiet: str, one_step: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, flags in {"silent": [], "said": ["--verbose"]}.items():
         assert main([quiet, f"--workdir={tmp_path / name}", *flags]) == 0
@@ -399,18 +411,11 @@ def test_the_first_weights_are_made_split(on_devices: Callable[..., str], smoke_
     on_devices(8, "-c", SPLIT, quiet.removeprefix("--config="), smoke_run)
 
 
-def test_init_from_starts_with_those_weights(
-    smoke_run: Path, tmp_path: Path, quiet: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_init_from_starts_with_those_weights(smoke_run: Path, tmp_path: Path, quiet: str, one_step: None) -> None:
     model = fd.load(smoke_run).model
     source = fd.FlexiDiT(model, flexify(init(model, jax.random.key(9)), [model.base_patch]), Process(), Codec())
     source.save(tmp_path / "source")
-
-    def stop(self: MetricLog, number: int, *rest: Any) -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(MetricLog, "add", stop)  # step 1 has rate zero: the parameters saved are those begun with
-    run = tmp_path / "run"
+    run = tmp_path / "run"  # its step 1 has rate zero: the parameters saved are those begun with
     assert main([quiet, f"--workdir={run}", f"--config.init_from={tmp_path / 'source'}"]) == 0
     number, _, arrays = saved(run)
     assert number == 1
