@@ -5,6 +5,8 @@ PY := $(VENV)/bin/python
 TWO := -n 2 --dist loadfile --no-loadscope-reorder  # two at a time, the longest file not left for the end
 LEFT := --ignore-glob='*/test_oracles*.py'  # which import torch to be looked at
 
+unexport PYTHONDONTWRITEBYTECODE  # tests start many processes, and pytest rewrites what they assert
+
 .PHONY: help demo test test-fast test-oracles lint clean
 
 help:  ## this list
