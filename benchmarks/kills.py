@@ -48,6 +48,8 @@ from flexidit_jax.jobs import train
 from flexidit_jax.training.monitor.metric_log import MetricLog
 from flexidit_jax.main import main
 from flexidit_jax.runs import checkpoints as checkpoint
+from flexidit_jax.training.monitor import monitor
+from flexidit_jax.training.monitor.event_files import Writer
 
 consumed, moment, count, delay = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
 put_batch, add, save, record = train.put_batch, MetricLog.add, train.Checkpoints.save, checkpoint.record
@@ -90,6 +92,7 @@ def recorded(step):
 
 
 train.put_batch, MetricLog.add, train.Checkpoints.save, checkpoint.record = put, added, saved, recorded
+monitor.event_files = lambda *_: (Writer(), lambda done: None)  # not compared, and TensorFlow is half of a start
 sys.exit(main(sys.argv[5:]))
 """
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import ast
 import importlib
-import os
 import pkgutil
 import re
 import sys
@@ -143,7 +142,6 @@ def _run(argv: Sequence[str]) -> int:
                     raise UserError(f"{typed[path]} and --{flag}={value} say different things; give one of them")
                 section[key] = value
             config[name], typed[path] = section, f"--{flag}={value}"
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # TensorFlow, here for its event files, announces them else
     from flexidit_jax.experiment.typed import let_win, typed_keys, unread_options  # jax, which flags do not need
 
     let_win(config, typed)

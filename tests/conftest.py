@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import os
 import signal
@@ -36,6 +37,13 @@ from flexidit_jax.models.pretrained.autoencoder_kl_layout import write_vae  # no
 
 GOLDEN = Path(__file__).parent / "golden"
 SMOKE = f"--config={ROOT / 'configs' / 'digits.py'}:smoke"
+
+
+def pytest_collection_finish() -> None:
+    """Modules and tests stay to the end: the garbage collector need not look at them, and seldom at the rest."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 @pytest.fixture(autouse=True)

@@ -41,7 +41,7 @@ def test_weights(flex: fd.FlexiDiT, tmp_path: Path, umask: int, path: str) -> No
 
 #: a mode and what is asked of it beside
 MODES = {
-    "train": (),  # which draws the report
+    "train": ("report.weak_last=()", "report.fewer_steps=()", "report.seeds=(0,)"),  # it draws the report
     "sample": ("sample.files.images=True", "sample.files.npz=True", "sample.preview_every=1", "sample.labels=0,1"),
     "evaluate": (),
     "generate": ("generate.num=3", "generate.shard=2"),

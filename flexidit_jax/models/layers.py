@@ -41,8 +41,11 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        if self.is_initializing():
+            kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), jnp.float32)
+            bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        else:  # `param` would trace the initializers too, to compare shapes: a seventh of a model's tracing
+            kernel, bias = self.get_variable("params", "kernel"), self.get_variable("params", "bias")
         kernel = self.order(kernel.astype(self.dtype))  # cast first: what a mesh gathers is then half as large
         y = project(x, kernel, self.dtype) + self.order(bias).astype(self.dtype)
         if self.has_variable("params", "lora_a"):

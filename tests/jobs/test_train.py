@@ -50,7 +50,10 @@ POINT_KEYS = {
 }
 
 
-def saved(workdir: Path) -> tuple[int, dict[str, Any], dict[str, Any]]:
+Saved = tuple[int, dict[str, Any], dict[str, Any]]
+
+
+def saved(workdir: Path) -> Saved:
     """Number, meta and arrays of the newest checkpoint."""
     step = newest_step(workdir)
     with ocp.StandardCheckpointer() as reader:
@@ -58,15 +61,21 @@ def saved(workdir: Path) -> tuple[int, dict[str, Any], dict[str, Any]]:
     return int(step.name), read_meta(step), arrays
 
 
+def assert_same(ours: Saved, theirs: Saved) -> None:
+    """The same step with the same bits."""
+    (number, _, arrays), (n, _, reference) = ours, theirs
+    assert number == n
+    assert jax.tree.structure(arrays) == jax.tree.structure(reference)
+    for leaf, other in zip(jax.tree.leaves(arrays), jax.tree.leaves(reference), strict=True):
+        np.testing.assert_array_equal(leaf, other)
+
+
 def assert_same_end(workdir: Path, unbroken: Path) -> None:
     """The same newest step with the same bits, its data position included."""
-    (number, meta, arrays), (n, reference_meta, reference) = saved(workdir), saved(unbroken)
-    assert number == n == 12
-    assert {**meta, "config": None} == {**reference_meta, "config": None}
-    for part in reference:
-        assert jax.tree.structure(arrays[part]) == jax.tree.structure(reference[part])
-        for ours, theirs in zip(jax.tree.leaves(arrays[part]), jax.tree.leaves(reference[part]), strict=True):
-            np.testing.assert_array_equal(ours, theirs)
+    ours, theirs = saved(workdir), saved(unbroken)
+    assert ours[0] == 12
+    assert {**ours[1], "config": None} == {**theirs[1], "config": None}
+    assert_same(ours, theirs)
 
 
 # ---------------------------------------------------------------- What a run leaves behind
@@ -82,9 +91,21 @@ def test_files(smoke_run: Path) -> None:
     assert leftovers == []
 
 
+@pytest.fixture
+def one_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGTERM comes in the first step of every start."""
+    add = MetricLog.add
+
+    def stop(self: MetricLog, number: int, *rest: Any) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        add(self, number, *rest)
+
+    monkeypatch.setattr(MetricLog, "add", stop)
+
+
 @pytest.mark.slow
 def test_the_table_of_parameters_is_printed_where_asked(
-    tmp_path: Path, quiet: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, quiet: str, one_step: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, flags in {"silent": [], "said": ["--verbose"]}.items():
         assert main([quiet, f"--workdir={tmp_path / name}", *flags]) == 0
@@ -222,6 +243,7 @@ def test_resuming_across_a_rare_mode(
     modes = [train.stages[train.place(number)[0]].mode(0, number) for number in range(train.steps)]
     rare = [number for number, mode in enumerate(modes) if mode == (1, 4, 4)]
     assert main([config, f"--workdir={tmp_path / 'whole'}"]) == 0
+    whole = saved(tmp_path / "whole")
     for kept in (9, 15):  # in the middle of either stage of both modes
         assert any(number < kept for number in rare) and any(number >= kept for number in rare)
         copy = shutil.copytree(tmp_path / "whole", tmp_path / f"from{kept}")
@@ -233,11 +255,8 @@ def test_resuming_across_a_rare_mode(
         assert main([config, f"--workdir={copy}"]) == 0
         says = f"step {kept} counted updates for all modes alike; from here on Adam and the average go by those of each"
         assert (says in capsys.readouterr().out) == (kept == 15)
-        for part in ("params", "ema", "optimizer"):
-            ours, theirs = (saved(folder)[2][part] for folder in (copy, tmp_path / "whole"))
-            assert saved(copy)[0] == 18
-            for leaf, reference in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
-                np.testing.assert_array_equal(leaf, reference)
+        assert whole[0] == 18
+        assert_same(saved(copy), whole)
 
 
 def test_a_damaged_newest_step_costs_what_came_after_the_one_before(
@@ -392,18 +411,11 @@ def test_the_first_weights_are_made_split(on_devices: Callable[..., str], smoke_
     on_devices(8, "-c", SPLIT, quiet.removeprefix("--config="), smoke_run)
 
 
-def test_init_from_starts_with_those_weights(
-    smoke_run: Path, tmp_path: Path, quiet: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_init_from_starts_with_those_weights(smoke_run: Path, tmp_path: Path, quiet: str, one_step: None) -> None:
     model = fd.load(smoke_run).model
     source = fd.FlexiDiT(model, flexify(init(model, jax.random.key(9)), [model.base_patch]), Process(), Codec())
     source.save(tmp_path / "source")
-
-    def stop(self: MetricLog, number: int, *rest: Any) -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(MetricLog, "add", stop)  # step 1 has rate zero: the parameters saved are those begun with
-    run = tmp_path / "run"
+    run = tmp_path / "run"  # its step 1 has rate zero: the parameters saved are those begun with
     assert main([quiet, f"--workdir={run}", f"--config.init_from={tmp_path / 'source'}"]) == 0
     number, _, arrays = saved(run)
     assert number == 1

@@ -9,11 +9,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from clu import metric_writers
 
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.progress import Progress
 from flexidit_jax.common.types import Array, Patch, short_patch_name
+from flexidit_jax.training.monitor.event_files import Writer
 from flexidit_jax.training.monitor.loss_spikes import LossSpikes
 
 
@@ -28,9 +28,7 @@ class MetricLog:
       batch: says in words which batch a step took.
     """
 
-    def __init__(
-        self, writer: metric_writers.MetricWriter, bar: Progress, spikes: LossSpikes, batch: Callable[[int], str]
-    ) -> None:
+    def __init__(self, writer: Writer, bar: Progress, spikes: LossSpikes, batch: Callable[[int], str]) -> None:
         self._writer, self._bar, self._spikes, self._batch = writer, bar, spikes, batch
         self._pending: list[tuple[int, Patch, dict[str, Array]]] = []
 

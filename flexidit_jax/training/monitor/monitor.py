@@ -9,7 +9,6 @@ from typing import Any, TypeAlias
 
 import jax
 import numpy as np
-from clu import metric_writers, periodic_actions
 
 from flexidit_jax.common.chips import peak_flops
 from flexidit_jax.common.cluster import processes as cluster
@@ -20,6 +19,7 @@ from flexidit_jax.common.types import Patch, short_patch_name
 from flexidit_jax.models.dit import DiT
 from flexidit_jax.runs.checkpoints import Checkpoints
 from flexidit_jax.training.flops import training_flops
+from flexidit_jax.training.monitor.event_files import Writer, event_files
 from flexidit_jax.training.monitor.event_rewind import take_back
 from flexidit_jax.training.monitor.loss_spikes import LossSpikes
 from flexidit_jax.training.monitor.metric_log import MetricLog
@@ -63,15 +63,15 @@ class Monitor:
         self._train, self._model, self._checkpoints, self._records = train, model, checkpoints, records
         self._sheet = preview
         self._closing = ExitStack()
+        writer, self._rate = Writer(), lambda done: None
         if speaks:
             take_back(workdir, done)
-        writer = metric_writers.create_default_writer(str(workdir), just_logging=not speaks, asynchronous=False)
+            writer, self._rate = event_files(workdir, train.steps)
         self._closing.callback(writer.close)
         self.bar = self._closing.enter_context(Progress(train.steps, "training", start=done, enabled=speaks))
         self._closing.enter_context(warnings_said(self.bar))  # such as a corrupt record
         self._writer = writer
         self._log = MetricLog(writer, self.bar, LossSpikes(train.spike), self.batch)
-        self._rate = periodic_actions.ReportProgress(num_train_steps=train.steps, writer=writer, every_secs=30)
         at = trace_at if speaks else None
         self._trace = Trace(workdir / "profile", at)
         self._closing.callback(self._end_trace)

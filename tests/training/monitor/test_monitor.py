@@ -162,7 +162,7 @@ def test_a_step_that_cannot_be_kept_ends_no_run(
     monkeypatch.setattr(LossSpikes, "starts", lambda self, patch, loss: 0.25 if next(steps) == 5 else None)
     monkeypatch.setattr(newest.os, "link", full)  # a file system without links
     monkeypatch.setattr(newest.shutil, "copy2", full)
-    words = ["--config.train.stages[0].steps=3", "--config.train.stages[1].steps=3", "--config.profile_at=4"]
+    words = ["--config.train.stages[0].steps=3", "--config.train.stages[1].steps=3", "--config.profile_at=5"]
     assert main([quiet, f"--workdir={tmp_path / 'run'}", *words]) == 0
     out = capsys.readouterr().out
     folder = tmp_path / "run" / "checkpoints"
@@ -172,7 +172,7 @@ def test_a_step_that_cannot_be_kept_ends_no_run(
         out,
     )
     assert sorted(path.name for path in folder.iterdir()) == ["4", "6"]
-    assert f"profile of steps 5 to 6: {tmp_path / 'run' / 'profile'}, for xprof\n" in out  # the run ends before step 7
+    assert f"profile of steps 6 to 6: {tmp_path / 'run' / 'profile'}, for xprof\n" in out  # the run ends before step 8
 
 
 def test_several_processes_refuse_to_draw(
