@@ -20,7 +20,6 @@ from flexidit_jax.common.notes import note
 from flexidit_jax.common.program_cache import keep_session_programs
 from flexidit_jax.common.trees import count
 from flexidit_jax.common.types import Array, Params, Patch, Prediction, as_patch, patch_name, short_patch_name
-from flexidit_jax.convert.dit_layout import write_dit
 from flexidit_jax.convert.publish import write_published
 from flexidit_jax.convert.read_model import read_model
 from flexidit_jax.convert.saved import write_saved
@@ -283,7 +282,7 @@ class FlexiDiT:
         """
         file, mode = path_of(path, "path"), self._mode(patch)
         model = self.model.at(mode)
-        write_published(file, model, write_dit(model, at(self.params, mode)), typed(overwrite, "bool", "overwrite"))
+        write_published(file, model, at(self.params, mode), typed(overwrite, "bool", "overwrite"))
 
     def save(self, path: str | Path, adapters_only: bool = False, overwrite: bool = False) -> None:
         """Writes `config.json` and `model.safetensors` into a folder that `load` reads.

@@ -6,17 +6,23 @@ text is in older folders alone.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from flexidit_jax.common.errors import UserError
-from flexidit_jax.common.tensor_files import told
+from flexidit_jax.common.files import written_aside
+from flexidit_jax.common.tensor_files import json_object, read_safetensors, told, write_safetensors
+from flexidit_jax.common.types import Params
 from flexidit_jax.common.weights import Network
+from flexidit_jax.convert import replaced
+from flexidit_jax.convert.diffusers_layout import LARGEST, STEM, weights_in
 from flexidit_jax.convert.dit_layout import StateDict
-from flexidit_jax.convert.pixart_layout import NULL
+from flexidit_jax.convert.pixart_layout import NULL, read_pixart
 from flexidit_jax.models.dit import DiT
 
 CLASS = "PixArtTransformer2DModel"
@@ -57,6 +63,69 @@ BLOCK = {
     "mlp.fc2": ("ff.net.2",),
 }
 EMPTY_TEXT = "caption_projection.y_embedding"
+
+
+def is_pixart(config: Mapping[str, Any]) -> bool:
+    """Whether a `config.json` is that of a PixArt."""
+    return config.get("_class_name") == CLASS or config.get("norm_type") == NORM
+
+
+def read_folder(root: Path, which: str | None = None) -> tuple[DiT, Params]:
+    """The folder of a transformer, sharded or not -> the model and its plain parameters.
+
+    Args:
+      root: it, not that of a pipeline.
+      which: see `common.weights.read_weights`.
+
+    Raises:
+      UserError: another transformer; missing, unexpected or unreadable files or keys.
+    """
+    file = root / "config.json"
+    return read_named(weights_in(root, NETWORK, which), json_object(file), str(file))
+
+
+def read_named(state: StateDict, config: Mapping[str, Any], where: str) -> tuple[DiT, Params]:
+    """A state dict of diffusers and its config -> the model and its plain parameters.
+
+    Raises:
+      UserError: keys that are missing, unexpected or misshapen, or a config of another model; `where` it is, is said.
+    """
+    heads, side, scale = (config.get(key) for key in ("num_attention_heads", "sample_size", "interpolation_scale"))
+    for key, value in (("num_attention_heads", heads), ("sample_size", side)):
+        if type(value) is not int or not 0 < value <= LARGEST:
+            raise UserError(f"{where} must say {key} as a whole number in 1..{LARGEST}, got {value!r}")
+    if scale is None:
+        scale = max(side // 64, 1)
+    if type(scale) not in (int, float) or not 0 < scale <= LARGEST:
+        raise UserError(f"{where} must say interpolation_scale as a positive number, got {scale!r}")
+    try:
+        model, params = read_pixart(published(state), heads, side, scale)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    check_config(config, model, where)
+    return model, params
+
+
+def write_folder(folder: Path, model: DiT, state: StateDict, overwrite: bool = False) -> None:
+    """A published state dict -> a folder that diffusers reads; the inverse of `read_folder`.
+
+    Raises:
+      UserError: positions diffusers would not compute (a weak mode of a FlexiDiT), or, unless `overwrite`, another
+        model that is there.
+    """
+    if model.patch != model.base_patch:
+        raise UserError(
+            "diffusers computes positions itself and cannot hold those of a larger patch; write .safetensors, whose"
+            " pos_embed must be used"
+        )
+    config, tensors = config_of(model), to_diffusers(model, state)
+    if not overwrite:
+        replaced.check_config(folder / "config.json", config)
+        replaced.check_tensors(folder / f"{STEM}.safetensors", tensors, lambda file: read_safetensors(file)[0])
+    folder.mkdir(parents=True, exist_ok=True)
+    write_safetensors(folder / f"{STEM}.safetensors", tensors, {"format": "pt"})
+    with written_aside(folder / "config.json") as file:
+        file.write_text(json.dumps(config, indent=2) + "\n")
 
 
 def published(state: StateDict) -> dict[str, np.ndarray]:

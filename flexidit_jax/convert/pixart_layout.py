@@ -234,11 +234,11 @@ def _model_of(state: StateDict, num_heads: Heads, input_size: int | None, scale:
         if input_size not in (None, side):
             raise UserError(f"input_size is {input_size}, but pos_embed is of a latent of side {side}")
         input_size = side
-    missing = {"sample_size": input_size} | ({} if "pos_embed" in state else {"interpolation_scale": scale})
+    missing = {"input_size": input_size} | ({} if "pos_embed" in state else {"interpolation_scale": scale})
     if lacking := [key for key, value in missing.items() if value is None]:
         raise UserError(
             f"the state dict lacks pos_embed, which tells {' and '.join(lacking)}; say them in a config.json beside the"
-            ' file, such as {"sample_size": 32, "interpolation_scale": 0.5}'
+            ' file, such as {"input_size": 32, "interpolation_scale": 0.5}'
         )
     micro, null = _has_micro(state), len(state[NULL]) if NULL in state else 0
     return build_dit(
