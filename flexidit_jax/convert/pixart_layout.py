@@ -254,12 +254,23 @@ def _model_of(state: StateDict, num_heads: Heads, input_size: int | None, scale:
         patch=patch,
         width=width,
         depth=sum(bool(re.fullmatch(r"blocks\.\d+\.scale_shift_table", key)) for key in state),
-        num_heads=heads_of(width, num_heads or (None if width % HEAD else width // HEAD)),
+        num_heads=_heads(width, num_heads),
         mlp_ratio=max(1, state["blocks.0.mlp.fc1.weight"].shape[0] // width),
         learn_variance=state["final_layer.linear.weight"].shape[0] == 2 * patch * patch * channels,
         modulation="single",
         span=input_size / patch / (scale or 1.0),
     )
+
+
+def _heads(width: int, given: Heads) -> int:
+    if isinstance(given, Mapping):
+        given = given.get(width)
+    if given is None and width % HEAD:
+        raise UserError(
+            f"the number of heads is not in a PixArt state dict, and width {width} is no multiple of {HEAD}, that of a"
+            " published head; pass num_heads="
+        )
+    return heads_of(width, width // HEAD if given is None else given)
 
 
 def _shapes(model: DiT) -> dict[str, tuple[int, ...]]:

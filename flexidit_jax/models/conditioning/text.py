@@ -118,13 +118,15 @@ class Conditioner(nn.Module):
         for i, text in enumerate(asked):
             if isinstance(text, str):
                 raise UserError(f"a text is read as features [m, {self.features}] of its encoder, got {text[:40]!r}")
-            count = self.length if text is None else len(text)
-            if text is not None:
-                if np.ndim(text) != 2 or not 0 < count <= self.length or np.shape(text)[1] != self.features:
-                    raise UserError(
-                        f"features of text {i} must be [m, {self.features}] with m in 1..{self.length},"
-                        f" got {list(np.shape(text))}"
-                    )
+            count, *features = np.shape(text) or (0,)
+            if text is None:
+                count = self.length
+            elif features != [self.features] or not 0 < count <= self.length:
+                found = list(np.shape(text))
+                raise UserError(
+                    f"features of text {i} must be [m, {self.features}] with m in 1..{self.length}, got {found}"
+                )
+            else:
                 cond["tokens"][i, :count] = text
             cond["mask"][i, :count] = True
         if self.resolution is not None:
@@ -137,19 +139,20 @@ class Conditioner(nn.Module):
         """A ready condition, its tokens padded to `length`.
 
         Raises:
-          UserError: none of a text where the model has nothing that stands for it.
+          UserError: no text where the model has nothing that stands for it, or not as many tokens as a mask has.
         """
         if not self.null_length and np.any(given[NULL]):
             raise UserError(
                 "this model has nothing that stands for no text; load weights that hold y_embedding, or give features"
                 ' of "" from its text encoder'
             )
-        given = dict(given)
-        arrays = {key: given[key] for key in ("tokens", "mask") if given.get(key) is not None}
-        lengths = {array.shape[1] for array in arrays.values() if array.ndim > 1}
-        if len(lengths) == 1 and max(lengths) < self.length:
-            for key, array in arrays.items():
-                missing = [(0, 0)] * array.ndim
-                missing[1] = (0, self.length - array.shape[1])
-                given[key] = np.pad(array, missing)
-        return given
+        tokens, mask = given.get("tokens"), given.get("mask")
+        if tokens is None or mask is None or (tokens.ndim, mask.ndim) != (3, 2):
+            return dict(given)  # which is refused
+        count, masked = tokens.shape[1], mask.shape[1]
+        if count != masked or count > self.length:
+            raise UserError(
+                f"tokens and mask of the condition must be as many, at most {self.length}, got {count} and {masked}"
+            )
+        missing = (0, self.length - count)
+        return {**given, "tokens": np.pad(tokens, ((0, 0), missing, (0, 0))), "mask": np.pad(mask, ((0, 0), missing))}
