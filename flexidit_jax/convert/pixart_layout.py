@@ -126,7 +126,8 @@ def read_pixart(
 def write_pixart(model: DiT, params: Params) -> dict[str, np.ndarray]:
     """Plain parameters -> a state dict of the published layout, float32; the inverse of `read_pixart`.
 
-    Leaves of a FlexiDiT mode are folded into those of the layout (`models.fold`).
+    Leaves of a FlexiDiT mode are folded into those of the layout (`models.fold`). Features of no text with a mask of
+    their own are left out: who reads `y_embedding` reads it by the mask of a caption.
 
     Raises:
       UserError: a model the layout cannot hold (video, unequal sides, an own modulation in each block, no text).
@@ -147,7 +148,7 @@ def write_pixart(model: DiT, params: Params) -> dict[str, np.ndarray]:
         "x_embedder.proj.bias": _float32(params["embed"]["bias"]),
         "final_layer.scale_shift_table": _float32(params["final"]["modulation"]["table"]),
     }
-    if "null" in params["conditioner"]:
+    if model.conditioner.null_length and model.conditioner.null_mask == "caption":
         state[NULL] = _float32(params["conditioner"]["null"])
     for path, name in _outside(model.conditioner.resolution is not None).items():
         state |= linear(name, _at(params, path))

@@ -115,8 +115,12 @@ def _network(state: dict[str, np.ndarray], said: Mapping[str, Any], num_heads: H
 
 
 def _published(model: DiT, params: Params, vae: Path | None = None) -> tuple[dict[str, Any], Params]:
-    """A published model: latents of the SD-VAE, which a diffusers pipeline brings along."""
+    """A published model: latents of the SD-VAE, which a diffusers pipeline brings along.
+
+    That of a PixArt by itself is not known: alpha and Sigma have one each.
+    """
     where = {"path": str(vae)} if vae is not None and vae.is_dir() else {}
-    codec = {"name": "sd_vae", **where} if model.latent[-1] == 4 else None
+    known = where or model.modulation == "block"
+    codec = {"name": "sd_vae", **where} if known and model.latent[-1] == 4 else None
     config = {"model": describe(model), "process": None, "codec": codec}
     return config, flexify(params, [model.patch])

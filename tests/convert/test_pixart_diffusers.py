@@ -32,7 +32,9 @@ def folder_of(name: str, root: Path, change: dict[str, Any] | None = None) -> Pa
 @pytest.mark.parametrize("name", ["pixart_tiny", "pixart_micro_tiny"])
 def test_there_and_back_to_the_bit(name: str, tmp_path: Path) -> None:
     there = folder_of(name, tmp_path / "pipeline" / "transformer")
-    fd.load(tmp_path / "pipeline").export(tmp_path / "back")
+    flex = fd.load(tmp_path / "pipeline")
+    assert flex.codec is None  # alpha and Sigma have one each
+    flex.export(tmp_path / "back")
     state, found = load_file(there / STEM), load_file(tmp_path / "back" / STEM)
     assert found.keys() == state.keys() and all(np.array_equal(found[key], state[key]) for key in state)
     assert json.loads((tmp_path / "back" / "config.json").read_text()) == json.loads(
@@ -51,6 +53,12 @@ def test_features_of_no_text_are_read_and_written(tmp_path: Path) -> None:
     assert flex.model.conditioner.null_length == 10
     flex.export(tmp_path / "back")
     np.testing.assert_array_equal(load_file(tmp_path / "back" / STEM)["caption_projection.y_embedding"], null)
+
+
+def test_the_codec_is_that_of_a_pipeline(tmp_path: Path) -> None:
+    folder_of("pixart_tiny", tmp_path / "transformer")
+    (tmp_path / "vae").mkdir()
+    assert fd.load(tmp_path).codec.path == str(tmp_path / "vae")
 
 
 @pytest.mark.parametrize(

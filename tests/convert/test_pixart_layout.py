@@ -86,6 +86,13 @@ def test_a_mode_exports_by_itself(state: State, tmp_path: Path, patch: int) -> N
     assert not (tmp_path / "folder").exists()
 
 
+def test_features_with_a_mask_of_their_own_are_not_written(state: State) -> None:
+    """Who reads `y_embedding` reads it by the mask of a caption."""
+    model, params = read_pixart(state, heads(state))
+    back = write_pixart(model.clone(conditioner=model.conditioner.clone(null_mask="own")), params)
+    assert back.keys() == state.keys() - {"y_embedder.y_embedding"}
+
+
 @pytest.mark.parametrize("scale", [0.5, 1.0, 2.0, 4.0])
 def test_the_scale_is_read_off_the_positions(state: State, scale: float) -> None:
     width, patch = state["pos_embed"].shape[-1], (1, 2, 2)
