@@ -120,6 +120,8 @@ def _published(model: DiT, params: Params, vae: Path | None = None) -> tuple[dic
     That of a PixArt by itself is not known: alpha and Sigma have one each.
     """
     where = {"path": str(vae)} if vae is not None and vae.is_dir() else {}
+    if where and (vae / "config.json").is_file() and (scale := json_object(vae / "config.json").get("scaling_factor")):
+        where["scale"] = scale
     known = where or model.modulation == "block"
     codec = {"name": "sd_vae", **where} if known and model.latent[-1] == 4 else None
     config = {"model": describe(model), "process": None, "codec": codec}

@@ -58,7 +58,9 @@ def test_features_of_no_text_are_read_and_written(tmp_path: Path) -> None:
 def test_the_codec_is_that_of_a_pipeline(tmp_path: Path) -> None:
     folder_of("pixart_tiny", tmp_path / "transformer")
     (tmp_path / "vae").mkdir()
-    assert fd.load(tmp_path).codec.path == str(tmp_path / "vae")
+    (tmp_path / "vae" / "config.json").write_text('{"scaling_factor": 0.13025}')
+    codec = fd.load(tmp_path).codec
+    assert (codec.path, codec.scale) == (str(tmp_path / "vae"), 0.13025)
 
 
 @pytest.mark.parametrize(
