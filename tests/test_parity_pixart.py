@@ -57,6 +57,7 @@ def test_forward(case: Case) -> None:
     assert case.off("out_nomask") > 0.1
 
 
+@pytest.mark.parametrize("case", ["pixart_tiny"], indirect=True)
 def test_no_text_has_the_mask_of_a_caption_or_its_own(case: Case) -> None:
     none = np.ones(3, bool)
     for mask, count, name in (("caption", 10, "null_caption_mask"), ("own", 10, "null_all"), ("own", 1, "null_one")):

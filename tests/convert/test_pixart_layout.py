@@ -62,6 +62,16 @@ def test_what_torch_saved_is_the_same_model() -> None:
 
 
 @pytest.mark.parametrize("state", ["pixart_micro_tiny"], indirect=True)
+def test_a_training_file_has_an_average(state: State, tmp_path: Path) -> None:
+    both = {f"state_dict_ema.{key}": value for key, value in state.items()}
+    both |= {f"state_dict.{key}": 2 * value if "mlp" in key else value for key, value in state.items()}
+    save_file(both | {"optimizer.0": np.zeros(1, np.float32)}, path := tmp_path / "both.safetensors")
+    for weights, factor in ((None, 1), ("ema", 1), ("raw", 2)):
+        bias = fd.load(path, num_heads=2, weights=weights).params["trunk"]["timestep"]["fc1"]["bias"]
+        np.testing.assert_array_equal(bias, factor * state["t_embedder.mlp.0.bias"])
+
+
+@pytest.mark.parametrize("state", ["pixart_micro_tiny"], indirect=True)
 @pytest.mark.parametrize("patch", [2, 4])
 def test_a_mode_exports_by_itself(state: State, tmp_path: Path, patch: int) -> None:
     """Its norms are deltas of tables, its positions those of the middle of its patches."""

@@ -139,7 +139,8 @@ class Conditioner(nn.Module):
         """A ready condition, its tokens padded to `length`.
 
         Raises:
-          UserError: no text where the model has nothing that stands for it, or not as many tokens as a mask has.
+          UserError: no text where the model has nothing that stands for it, a text without tokens, or not
+            as many tokens as the mask has.
         """
         if not self.null_length and np.any(given[NULL]):
             raise UserError(
@@ -153,6 +154,10 @@ class Conditioner(nn.Module):
         if count != masked or count > self.length:
             raise UserError(
                 f"tokens and mask of the condition must be as many, at most {self.length}, got {count} and {masked}"
+            )
+        if not (some := np.any(mask, axis=1)).all():
+            raise UserError(
+                f"mask of the condition has no token of text {np.argmin(some)}; an empty text has its end token"
             )
         missing = (0, self.length - count)
         return {**given, "tokens": np.pad(tokens, ((0, 0), missing, (0, 0))), "mask": np.pad(mask, ((0, 0), missing))}

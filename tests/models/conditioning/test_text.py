@@ -108,6 +108,10 @@ def test_a_condition_may_be_shorter_and_its_mask_of_numbers() -> None:
             {"tokens": drawn(1, 2, 9, FEATURES)},
             "tokens and mask of the condition must be as many, at most 4, got 9 and 3",
         ),
+        (
+            {"mask": [[1, 0, 0], [0, 0, 0]]},
+            "mask of the condition has no token of text 1; an empty text has its end token",
+        ),
         ({"tokens": drawn(1, 2, 3, 6)}, "tokens of the condition must be float32 [2, 4, 5], got float32 [2, 4, 6]"),
         (
             {"tokens": [[1], [2, 3]], "mask": np.ones((2, 4), bool)},
