@@ -20,7 +20,6 @@ from flexidit_jax.common.notes import note
 from flexidit_jax.common.program_cache import keep_session_programs
 from flexidit_jax.common.trees import count
 from flexidit_jax.common.types import Array, Params, Patch, Prediction, as_patch, patch_name, short_patch_name
-from flexidit_jax.convert.dit_layout import write_dit
 from flexidit_jax.convert.publish import write_published
 from flexidit_jax.convert.read_model import read_model
 from flexidit_jax.convert.saved import write_saved
@@ -271,7 +270,7 @@ class FlexiDiT:
     def export(
         self, path: str | Path, patch: int | str | tuple[int, ...] | None = None, overwrite: bool = False
     ) -> None:
-        """Writes one mode as a DiT of a published layout, which other programs read.
+        """Writes one mode as a DiT or PixArt of a published layout, which other programs read.
 
         Args:
           path: `.safetensors` or `.pt` (with torch), or a folder for diffusers.
@@ -283,7 +282,7 @@ class FlexiDiT:
         """
         file, mode = path_of(path, "path"), self._mode(patch)
         model = self.model.at(mode)
-        write_published(file, model, write_dit(model, at(self.params, mode)), typed(overwrite, "bool", "overwrite"))
+        write_published(file, model, at(self.params, mode), typed(overwrite, "bool", "overwrite"))
 
     def save(self, path: str | Path, adapters_only: bool = False, overwrite: bool = False) -> None:
         """Writes `config.json` and `model.safetensors` into a folder that `load` reads.
@@ -330,10 +329,10 @@ def load(
 
     Args:
       path: a training run's folder (its newest checkpoint, EMA weights), one step inside its
-        `checkpoints`, a folder written by `save`, a DiT weight file (.safetensors, .pt), or a diffusers
+        `checkpoints`, a folder written by `save`, a weight file of a DiT or PixArt (.safetensors, .pt), or a diffusers
         folder, whose VAE is used where it is a whole pipeline; or, where there is no such path, the name of a model
         at the Hugging Face hub, `"owner/model"` or `"hf:owner/model@revision"` (the extra `hub`).
-      num_heads: for a DiT weight file, whose tensors do not tell; published sizes need none.
+      num_heads: for a weight file, whose tensors do not tell; published sizes need none.
       base: for a folder saved with `adapters_only`, the model they were made for.
       weights: where there are several, "ema" for averaged ones (the default), "raw" for those they are the average of;
         in a weight file also the words that stand before their names.

@@ -130,11 +130,23 @@ def json_object(file: Path) -> dict[str, Any]:
       UserError: it cannot be read, or is not JSON.
     """
     try:
-        content = json.loads(file.read_text())
+        return json_text(file.read_text(), str(file))
     except OSError as error:
         raise UserError(f"{file} cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:
+    except UnicodeDecodeError as error:
         raise UserError(f"{file} is not valid JSON ({error})") from None
+
+
+def json_text(text: str, where: str) -> dict[str, Any]:
+    """What a JSON text holds; empty when that is not an object.
+
+    Raises:
+      UserError: it is not JSON.
+    """
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where} is not valid JSON ({error})") from None
     return content if isinstance(content, dict) else {}
 
 

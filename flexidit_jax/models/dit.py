@@ -13,25 +13,13 @@ from flexidit_jax.common.axes import laid
 from flexidit_jax.common.types import Array, Patch, Prediction
 from flexidit_jax.models.blocks import Block, Final
 from flexidit_jax.models.conditioning.condition import Condition, Context
-from flexidit_jax.models.layers import Dense, project
+from flexidit_jax.models.layers import NumberEmbedding, project
 from flexidit_jax.models.layout import Layout, source_in
 from flexidit_jax.models.modulation import Modulations, Projection, Shared
 from flexidit_jax.models.patch import patchify, unpatchify
-from flexidit_jax.models.position import position_embedding, timestep_features
+from flexidit_jax.models.position import position_embedding
 
 REMAT = {"none": None, "full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
-
-
-class TimestepEmbedding(nn.Module):
-    """Times -> [B, d]: 256 sin-cos features through a two-layer MLP."""
-
-    width: int
-
-    @nn.compact
-    def __call__(self, t: Array) -> Array:
-        init = nn.initializers.normal(0.02)
-        h = Dense(self.width, jnp.float32, init, name="fc1")(timestep_features(t))
-        return Dense(self.width, jnp.float32, init, name="fc2")(nn.silu(laid(h, "records")))  # [B, d]
 
 
 class Embed(nn.Module):
@@ -83,6 +71,8 @@ class DiT(nn.Module):
       mlp_ratio: the hidden layer of a block's MLP is so many times as wide.
       learn_variance: twice the output channels, the second half being v.
       modulation: of the blocks, "block" or "single": see `models.modulation`.
+      span: None: positions count patches p0; a number: those of rows and columns span so many units, whatever their
+        number (`models.position`).
       dtype: of the products of matrices, "float32" or "bfloat16".
       residual: of the stream that blocks add to, "float32" or `dtype`.
       attention: "auto": the fused kernel that suits what is compiled for, else "xla"; or that by name (see
@@ -103,6 +93,7 @@ class DiT(nn.Module):
     mlp_ratio: int = 4
     learn_variance: bool = True
     modulation: str = "block"
+    span: float | None = None
     dtype: str = "float32"
     residual: str = "float32"
     attention: str = "auto"
@@ -112,7 +103,7 @@ class DiT(nn.Module):
     def setup(self) -> None:
         dtype, channels = jnp.dtype(self.dtype), self.latent[-1]
         self.embed = Embed(self.patch, self.width, dtype)
-        self.timestep = TimestepEmbedding(self.width)
+        self.timestep = NumberEmbedding(self.width)
         self.projection = Projection(self.modulation)
         self.blocks = Block(*self._block)
         self.final = Final(self.width, dtype, self.modulation)
@@ -139,7 +130,7 @@ class DiT(nn.Module):
     def tokens(self, x: Array) -> Array:
         """The first part: patches, positions and the mode's embedding, [B, F, H, W, C] -> [B, N, d]."""
         with self._precision():
-            positions = position_embedding(x.shape[1:], self.patch, self.base_patch, self.width)
+            positions = position_embedding(x.shape[1:], self.patch, self.base_patch, self.width, self.span)
             x = laid(self.embed(x) + positions, "records")  # [B, N, d]
             if self.has_variable("params", "patch_embedding"):  # optional: see models.flexify
                 x = x + self.get_variable("params", "patch_embedding")

@@ -9,6 +9,9 @@ Only a conditioner knows what its condition is made of; to everybody else that i
     length      of its tokens; only where there are some
     parse(asked) -> Condition      what a user typed, on the host; None in a list is no condition
     said(cond) -> str      what a condition asks for, in words; only where there are some
+    completed(given) -> given      arrays of a ready condition (None of ragged rows), what it may leave out filled in;
+                                   only where it may
 
 and where `cond["null"]` is set it speaks for itself, by parameters of its own: a row of a table, a learned caption.
+A leaf of its own that is called `null` is data, and never trained (`models.flexify.split_frozen`).
 """

@@ -92,18 +92,23 @@ def parsed(conditioner: Any, asked: Any) -> Condition:
       UserError: what the conditioner does not read.
     """
     if not isinstance(asked, Mapping):
-        return conditioner.parse(asked)
+        asked = conditioner.parse(asked)
     wanted = shapes(conditioner, 1)
     for key in asked:
         if key not in wanted:
             raise UserError(f"the condition of this model has no {key!r}{nearest(str(key), wanted)}")
     first = _array(next(iter(asked.values()), ()))
     count = len(next(iter(asked.values()))) if first is None else len(np.atleast_1d(first))
-    given = {NULL: np.zeros(count, bool), **asked}
+    given = {key: _array(value) for key, value in {NULL: np.zeros(count, bool), **asked}.items()}
+    if hasattr(conditioner, "completed"):
+        given = conditioner.completed(given)
     for key, like in wanted.items():
         if key not in given:
             raise UserError(f"the condition lacks {key!r}; it wants {', '.join(conditioner.fields)}")
-        given[key] = array = _array(given[key])
+        array = given[key]
+        if like.dtype == bool and array is not None and array.dtype.kind in "iu" and np.isin(array, (0, 1)).all():
+            array = array.astype(bool)
+        given[key] = array
         shape = (count, *like.shape[1:])
         if array is None or not count or array.shape != shape or not np.can_cast(array.dtype, like.dtype, "same_kind"):
             text = f"{like.dtype} {[count or 'B', *like.shape[1:]]}".replace("'", "")
