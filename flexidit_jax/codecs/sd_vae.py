@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -15,6 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from flexidit_jax.common import build
 from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.files import content_digest
 from flexidit_jax.common.hub import located
 from flexidit_jax.common.pixels import to_uint8
 from flexidit_jax.common.placement import put
@@ -109,13 +109,7 @@ class Codec:
           UserError: see `check`, or a file that cannot be read.
         """
         self.check()
-        digest = hashlib.sha256()
-        for path in self._files:
-            try:
-                with path.open("rb") as file:
-                    hashlib.file_digest(file, lambda: digest)
-            except OSError as error:
-                raise UserError(f"{path} cannot be read ({error.strerror})") from None
+        digest = content_digest(self._files)
         if (groups := self._groups()) != VAE.groups:  # the published groups: the file by itself, as once recorded
             digest.update(f"norm_num_groups={groups}".encode())
         return digest.hexdigest()[:16]

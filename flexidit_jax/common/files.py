@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from flexidit_jax.common.errors import UserError
 
@@ -36,6 +38,22 @@ def cache_folder() -> Path:
     if own := os.environ.get("FLEXIDIT_JAX_CACHE"):
         return Path(own)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flexidit_jax"
+
+
+def content_digest(files: Iterable[Path]) -> Any:
+    """The SHA-256 of what files hold, one after the other, as hashlib has it: `hexdigest()` says it.
+
+    Raises:
+      UserError: one cannot be read.
+    """
+    digest = hashlib.sha256()
+    for path in files:
+        try:
+            with path.open("rb") as file:
+                hashlib.file_digest(file, lambda: digest)
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({error.strerror})") from None
+    return digest
 
 
 def shard_file(folder: Path, shard: int, suffix: str) -> Path:
