@@ -168,21 +168,18 @@ class Encoder:
             note(f"more than {self.length - 1} tokens, so the last words are not read: {lost}")
         if unknown := _of_prompts(prompts, found.unknown):
             note(f"characters that T5 does not know: {unknown}")
-        network = self._network
-        rows = range(0, len(prompts), self.batch)
-        parts = [self._part(network, found.ids[i : i + self.batch], found.mask[i : i + self.batch]) for i in rows]
-        return {"tokens": np.concatenate(parts), "mask": found.mask}
+        batch = min(self.batch, len(prompts))
+        padded = ((0, -len(prompts) % batch), (0, 0))  # so that one program does for all
+        ids, mask = (np.pad(array, padded, mode="edge") for array in (found.ids, found.mask))
+        rows = (slice(i, i + batch) for i in range(0, len(ids), batch))
+        parts = [np.asarray(self._network(ids[part], mask[part])) for part in rows]
+        tokens = np.concatenate(parts)[: len(prompts)]
+        return {"tokens": np.where(found.mask[..., None], tokens, 0.0), "mask": found.mask}
 
     def free(self) -> None:
         """Gives back the memory of the network; the next `encode` reads it again."""
         if (network := self.__dict__.pop("_network", None)) is not None:
             network.free()
-
-    def _part(self, network: T5, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        """Of up to `batch` prompts, by the program of `batch`."""
-        short = ((0, self.batch - len(ids)), (0, 0))
-        tokens = np.asarray(network(*(np.pad(array, short, mode="edge") for array in (ids, mask))))[: len(ids)]
-        return np.where(mask[..., None], tokens, 0.0)
 
     def _cleaned(self, prompt: str) -> str:
         return prompt.lower().strip() if self.clean == "lower" else prompt

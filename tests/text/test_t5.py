@@ -16,7 +16,7 @@ from flexidit_jax.common.tensor_files import read_safetensors, write_safetensors
 from flexidit_jax.common.trees import flatten
 from flexidit_jax.models.pretrained.t5_layout import INSTEAD, TIED
 from flexidit_jax.text import t5
-from flexidit_jax.text.t5 import T5, Encoder, load
+from flexidit_jax.text.t5 import T5, Encoder, _needed, load
 
 Golden = dict[str, np.ndarray]
 FOLDER = Path(__file__).parents[1] / "golden"
@@ -162,6 +162,17 @@ def test_prompts(pipeline: Path, tiny: T5) -> None:
     encoder.free()
     assert sum(array.nbytes for array in jax.live_arrays()) < before
     np.testing.assert_array_equal(encoder.encode([""])["tokens"][0], found["tokens"][2])
+
+
+def test_what_is_fetched_of_a_model_at_the_hub() -> None:
+    beside = ["README.md", "config.json", "spiece.model", "tf_model.h5"]
+    parts = ["pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin", "pytorch_model.bin.index.json"]
+    assert sorted(_needed([*beside, *parts])) == sorted(["config.json", "spiece.model", *parts])
+    pipeline = ["text_encoder/config.json", "text_encoder/model.safetensors", "tokenizer/spiece.model"]
+    others = ["transformer/config.json", "transformer/diffusion_pytorch_model.safetensors", "vae/config.json"]
+    assert sorted(_needed([*pipeline, *others, "text_encoder/model.fp16.safetensors"])) == pipeline
+    with pytest.raises(UserError, match=r"^it holds no model\.safetensors of a text encoder$"):
+        _needed(others)
 
 
 def test_cleaning_is_a_choice() -> None:
