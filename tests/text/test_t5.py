@@ -102,7 +102,9 @@ def test_bfloat16_is_near_and_does_not_overflow(changed: Callable[..., Path], t5
     assert np.abs(found - exact).max() < 0.1
 
 
-def test_whatever_holds_the_weights(pipeline: Path, changed: Callable[..., Path], t5_golden: Golden) -> None:
+def test_whatever_holds_the_weights(
+    pipeline: Path, changed: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     def tied(state: dict) -> dict:
         return {TIED if name == "shared.weight" else name: array for name, array in state.items()}
 
@@ -115,6 +117,7 @@ def test_whatever_holds_the_weights(pipeline: Path, changed: Callable[..., Path]
         found = flatten(load(path)._params)
         assert found.keys() == expected.keys()
         assert all(np.array_equal(found[name], expected[name]) for name in expected)
+    assert capsys.readouterr().err == ""  # nobody misses what writes
 
 
 def test_tensors_are_read_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,10 +161,19 @@ def test_prompts(pipeline: Path, tiny: T5) -> None:
     assert not found["tokens"][~found["mask"]].any()
     row = np.asarray(tiny(np.array([[1]])))
     np.testing.assert_allclose(found["tokens"][2, :1], row[0], atol=TOLERANCE)
-    before = sum(array.nbytes for array in jax.live_arrays())
+    held = encoder._network._params["tokens"]
     encoder.free()
-    assert sum(array.nbytes for array in jax.live_arrays()) < before
+    assert held.is_deleted()
     np.testing.assert_array_equal(encoder.encode([""])["tokens"][0], found["tokens"][2])
+
+
+def test_prompts_go_in_batches_of_one_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder, sizes, call = Encoder(str(FILE), str(SPIECE), 16, batch=3), [], T5.__call__
+    monkeypatch.setattr(T5, "__call__", lambda network, ids, mask: sizes.append(len(ids)) or call(network, ids, mask))
+    many = encoder.encode(["a", "b", "c", "d"])["tokens"]
+    few = encoder.encode(["d", "b"])["tokens"]
+    assert sizes == [3, 3, 2]
+    np.testing.assert_allclose(few, many[[3, 1]], atol=0.01)
 
 
 def test_what_is_fetched_of_a_model_at_the_hub() -> None:
@@ -195,6 +207,7 @@ def test_what_is_not_read_is_told(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_fingerprint_knows_all_that_tokens_depend_on(changed: Callable[..., Path]) -> None:
     known = Encoder(str(FILE), str(SPIECE)).fingerprint()
     assert known == {"encoder": known["encoder"], "length": 120, "clean": "lower"}
+    assert Encoder(str(FILE), str(SPIECE), 300).fingerprint() == known | {"length": 300}
     other = changed(lambda state: {name: array * 2 for name, array in state.items()})
     assert Encoder(str(other), str(SPIECE)).fingerprint()["encoder"] != known["encoder"]
 
