@@ -231,6 +231,8 @@ def test_relatives_are_refused(changed: Callable[..., Path]) -> None:
     assert refusal(first) == f"it is a T5 v1.0, whose MLPs have no gate; {INSTEAD}"
     assert refusal(dict, {"feed_forward_proj": "relu"}) == f"it is a T5 v1.0, whose MLPs have no gate; {INSTEAD}"
     assert refusal(dict, {"model_type": "mt5"}) == f"its config says model_type='mt5', not 't5'; {INSTEAD}"
+    missing = f"not a state dict of a T5 encoder: missing shared.weight; {INSTEAD}"
+    assert refusal(lambda state: {name: array for name, array in state.items() if name != "shared.weight"}) == missing
     said = "its config says num_heads=64, not 3 and d_kv=64, not 12 as its tensors do; it is of another model"
     assert refusal(dict, {"d_kv": 64, "num_heads": 64}) == said
 

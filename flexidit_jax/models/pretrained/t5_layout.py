@@ -57,7 +57,7 @@ def described(state: Unread, config: Mapping[str, Any]) -> T5Encoder:
     _check_kind(state, config)
     telling = [published_name(path) for path in ("tokens", "bias", "block_0/query/kernel", "block_0/wi_0/kernel")]
     if missing := [name for name in telling if name not in state]:
-        raise UserError(f"not a state dict of a {KIND}: missing {', '.join(missing)}")
+        raise UserError(f"not a state dict of a {KIND}: missing {', '.join(missing)}; {INSTEAD}")
     shapes = {name: state[name]().shape for name in telling}
     if wrong := [f"{name} is {list(shape)}" for name, shape in shapes.items() if len(shape) != 2]:
         raise UserError(f"not a state dict of a {KIND}: {', '.join(wrong)}")

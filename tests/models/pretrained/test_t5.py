@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
-from flexidit_jax.models.pretrained.t5 import T5Encoder, bucket
+from flexidit_jax.common.types import Params
+from flexidit_jax.models.pretrained.t5 import Block, T5Encoder, bucket
 from flexidit_jax.text.t5 import T5, load
 
 FOLDER = Path(__file__).parents[2] / "golden"
@@ -31,12 +33,17 @@ def test_golden_buckets(golden: dict[str, np.ndarray], tiny: T5) -> None:
 
 
 def test_golden_blocks(golden: dict[str, np.ndarray], tiny: T5) -> None:
-    def is_block(module: object, _: str) -> bool:
-        return type(module).__name__ == "Block"
+    def is_block(module: object, method: str) -> bool:
+        return isinstance(module, Block) and method == "__call__"
 
     ids, mask = golden["ids"], golden["mask"].astype(bool)
-    variables = {"params": tiny._params}
-    _, seen = tiny.model.apply(variables, ids, mask, capture_intermediates=is_block, mutable=["intermediates"])
+
+    @jax.jit
+    def run(params: Params) -> tuple:
+        captured = {"capture_intermediates": is_block, "mutable": ["intermediates"]}
+        return tiny.model.apply({"params": params}, ids, mask, **captured)
+
+    _, seen = run(tiny._params)
     for i in range(2):
         [found] = seen["intermediates"][f"block_{i}"]["__call__"]
         np.testing.assert_allclose(found[:, :24], golden[f"mid_block{i}"], atol=5e-5)
