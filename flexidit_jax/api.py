@@ -22,6 +22,7 @@ from flexidit_jax.common.trees import count
 from flexidit_jax.common.types import Array, Params, Patch, Prediction, as_patch, patch_name, short_patch_name
 from flexidit_jax.convert.publish import write_published
 from flexidit_jax.convert.read_model import read_model
+from flexidit_jax.convert.said import Said, apart
 from flexidit_jax.convert.saved import write_saved
 from flexidit_jax.convert.which_process import asked_process, process_of
 from flexidit_jax.diffusion.process import NoiseProcess, read_by
@@ -32,6 +33,7 @@ from flexidit_jax.models.dit import DiT
 from flexidit_jax.models.flexify import adapter_rank, at, flexify, patches_of
 from flexidit_jax.models.flops import FlopCount, forward_flops
 from flexidit_jax.models.patch import as_video, grid
+from flexidit_jax.sampling.empty_text import completed
 from flexidit_jax.sampling.engine import Engine
 from flexidit_jax.sampling.plan import Plan
 from flexidit_jax.sampling.sampler import Sampler
@@ -324,6 +326,13 @@ def load(
     base: str | Path | FlexiDiT | None = None,
     weights: str | None = None,
     process: str | Section | None = None,
+    codec: str | Path | Section | None = None,
+    text: str | Path | Section | None = None,
+    input_size: int | None = None,
+    interpolation_scale: float | None = None,
+    length: int | None = None,
+    null: str | None = None,
+    null_mask: str | None = None,
 ) -> FlexiDiT:
     """Loads a model from whatever holds one.
 
@@ -338,30 +347,35 @@ def load(
         in a weight file also the words that stand before their names.
       process: what a DiT weight file or a diffusers folder is for, which its tensors do not tell: a name such as
         "sit", or a section such as {"name": "flow", "shift": 3.0}; "gaussian" by default.
+      codec, text: a VAE and a text encoder that lie apart, in place of the pipeline's: paths, or sections such as
+        {"name": "t5", "path": ..., "length": 120}.
+      input_size, interpolation_scale, length, null, null_mask: of a PixArt's file that does not tell (see
+        `convert.said.Said`). By default a pipeline's `null` is "empty" and a weight file's "stored".
 
     Raises:
       UserError: nothing there that holds a model, a file that is damaged or of another layout, weights that are not
-        finite, or a model of other heads or of another process than are asked for.
+        finite, or a model that is another than is said.
     """
     keep_session_programs()
     path_of(path, "path")  # looked at, and left as it is: a str may be a name at the hub
-    num_heads, weights = typed(num_heads, "int | None", "num_heads"), typed(weights, "str | None", "weights")
+    said = Said.typed(num_heads, input_size, interpolation_scale, length, null, null_mask)
+    weights = typed(weights, "str | None", "weights")
     if not (base is None or isinstance(base, FlexiDiT)):
         path_of(base, "base")
 
     def stored() -> Params | None:
         if base is None or isinstance(base, FlexiDiT):
             return base and base.params
-        return read_model(base, num_heads, None, lambda: None)[1]
+        return read_model(base, Said(said.num_heads), None, lambda: None)[1]
 
     asked = asked_process(process)
-    config, params = read_model(path, num_heads, weights, stored)
+    config, params = read_model(path, said, weights, stored)
     if base is not None and config.get("base") is None:
         note(f"{path} holds all of its weights; base= is not read")
-    flex = FlexiDiT.of(config, params, process_of(Path(path), config["process"], asked))
-    if num_heads is not None and flex.model.num_heads != num_heads:
-        raise UserError(f"{path} is a model of {flex.model.num_heads} heads, but num_heads={num_heads}; leave that out")
-    return flex
+    config |= apart(codec, text)
+    said.check(path, recorded_dit(config["model"]))
+    config, params = completed(config, params, said)
+    return FlexiDiT.of(config, params, process_of(Path(path), config["process"], asked))
 
 
 @partial(jax.jit, static_argnames=("model", "patch"))

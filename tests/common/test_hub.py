@@ -228,10 +228,13 @@ def online(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], lis
 
     def holds(source: Path) -> list:
         fetched: list = []
-        names = [file.relative_to(source).as_posix() for file in source.rglob("*") if file.is_file()]
+        sizes = {
+            file.relative_to(source).as_posix(): file.stat().st_size for file in source.rglob("*") if file.is_file()
+        }
 
-        def info(self: object, model: str, revision: str, timeout: float) -> SimpleNamespace:
-            return SimpleNamespace(sha=COMMIT, siblings=[SimpleNamespace(rfilename=name) for name in names])
+        def info(self: object, model: str, revision: str, timeout: float, files_metadata: bool) -> SimpleNamespace:
+            siblings = [SimpleNamespace(rfilename=name, size=size) for name, size in sizes.items()]
+            return SimpleNamespace(sha=COMMIT, siblings=siblings)
 
         def snapshot(model: str, revision: str, allow_patterns: Sequence[str]) -> str:
             fetched.append((model, revision, sorted(allow_patterns)))
@@ -248,18 +251,25 @@ def online(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], lis
     return holds
 
 
-def test_only_what_is_needed_is_fetched(online: Callable, pipeline: Path, dit: fd.FlexiDiT) -> None:
+def test_only_what_is_needed_is_fetched(
+    online: Callable, pipeline: Path, dit: fd.FlexiDiT, capsys: pytest.CaptureFixture[str]
+) -> None:
     (pipeline / "transformer" / "diffusion_pytorch_model.bin").write_bytes(b"as much again")
     (pipeline / "transformer" / "diffusion_pytorch_model.fp16.safetensors").write_bytes(b"half as much")
     (pipeline / "text_encoder").mkdir()
     (pipeline / "text_encoder" / "model.safetensors").write_bytes(b"of something else")
     fetched = online(pipeline)
     assert fd.load("facebook/DiT").patches == dit.patches
-    files = ["transformer/config.json", f"transformer/{WEIGHTS}", "vae/config.json", f"vae/{WEIGHTS}"]
+    files = ["model_index.json", "transformer/config.json", f"transformer/{WEIGHTS}"]
+    files += ["vae/config.json", f"vae/{WEIGHTS}"]
     assert fetched == [("facebook/DiT", "main", files)]  # by its name, which the cache then knows without the hub
+    size = sum((pipeline / file).stat().st_size for file in files) / 1e6
+    assert capsys.readouterr().err.splitlines()[0] == (
+        f"note: facebook/DiT at the hub: {size:.1f} MB in 5 files, fetched unless the cache has them"
+    )
     assert pinned("facebook/DiT") == f"hf:facebook/DiT@{COMMIT}"
     Codec("facebook/DiT@v2").check()
-    assert fetched[1:] == [("facebook/DiT", "v2", files[2:])]
+    assert fetched[1:] == [("facebook/DiT", "v2", files[3:])]
 
 
 @pytest.mark.parametrize(
