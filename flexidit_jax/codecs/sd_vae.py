@@ -21,6 +21,7 @@ from flexidit_jax.common.placement import put
 from flexidit_jax.common.tensor_files import SUFFIXES, config_beside
 from flexidit_jax.common.types import Array, Params
 from flexidit_jax.common.weights import full_set, read_weights, weight_files, within
+from flexidit_jax.models.pretrained import stripes
 from flexidit_jax.models.pretrained.autoencoder_kl import VAE
 from flexidit_jax.models.pretrained.autoencoder_kl_layout import NETWORK, read_vae
 
@@ -48,7 +49,8 @@ class Codec:
         norms have the published 32 groups. Where there is no such path, the name of a model at the Hugging Face hub,
         such as "stabilityai/sd-vae-ft-ema" (see `common.hub`).
       scale: latents are the posterior's times this; None: what the config.json there says, else 0.18215.
-      slice: images (frames) per device at once; bounds memory, changes results by rounding only.
+      slice: images (frames) per device at once; bounds memory, changes results by rounding only. One of more than
+        512x512 pixels counts as several, and is convolved in stripes (`models.pretrained.stripes`).
       dtype: of the encoder's convolutions and products, "float32" or "bfloat16".
       decode_dtype: of the decoder's convolutions and products. Images depend on it, latents do not.
     """
@@ -130,7 +132,8 @@ class Codec:
         shape = (len(x), *self.latent_shape(x.shape[1:]))
         model, params = self._weights(x)
         images = x.reshape(-1, *x.shape[2:])  # [B F, H, W, 3]
-        parts = [jax.block_until_ready(_moments(model, params, part)) for part in _slices(images, self.slice)]
+        size = self._at_once(images.shape[1] * images.shape[2])
+        parts = [jax.block_until_ready(_moments(model, params, part)) for part in _slices(images, size)]
         mean, std = (_joined(jnp, moment, len(images)).reshape(shape) for moment in zip(*parts, strict=True))
         return mean, std
 
@@ -168,9 +171,14 @@ class Codec:
             raise UserError(f"sd_vae decodes latents [B, F, h, w, 4], got {list(latents.shape)}")
         model, params = self._weights(latents, decoding=True)
         z = latents.reshape(-1, *latents.shape[2:])  # [B F, h, w, 4]
-        parts = [to_uint8(_decode(model, params, part, self._scale)) for part in _slices(z, self.slice)]
+        size = self._at_once(z.shape[1] * z.shape[2] * FACTOR**2)
+        parts = [to_uint8(_decode(model, params, part, self._scale)) for part in _slices(z, size)]
         images = _joined(np, parts, len(z))  # [B F, H, W, 3]
         return images.reshape(*latents.shape[:2], *images.shape[1:])
+
+    def _at_once(self, pixels: int) -> int:
+        """How many images of so many pixels."""
+        return max(1, self.slice * stripes.WHOLE // max(pixels, stripes.WHOLE))
 
     @property
     def _files(self) -> list[Path]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flexidit_jax.common.errors import UserError
-from flexidit_jax.common.hub import located, pinned
+from flexidit_jax.common.hub import FORCED, located, pinned
 from flexidit_jax.common.tensor_files import SUFFIXES, json_object
 from flexidit_jax.common.types import Params
 from flexidit_jax.common.weights import full_set, within
@@ -134,16 +134,16 @@ def _text_of(pipeline: Path, name: str) -> tuple[dict[str, Any] | None, int | No
 
     Args:
       pipeline: its folder, which of a pipeline at the hub holds no more than was fetched.
-      name: what it is called.
+      name: what it is called: its path, or `hf:owner/model@commit`.
     """
     index = json_object(pipeline / INDEX) if (pipeline / INDEX).is_file() else {}
     length = LENGTHS.get(index.get("_class_name"))
-    if (pipeline / "text_encoder").is_dir():
-        return {"name": "t5", "path": str(pipeline)}, length
-    kind = index.get("text_encoder")
-    if name.startswith("hf:") and isinstance(kind, list) and kind[-1] == "T5EncoderModel":
-        return {"name": "t5", "path": name}, length
-    return None, length
+    if name.startswith(FORCED):
+        kind = index.get("text_encoder")
+        there = isinstance(kind, list) and kind[-1:] == ["T5EncoderModel"]
+    else:
+        there = (pipeline / "text_encoder").is_dir()
+    return {"name": "t5", "path": name} if there else None, length
 
 
 def _published(model: DiT, params: Params, vae: Path | None = None) -> tuple[dict[str, Any], Params]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from flexidit_jax.common import build
 from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.hub import FORCED
 from flexidit_jax.common.notes import note
 from flexidit_jax.common.trees import merge
 from flexidit_jax.common.types import Params
@@ -72,4 +73,4 @@ def with_empty_text(
 
 def _is_elsewhere(text: Mapping[str, Any]) -> bool:
     """Whether a text encoder would first have to be fetched."""
-    return str(text.get("path")).startswith("hf:")
+    return str(text.get("path")).startswith(FORCED)
