@@ -20,6 +20,7 @@ from flexidit_jax.common.notes import note
 from flexidit_jax.common.program_cache import keep_session_programs
 from flexidit_jax.common.trees import count
 from flexidit_jax.common.types import Array, Params, Patch, Prediction, as_patch, patch_name, short_patch_name
+from flexidit_jax.convert.peft_layout import write_peft
 from flexidit_jax.convert.publish import write_published
 from flexidit_jax.convert.read_model import read_model
 from flexidit_jax.convert.said import Said, apart
@@ -270,7 +271,11 @@ class FlexiDiT:
         return self._engine.weight_bytes()
 
     def export(
-        self, path: str | Path, patch: int | str | tuple[int, ...] | None = None, overwrite: bool = False
+        self,
+        path: str | Path,
+        patch: int | str | tuple[int, ...] | None = None,
+        overwrite: bool = False,
+        adapters_only: bool = False,
     ) -> None:
         """Writes one mode as a DiT or PixArt of a published layout, which other programs read.
 
@@ -278,11 +283,14 @@ class FlexiDiT:
           path: `.safetensors` or `.pt` (with torch), or a folder for diffusers.
           patch: the mode; the most powerful by default.
           overwrite: replace another model that is there.
+          adapters_only: write a folder of PEFT with the mode's LoRA, which is otherwise merged.
 
         Raises:
           UserError: a mode the layout cannot hold, another model at the path, or one that cannot be written.
         """
         file, mode = path_of(path, "path"), self._mode(patch)
+        if typed(adapters_only, "bool", "adapters_only"):
+            return write_peft(file, self.params, mode, typed(overwrite, "bool", "overwrite"))
         model = self.model.at(mode)
         write_published(file, model, at(self.params, mode), typed(overwrite, "bool", "overwrite"))
 
@@ -300,12 +308,15 @@ class FlexiDiT:
             themselves.
         """
         folder, adapters_only = path_of(path, "path"), typed(adapters_only, "bool", "adapters_only")
-        config = {
+        write_saved(folder, self._sections(), self.params, adapters_only, typed(overwrite, "bool", "overwrite"))
+
+    def _sections(self) -> dict[str, Any]:
+        """What `of` makes this model of, without its weights."""
+        return {
             "model": describe(self.model),
             "process": build.describe(self.process),
             "codec": None if self.codec is None else build.describe(self.codec),
         }
-        write_saved(folder, config, self.params, adapters_only, typed(overwrite, "bool", "overwrite"))
 
     def _mode(self, patch: int | str | tuple[int, ...] | None) -> Patch:
         """A mode of this model, the most powerful by default."""
@@ -363,13 +374,13 @@ def load(
     if not (base is None or isinstance(base, FlexiDiT)):
         path_of(base, "base")
 
-    def stored() -> Params | None:
+    def lent() -> tuple[dict[str, Any], Params] | None:
         if base is None or isinstance(base, FlexiDiT):
-            return base and base.params
-        return read_model(base, Said(said.num_heads), None, lambda: None)[1]
+            return base and (base._sections(), base.params)
+        return read_model(base, Said(said.num_heads), None, lambda: None)
 
     asked = asked_process(process)
-    config, params = read_model(path, said, weights, stored)
+    config, params = read_model(path, said, weights, lent)
     if base is not None and config.get("base") is None:
         note(f"{path} holds all of its weights; base= is not read")
     config |= apart(codec, text)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,10 @@ from flexidit_jax.common.weights import full_set, within
 from flexidit_jax.convert import pixart_diffusers, pixart_layout
 from flexidit_jax.convert.diffusers_layout import STEM, is_diffusers_folder, read_folder, root_of
 from flexidit_jax.convert.dit_layout import StateDict, read_dit
+from flexidit_jax.convert.peft_layout import FILES as ADAPTERS
+from flexidit_jax.convert.peft_layout import is_peft, read_peft
 from flexidit_jax.convert.said import Said
-from flexidit_jax.convert.saved import WEIGHTS, read_saved
+from flexidit_jax.convert.saved import WEIGHTS, Lent, lent_to, read_saved
 from flexidit_jax.convert.weight_files import read_state_dict
 from flexidit_jax.models.build import describe
 from flexidit_jax.models.dit import DiT
@@ -44,6 +46,8 @@ def files_of_model(names: Sequence[str]) -> list[str]:
                 *(f"{at}{name}" for at, found in folders.items() if found for name in ("config.json", *found)),
             ]
     here = within(names, "")
+    if ADAPTERS[0] in here:
+        return [name for name in here if name in ADAPTERS]
     config = [name for name in here if name == "config.json"]
     if config and WEIGHTS in here:
         return [*config, WEIGHTS]
@@ -56,9 +60,7 @@ def files_of_model(names: Sequence[str]) -> list[str]:
     )
 
 
-def read_model(
-    path: str | Path, said: Said, which: str | None, base: Callable[[], Params | None]
-) -> tuple[dict[str, Any], Params]:
+def read_model(path: str | Path, said: Said, which: str | None, base: Lent) -> tuple[dict[str, Any], Params]:
     """The `model`, `process` and `codec` sections, of a pipeline also `text`, and the stored tree (`models.flexify`).
 
     Weights by themselves do not tell their process: its section is None.
@@ -67,7 +69,7 @@ def read_model(
       path: see `flexidit_jax.load`; a `Path` is never a name at the hub.
       said: where nothing there tells.
       which: its `weights`.
-      base: reads the stored tree that adapters saved by themselves were made for.
+      base: reads the model that adapters by themselves were made for.
 
     Raises:
       UserError: nothing there that holds a model, or a file that is damaged or of another layout.
@@ -78,9 +80,7 @@ def read_model(
         raise UserError(f"{path} cannot be read ({error.strerror})") from None
 
 
-def _read(
-    path: str | Path, said: Said, which: str | None, base: Callable[[], Params | None]
-) -> tuple[dict[str, Any], Params]:
+def _read(path: str | Path, said: Said, which: str | None, base: Lent) -> tuple[dict[str, Any], Params]:
     name = str(path)
     if isinstance(path, str):
         if "://" in path:
@@ -100,6 +100,9 @@ def _read(
             config, params = _published(*pixart_diffusers.read_folder(root, which, said), path / "vae")
             return {**config, "text": text}, params
         return _published(*read_dit(*read_folder(path, which)), path / "vae")
+    if is_peft(path):
+        config, params = lent_to(path, base)
+        return {**config, "base": str(path)}, read_peft(path, params)
     if (path / WEIGHTS).is_file():
         return read_saved(path, which, base)
     if path.is_dir() and (found := sorted(file.name for file in path.iterdir() if file.name.endswith(SUFFIXES))):
