@@ -32,6 +32,7 @@ from flexidit_jax.models.dit import DiT
 from flexidit_jax.models.flexify import adapter_rank, at, flexify, patches_of
 from flexidit_jax.models.flops import FlopCount, forward_flops
 from flexidit_jax.models.patch import as_video, grid
+from flexidit_jax.sampling.asked import conditions, features, fitting
 from flexidit_jax.sampling.engine import Engine
 from flexidit_jax.sampling.plan import Plan
 from flexidit_jax.sampling.sampler import Sampler
@@ -55,6 +56,7 @@ class FlexiDiT:
       merge_adapters: sample with adapters added into the kernels (no FLOPs, a copy of the adapted
         layers per mode); False runs them beside the kernels (`dataclasses.replace` makes either).
       devices: how many of this process's devices `sample` splits every batch over (`common.data_parallel`).
+      text: turns prompts into features, for a model of texts (`text.t5.Encoder`); None where there is none.
     """
 
     model: DiT
@@ -63,17 +65,20 @@ class FlexiDiT:
     codec: Any
     merge_adapters: bool = True
     devices: int = 1
+    text: Any = None
 
     def __post_init__(self) -> None:
         for name, kind in (("merge_adapters", "bool"), ("devices", "int")):
             object.__setattr__(self, name, typed(getattr(self, name), kind, name))
+        object.__setattr__(self, "text", fitting(self.text, self.model.conditioner))
 
     @classmethod
     def of(cls, config: Section, params: Params, process: NoiseProcess) -> FlexiDiT:
         """A model out of what `convert.read_model` reads: its sections `model` and `codec`, and its stored tree."""
         model = recorded_dit(config["model"])
         codec = config["codec"] and build.part("flexidit_jax.codecs", "Codec", config["codec"], "codec")
-        return cls(model.at(patches_of(params)[0]), params, process, codec)
+        text = config.get("text") and build.part("flexidit_jax.text", "Encoder", config["text"], "text")
+        return cls(model.at(patches_of(params)[0]), params, process, codec, text=text)
 
     @property
     def patches(self) -> tuple[Patch, ...]:
@@ -164,6 +169,11 @@ class FlexiDiT:
         return self.sampler.plan(spec, batch)
 
     @takes_spec("steps schedule guide")
+    def meant(self, spec: SampleSpec, batch: int | None = None) -> SampleSpec:
+        """The spec with the model's own steps, solver and guidance where it leaves them open."""
+        return self.sampler.meant(spec, batch)
+
+    @takes_spec("steps schedule guide")
     def flops(self, spec: SampleSpec, batch: int | None = None) -> FlopCount:
         """FLOPs per sample of a `sample` call with the same spec; every evaluation counts, padding does not."""
         chosen = self.plan(spec=spec, batch=batch)
@@ -186,12 +196,13 @@ class FlexiDiT:
         step_noise: Array | None = None,
         decode: bool = True,
         progress: bool | Callable[[], object] = True,
+        images_per_prompt: int = 1,
     ) -> np.ndarray:
-        """Samples one image (or clip) per label.
+        """Samples one image (or clip) per label or prompt.
 
         Args:
-          labels: B of them: numbers, None for no class, or names where the model knows them; `"0-3"` is a range;
-            or a ready condition.
+          labels: B of them: numbers, None for no class, or names where the model knows them; `"0-3"` is a range. Of a
+            model of texts prompts, or their `features`. Or a ready condition.
           spec: how (see `SampleSpec`), for all or one a sample; its keys are keywords of this method too, in place of
             the spec's own.
           negative: what guidance leads away from, instead of from no condition: one for all, or one a sample.
@@ -201,6 +212,7 @@ class FlexiDiT:
           step_noise: noise of each executed step instead of drawn noise, [steps, *noise.shape].
           decode: False returns latents.
           progress: show a bar over steps, or what to call after each step of each batch.
+          images_per_prompt: of each label or prompt, one after the other.
 
         Returns:
           uint8 [B, H, W, channels] ([B, F, H, W, channels] for video), or float32 latents.
@@ -211,7 +223,8 @@ class FlexiDiT:
         """
         if typed(decode, "bool", "decode"):
             self._check_codec()
-        chain = self.sampler.batches(labels, spec, batch, negative, first, noise, step_noise, progress)
+        asked = conditions(self.sampler, self.text, labels, spec, negative, images_per_prompt)
+        chain = self.sampler.batches(*asked, batch, first, noise, step_noise, progress)
         clips = self.model.latent[0] > 1 or np.ndim(noise) == 5
 
         def made(x: Array) -> np.ndarray:
@@ -230,11 +243,12 @@ class FlexiDiT:
         noise: Array | None = None,
         step_noise: Array | None = None,
         progress: bool | Callable[[], object] = False,
+        images_per_prompt: int = 1,
     ) -> Iterator[Snapshot]:
         """What `sample` does, step by step: for previews and streams; to cancel, stop iterating.
 
         Args:
-          labels, spec, negative, batch, first, noise, step_noise, progress: see `sample`.
+          labels, spec, negative, batch, first, noise, step_noise, progress, images_per_prompt: see `sample`.
 
         Yields:
           A `Snapshot` of a batch after each of its steps, then those of the next batch; `decode` makes pictures of its
@@ -244,8 +258,18 @@ class FlexiDiT:
           UserError: see `sample`; at once, not at the first step.
           NotFinite: see `sample`; after the last step of the last batch. Of a batch, `Snapshot.failed` tells.
         """
-        chain = self.sampler.batches(labels, spec, batch, negative, first, noise, step_noise, progress)
-        return map(Snapshot.cut, chain)
+        asked = conditions(self.sampler, self.text, labels, spec, negative, images_per_prompt)
+        return map(Snapshot.cut, self.sampler.batches(*asked, batch, first, noise, step_noise, progress))
+
+    def features(self, prompts: Sequence[str]) -> list[np.ndarray]:
+        """Texts as a model of texts reads them, float32 [m, k] each; `sample` takes them in place of prompts.
+
+        The memory of the encoder is given back: who draws of the same prompts again need not read it again.
+
+        Raises:
+          UserError: a model of something else, no encoder, or what that does not read.
+        """
+        return features(self.model.conditioner, self.text, prompts)
 
     def decode(self, latents: Array) -> np.ndarray:
         """Latents [B, F, H, W, C], of images also [B, H, W, C], as data: uint8 [B, H, W, channels], with F for video.
@@ -302,6 +326,7 @@ class FlexiDiT:
             "model": describe(self.model),
             "process": build.describe(self.process),
             "codec": None if self.codec is None else build.describe(self.codec),
+            **({} if self.text is None else {"text": build.describe(self.text)}),
         }
         write_saved(folder, config, self.params, adapters_only, typed(overwrite, "bool", "overwrite"))
 

@@ -34,7 +34,7 @@ from flexidit_jax.programs.bundle import Export
 from flexidit_jax.runs.binding import origin
 from flexidit_jax.sampling.packing import choices
 from flexidit_jax.sampling.schedule import parse_guide
-from flexidit_jax.sampling.spec import INTRODUCED
+from flexidit_jax.sampling.spec import INTRODUCED, own_words
 from flexidit_jax.training.section import Training, build_training
 from flexidit_jax.training.sharding import make_mesh
 
@@ -153,6 +153,7 @@ def build_experiment(config: ConfigDict, workdir: Path | None = None) -> Experim
             model = {**model, "conditioner": {**model["conditioner"], "classes": 1}}
         network = build.call(build_dit, model, "model")
         sampling = build_sampling(sample)
+        sampling = replace(sampling, spec=sampling.spec.meant(own_words(network.conditioner)))
         evaluation = evaluate and build.call(Evaluation, evaluate, "evaluate")
         if report and not evaluation:
             raise UserError("config key 'evaluate' is missing; the report scores samples with it")

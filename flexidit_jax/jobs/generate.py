@@ -69,6 +69,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
     batch = even(min(experiment.sample.batch or BATCH, section.num), flex.devices)
     size = section.shard or ImageShards.recorded(folder).get("shard") or batch
     batch = even(min(batch, size), flex.devices)
+    spec = flex.meant(spec=spec, batch=batch)
     plan = flex.plan(spec=spec, batch=batch)
     say_unread(flex, experiment.sample)
     drawn = spec.settled(plan)
@@ -137,7 +138,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
         # ------------------------------------------------------------ One array
         if missing or not shards.finished:
             shards.join(labels[: section.num])
-    print(f"schedule: {plan}; guidance: {spec.guidance_text}")
+    print(f"schedule: {plan}; guidance: {flex.sampler.guidance_text(drawn)}")
     print(f"FLOPs: {flops.total / 1e9:.3f} G per sample, {flops.shares}")
     print(f"seconds: {seconds:.1f} for {made} samples on {flex.devices} device(s), compilation included")
     print(f"written: {folder}/samples.npz, {section.num} images and their classes")

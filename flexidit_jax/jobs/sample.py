@@ -6,6 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -48,10 +49,11 @@ def run(config: ConfigDict, workdir: Path) -> int:
     n = size(cond)
     negatives(flex.model.conditioner, others["negative"], n)
     batch = min(asked.batch or n, n)
-    plan = flex.plan(spec=asked.spec, batch=batch)
+    meant = flex.meant(spec=asked.spec, batch=batch)
+    plan = flex.plan(spec=meant, batch=batch)
     say_unread(flex, asked)
-    spec = asked.spec.settled(plan)
-    record = json.dumps(asked.recorded(), indent=2, sort_keys=True)
+    spec = meant.settled(plan)
+    record = json.dumps(replace(asked, spec=meant).recorded(), indent=2, sort_keys=True)
     name = text_of(plan.schedule).replace(":", "x").replace(",", "_")
     digest = hashlib.sha256(record.encode()).hexdigest()[:6]  # other labels or scales, another folder
     folder = out_folder(asked.out, workdir / "samples" / f"{name}_seed{spec.seed}_{digest}")
@@ -79,7 +81,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
     pairs = ", ".join(pair_text(*pair) for pair in plan.pairs)
     if said := getattr(flex.model.conditioner, "said", lambda cond: "")(cond):
         print(f"labels: {said}")
-    print(f"schedule: {plan}; guidance: {spec.guidance_text}")
+    print(f"schedule: {plan}; guidance: {flex.sampler.guidance_text(spec)}")
     print(f"FLOPs: {flops.total / 1e9:.3f} G per sample, {flops.shares}")
     print(f"seconds: {seconds:.1f} for {len(images)} samples, compilation included")
     print(f"programs: {programs} ({pairs}); {compiled}")

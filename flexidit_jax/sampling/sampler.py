@@ -28,7 +28,7 @@ from flexidit_jax.sampling.noise import draws, given_noise, normal
 from flexidit_jax.sampling.packing import choices
 from flexidit_jax.sampling.plan import Cost, Plan
 from flexidit_jax.sampling.snapshot import NotFinite, Snapshot
-from flexidit_jax.sampling.spec import SampleSpec
+from flexidit_jax.sampling.spec import SampleSpec, own_words
 from flexidit_jax.sampling.tables import Table, Told, hoisted, ready
 from flexidit_jax.sampling.trajectory import Program, StepRows, Trajectory
 from flexidit_jax.sampling.unread import unread
@@ -107,12 +107,27 @@ class Sampler:
         self.engine, self._process, self._cost, self._adapters = engine, process, cost, adapters
         self._zeros: Array | None = None
 
+    def meant(self, spec: SampleSpec, batch: int | None = None) -> SampleSpec:
+        """The spec with the model's own words where it says None; `batch` matters with `latency_ms` alone.
+
+        Raises:
+          UserError: see `plan`, where the scale of guidance depends on the plan.
+        """
+        own = own_words(self.engine.model.conditioner)
+        if (known := spec.meant(own)).guidance is not None:
+            return known
+        plan = self._planned(spec.meant(own, share=1.0), batch)  # any scale: no cost depends on it
+        return spec.meant(own, plan.relative_cost(self.engine.patches[0], self._cost))
+
     def plan(self, spec: SampleSpec, batch: int | None = None) -> Plan:
         """What every step of a spec runs; `batch` matters with `latency_ms` alone.
 
         Raises:
           UserError: see `SampleSpec.plan`; more guided channels than there are, no batch with `latency_ms`.
         """
+        return self._planned(self.meant(spec, batch), batch)
+
+    def _planned(self, spec: SampleSpec, batch: int | None) -> Plan:
         layouts, channels = choices(spec.packing, self._adapters), spec.guidance_channels
         if channels is not None and not 1 <= channels <= self.engine.model.latent[-1]:
             raise UserError(f"guidance_channels must lie in 1..{self.engine.model.latent[-1]}, got {channels}")
@@ -123,9 +138,15 @@ class Sampler:
             choose = chooser(ms, self.engine, table, typed(batch, "int | None", "batch"), layouts, channels)
         return spec.plan(self.engine.patches, table, self._cost, choose)
 
+    def guidance_text(self, spec: SampleSpec, batch: int | None = None) -> str:
+        """The scale, and beside another than the model's own, that one."""
+        scale, own = (self.meant(one, batch).guidance for one in (spec, replace(spec, guidance=None)))
+        return f"{scale}" + (f" (in Python {own} unless said)" if scale != own else "")
+
     def unread(self, spec: SampleSpec, negative: Any = None) -> dict[str, str]:
         """What a spec asks for and no step reads, with why: see `sampling.unread`."""
         try:
+            spec = spec.meant(own_words(self.engine.model.conditioner), share=1.0)
             table = spec.table(self._process)
         except UserError:  # said where the spec is used
             return {}
@@ -137,8 +158,9 @@ class Sampler:
         Raises:
           UserError: what this model cannot do.
         """
+        spec = self.meant(spec, batch)
         layouts, channels = choices(spec.packing, self._adapters), spec.guidance_channels
-        table, segments = spec.table(self._process), self.plan(spec, batch).segments
+        table, segments = spec.table(self._process), self._planned(spec, batch).segments
         runs = fastest(segments, layouts, times_of(self.engine, table, batch, channels))
         return Trajectory.of(runs, table, channels, spec.seed)
 
@@ -216,8 +238,8 @@ class Sampler:
         self,
         asked: Any,
         specs: Specs,
-        batch: int | None = None,
         negative: Any = None,
+        batch: int | None = None,
         first: int = 0,
         noise: Array | None = None,
         captured: Array | None = None,

@@ -115,34 +115,44 @@ class Encoder:
       path: of the network, see `load`.
       tokenizer: a `spiece.model`, or a folder that holds one; None for the one beside the network, or in the
         `tokenizer` folder of its pipeline.
-      length: M, tokens of a prompt with its end: 120 of PixArt-alpha, 300 of PixArt-Sigma.
+      length: M, tokens of a prompt with its end; None: as many as the model reads, 120 of PixArt-alpha, 300 of Sigma.
       clean: "lower" reads prompts in lower case and without space around them, "none" as they are.
-      dtype: see `load`.
+      dtype: of products, "bfloat16" or "float32" (see `load`).
       batch: prompts at once.
       devices: of this process, which the kernels are split over.
     """
 
     path: str = "./weights/t5-v1_1-xxl"
     tokenizer: str | None = None
-    length: int = 120
+    length: int | None = None
     clean: str = "lower"
     dtype: str = "bfloat16"
     batch: int = 8
     devices: int = 1
 
     def __post_init__(self) -> None:
-        build.positive("text", length=self.length, batch=self.batch, devices=self.devices)
+        counts = {"batch": self.batch, "devices": self.devices}
+        build.positive("text", **counts | ({} if self.length is None else {"length": self.length}))
         _check_dtype(self.dtype, "text.dtype")
         if self.clean not in CLEAN:
             raise UserError(f"no text.clean {self.clean!r}{nearest(str(self.clean), CLEAN)}")
 
-    def check(self) -> None:
+    def check(self, width: int | None = None) -> None:
         """Says before long work whether network and tokenizer are there and of one model; reads few tensors.
 
+        Args:
+          width: channels of the features that a model reads.
+
         Raises:
-          UserError: one is not, where the message says what to put where; or see `load`.
+          UserError: one is not, where the message says what to put where; features of another width; or see `load`.
         """
-        self._tokenizer.check(_opened(self.path)[2].words)
+        network = _opened(self.path)[2]
+        self._tokenizer.check(network.words)
+        if width not in (None, network.width):
+            raise UserError(
+                f"{self.path} makes features of {network.width} channels, and the model reads {width}; set text.path to"
+                " the encoder that it was trained with, of PixArt T5 v1.1 xxl (4096)"
+            )
 
     def fingerprint(self) -> dict[str, str | int]:
         """What the tokens of a prompt depend on: content of network and tokenizer, length and cleaning.
@@ -161,6 +171,8 @@ class Encoder:
         Raises:
           UserError: no texts; see `check` and `load`, or a tokenizer of another model.
         """
+        if self.length is None:
+            raise UserError("text.length is open, and no model is there to say it; PixArt-alpha's is 120, Sigma's 300")
         if isinstance(prompts, str) or not len(prompts) or not all(isinstance(prompt, str) for prompt in prompts):
             raise UserError("prompts must be a list of texts, and at least one")
         found = self._tokenizer([self._cleaned(prompt) for prompt in prompts], self.length)
