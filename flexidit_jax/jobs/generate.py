@@ -24,7 +24,7 @@ from flexidit_jax.evaluation.requests import labels_of
 from flexidit_jax.experiment.experiment import build_experiment
 from flexidit_jax.experiment.sections import HOW
 from flexidit_jax.experiment.start import trained_model
-from flexidit_jax.experiment.typed import say_unread
+from flexidit_jax.experiment.typed import guidance_said, say_unread
 from flexidit_jax.models.build import describe
 from flexidit_jax.models.conditioning.condition import negatives
 from flexidit_jax.runs.binding import BINDS_IMAGES, FREE_WITHIN
@@ -138,7 +138,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
         # ------------------------------------------------------------ One array
         if missing or not shards.finished:
             shards.join(labels[: section.num])
-    print(f"schedule: {plan}; guidance: {flex.sampler.guidance_text(drawn)}")
+    print(f"schedule: {plan}; guidance: {guidance_said(flex, drawn)}")
     print(f"FLOPs: {flops.total / 1e9:.3f} G per sample, {flops.shares}")
     print(f"seconds: {seconds:.1f} for {made} samples on {flex.devices} device(s), compilation included")
     print(f"written: {folder}/samples.npz, {section.num} images and their classes")

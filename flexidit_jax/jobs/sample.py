@@ -18,7 +18,7 @@ from flexidit_jax.common.errors import UserError, together
 from flexidit_jax.common.files import written_aside
 from flexidit_jax.experiment.experiment import build_experiment
 from flexidit_jax.experiment.start import trained_model
-from flexidit_jax.experiment.typed import say_unread
+from flexidit_jax.experiment.typed import guidance_said, say_unread
 from flexidit_jax.models.conditioning.condition import negatives, size
 from flexidit_jax.runs.pictures import write_preview
 from flexidit_jax.runs.workdir import out_folder
@@ -81,7 +81,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
     pairs = ", ".join(pair_text(*pair) for pair in plan.pairs)
     if said := getattr(flex.model.conditioner, "said", lambda cond: "")(cond):
         print(f"labels: {said}")
-    print(f"schedule: {plan}; guidance: {flex.sampler.guidance_text(spec)}")
+    print(f"schedule: {plan}; guidance: {guidance_said(flex, spec)}")
     print(f"FLOPs: {flops.total / 1e9:.3f} G per sample, {flops.shares}")
     print(f"seconds: {seconds:.1f} for {len(images)} samples, compilation included")
     print(f"programs: {programs} ({pairs}); {compiled}")

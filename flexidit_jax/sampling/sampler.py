@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flexidit_jax.common.arguments import finite_array, shown, typed
+from flexidit_jax.common.arguments import shown, typed
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.progress import Progress
 from flexidit_jax.common.types import Array, Patch
@@ -24,7 +24,7 @@ from flexidit_jax.models.modulation import Modulations
 from flexidit_jax.sampling.calibration import fastest, times_of
 from flexidit_jax.sampling.engine import Engine
 from flexidit_jax.sampling.latency import chooser
-from flexidit_jax.sampling.noise import draws, given_noise, normal
+from flexidit_jax.sampling.noise import draws, given_noise, normal, sample_numbers
 from flexidit_jax.sampling.packing import choices
 from flexidit_jax.sampling.plan import Cost, Plan
 from flexidit_jax.sampling.snapshot import NotFinite, Snapshot
@@ -138,11 +138,6 @@ class Sampler:
             choose = chooser(ms, self.engine, table, typed(batch, "int | None", "batch"), layouts, channels)
         return spec.plan(self.engine.patches, table, self._cost, choose)
 
-    def guidance_text(self, spec: SampleSpec, batch: int | None = None) -> str:
-        """The scale, and beside another than the model's own, that one."""
-        scale, own = (self.meant(one, batch).guidance for one in (spec, replace(spec, guidance=None)))
-        return f"{scale}" + (f" (in Python {own} unless said)" if scale != own else "")
-
     def unread(self, spec: SampleSpec, negative: Any = None) -> dict[str, str]:
         """What a spec asks for and no step reads, with why: see `sampling.unread`."""
         try:
@@ -192,7 +187,7 @@ class Sampler:
         if self.engine.even(batch) != batch:
             raise UserError(f"{batch} samples do not split over the devices evenly; {self.engine.even(batch)} would")
         chains, which = self._chains(specs, batch, batch)
-        numbers = np.arange(batch) if numbers is None else _sample_numbers(numbers, batch)
+        numbers = np.arange(batch) if numbers is None else sample_numbers(numbers, batch)
         noise, captured = given_noise(noise, captured, latent, batch, max(chain.steps for chain in chains))
         if noise is None:
             seeds = np.array([chain.seed for chain in chains])[which]
@@ -397,14 +392,6 @@ def batch_size(batch: Any) -> int | None:
     if batch is not None and batch < 1:
         raise UserError(f"batch must be at least 1, got {batch!r}")
     return batch
-
-
-def _sample_numbers(numbers: Any, count: int) -> np.ndarray:
-    """The numbers of `count` samples, int [count]."""
-    found = np.asarray(finite_array(numbers, "numbers"))
-    if found.shape != (count,) or not (0 <= found.min() <= found.max() < 2**32) or (found % 1).any():
-        raise UserError(f"numbers must be {count} whole numbers in 0..2^32-1, got {found.tolist()!s:.60}")
-    return found.astype(int)
 
 
 def _check_state(state: Any) -> None:
