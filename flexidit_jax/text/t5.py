@@ -146,13 +146,21 @@ class Encoder:
         Raises:
           UserError: one is not, where the message says what to put where; features of another width; or see `load`.
         """
-        network = _opened(self.path)[2]
-        self._tokenizer.check(network.words)
-        if width not in (None, network.width):
+        self._tokenizer.check(_opened(self.path)[2].words)
+        if width not in (None, self.width):
             raise UserError(
-                f"{self.path} makes features of {network.width} channels, and the model reads {width}; set text.path to"
+                f"{self.path} makes features of {self.width} channels, and the model reads {width}; set text.path to"
                 " the encoder that it was trained with, of PixArt T5 v1.1 xxl (4096)"
             )
+
+    @property
+    def width(self) -> int:
+        """Channels of the features of a token.
+
+        Raises:
+          UserError: see `load`.
+        """
+        return _opened(self.path)[2].width
 
     def fingerprint(self) -> dict[str, str | int]:
         """What the tokens of a prompt depend on: content of network and tokenizer, length and cleaning.
