@@ -3,6 +3,8 @@
     manifest.json                 what features depend on: the encoder, its length and cleaning, the texts, the dtype
     prompts.jsonl                 the texts, a JSON string a line
     shards/000000.array_record    little-endian [m, k] of texts 0 .. shard - 1, m of each its own
+
+At 25 tokens of T5 xxl a text takes 0.2 MB in float16, where all 120 or 300 would take 1 or 2.5.
 """
 
 from __future__ import annotations

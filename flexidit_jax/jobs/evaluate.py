@@ -96,6 +96,7 @@ def _of_model(config: ConfigDict, workdir: Path) -> int:
                 f" leave --{key} out to score what the model draws"
             )
     experiment = build_experiment(config, workdir)
+    experiment.wants_dataset()
     if experiment.evaluate is None:
         raise UserError("this config has no evaluate section")
     samples = experiment.evaluate.samples

@@ -116,7 +116,7 @@ class Encoder:
       tokenizer: a `spiece.model`, or a folder that holds one; None for the one beside the network, or in the
         `tokenizer` folder of its pipeline.
       length: M, tokens of a prompt with its end; None: as many as the model reads, 120 of PixArt-alpha, 300 of Sigma.
-      clean: "lower" reads prompts in lower case and without space around them, "none" as they are.
+      clean: "lower" reads prompts in lower case and without space around them, "none" (or None) as they are.
       dtype: of products, "bfloat16" or "float32" (see `load`).
       batch: prompts at once.
       devices: of this process, which the kernels are split over.
@@ -125,7 +125,7 @@ class Encoder:
     path: str = "./weights/t5-v1_1-xxl"
     tokenizer: str | None = None
     length: int | None = None
-    clean: str = "lower"
+    clean: str | None = "lower"
     dtype: str = "bfloat16"
     batch: int = 8
     devices: int = 1
@@ -134,6 +134,8 @@ class Encoder:
         counts = {"batch": self.batch, "devices": self.devices}
         build.positive("text", **counts | ({} if self.length is None else {"length": self.length}))
         _check_dtype(self.dtype, "text.dtype")
+        if self.clean is None:  # what a command line makes of the word
+            object.__setattr__(self, "clean", "none")
         if self.clean not in CLEAN:
             raise UserError(f"no text.clean {self.clean!r}{nearest(str(self.clean), CLEAN)}")
 
@@ -168,8 +170,7 @@ class Encoder:
         Raises:
           UserError: see `check`, or a file that cannot be read.
         """
-        files = [*_weights(self.path), self._spiece]
-        return {"encoder": content_digest(files).hexdigest()[:16], "length": self.length, "clean": self.clean}
+        return {"encoder": self._digest, "length": self.length, "clean": self.clean}
 
     def encode(self, prompts: Sequence[str]) -> dict[str, np.ndarray]:
         """Prompts -> `tokens` [B, M, d] float32, zero where there is no text, and `mask` bool [B, M].
@@ -220,6 +221,10 @@ class Encoder:
                 return file
         where = " nor in ".join(map(str, folders))
         raise UserError(f"no {PIECES} in {where}; put that of a T5 v1.1 there (0.8 MB), or set text.tokenizer to it")
+
+    @cached_property
+    def _digest(self) -> str:
+        return content_digest([*_weights(self.path), self._spiece]).hexdigest()[:16]
 
     @cached_property
     def _tokenizer(self) -> Tokenizer:
