@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from flexidit_jax.common.axes import laid
+from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.types import Array, Patch, Prediction
 from flexidit_jax.models.blocks import Block, Final
 from flexidit_jax.models.conditioning.condition import Condition, Context
@@ -239,6 +240,23 @@ class DiT(nn.Module):
     def at(self, patch: Patch) -> DiT:
         """The same network reading another patch size."""
         return self.clone(patch=patch)
+
+    def sized(self, latent: tuple[int, ...]) -> DiT:
+        """The same network for latents of another height and width, which its condition is told where it reads them.
+
+        Raises:
+          UserError: another number of frames or channels, sides that are none, or positions that count patches.
+        """
+        frames, height, width, channels = self.latent
+        if latent == self.latent:
+            return self
+        if self.span is None:
+            raise UserError(f"a latent must be {height}x{width} for this model, whose positions count patches")
+        if len(latent) != 4 or (latent[0], latent[-1]) != (frames, channels) or min(latent) < 1:
+            raise UserError(f"a latent must be ({frames}, height, width, {channels}) for this model, got {latent}")
+        grown = getattr(self.conditioner, "grown", None)
+        conditioner = grown(latent[1] / height, latent[2] / width) if grown else self.conditioner
+        return self.clone(latent=latent, conditioner=conditioner)
 
     def example(self, batch: int) -> tuple[Array, Array]:
         """Zero x and t of the right shapes, for initialisation and shape evaluation."""

@@ -187,10 +187,19 @@ class Engine:
         self._apart = platform() in APART if apart is None else apart
         if self._mesh is not None:
             self.kind += f", over {devices} devices"
+        self._first: Engine | None = None
+
+    def sized(self, latent: tuple[int, ...]) -> Engine:
+        """The same for latents of another height and width (`DiT.sized`); both read the same weights."""
+        other = Engine(self.model.sized(latent), self._params, self.patches, self._merge, self.devices, self._apart)
+        other._first = self._first or self
+        return other
 
     @cached_property
     def _modes(self) -> dict[Patch, tuple[DiT, Weights]]:
         """Made when they are first asked for: a plan wants none."""
+        if self._first is not None:
+            return {patch: (self.model.at(patch), weights) for patch, (_, weights) in self._first._modes.items()}
         made = maker(self.model, self._apart, self._mesh)
 
         def weights(patch: Patch) -> Weights:
