@@ -130,11 +130,30 @@ class FlexiDiT:
             raise UserError(f"adapters must be a rank in 1..{self.model.width}, the model's width, got {adapters}")
         return dataclasses.replace(self, params=flexify(self.params, wanted, adapters))
 
+    def sized(self, latent: Sequence[int]) -> FlexiDiT:
+        """The same model for latents of another height and width; both sample with the same weights.
+
+        Positions, noise, FLOPs, what the network is told of the size, and what is drawn are those of the size.
+
+        Args:
+          latent: (F, H, W, C), of which H and W may be others than `model.latent` has.
+
+        Raises:
+          UserError: a model whose positions count patches, or sides that a mode does not divide.
+        """
+        model = self.model.sized(tuple(latent))
+        for patch in self.patches:
+            grid(model.latent, patch)
+        other = dataclasses.replace(self, model=model)
+        vars(other)["_engine"] = self._engine.sized(model.latent)
+        return other
+
     def predict(self, x: Array, t: Array, labels: Any, patch: int | str | tuple[int, ...] | None = None) -> Prediction:
         """One call of the network.
 
         Args:
-          x: [B, H, W, C] or [B, F, H, W, C].
+          x: [B, H, W, C] or [B, F, H, W, C]; of any height and width that the patch divides, where the model has a
+            span.
           t: [B], times that the process tells a network: 0..T-1, or real numbers between (of a flow 0..T; of a SiT from
             noise at 0 to data at 1).
           labels: [B], what the conditioner reads (classes: 0..classes, the last or None meaning none), or a condition.
@@ -147,16 +166,17 @@ class FlexiDiT:
           UserError: x of another latent shape, x or t that are not finite, times or labels out of range, or a mode the
             model lacks.
         """
-        video = as_video(x, self.model.latent, "x")
-        mode = self._mode(patch)
-        cond = parsed(self.model.conditioner, labels)
+        video = self._as_video(x, "x")
+        mode, model = self._mode(patch), self.model.sized(video.shape[1:])
+        grid(model.latent, mode)
+        cond = parsed(model.conditioner, labels)
         t = finite_array(t, "t")
         if np.shape(t) != (len(video),) or size(cond) != len(video):
             raise UserError(f"x, t and labels must be as many: {len(video)}, shape {np.shape(t)}, {size(cond)}")
         low, high = self.process.times
         if not isinstance(t, jax.core.Tracer) and not low <= np.min(t) <= np.max(t) <= high:
             raise UserError(f"t must lie in {low}..{high}, the times of the process, got {np.min(t)}..{np.max(t)}")
-        out = _predict(self.model.at(mode), self._resident, mode, jnp.asarray(video), jnp.asarray(t), cond)
+        out = _predict(model.at(mode), self._resident, mode, jnp.asarray(video), jnp.asarray(t), cond)
         out = read_by(self.process, out)
         return Prediction(*(None if part is None else part.reshape(np.shape(x)) for part in out))
 
@@ -278,8 +298,11 @@ class FlexiDiT:
           UserError: no codec, one whose weights are missing, or latents of another shape or not finite.
         """
         self._check_codec()
-        data = self.codec.decode(jnp.asarray(as_video(latents, self.model.latent, "latents")))
+        data = self.codec.decode(jnp.asarray(self._as_video(latents, "latents")))
         return data[:, 0] if self.model.latent[0] == 1 else data
+
+    def _as_video(self, x: Array, name: str) -> Array:
+        return as_video(x, self.model.latent, name, any_size=self.model.span is not None)
 
     def _check_codec(self) -> None:
         if self.codec is None:
