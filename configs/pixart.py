@@ -93,6 +93,8 @@ def get_config(variant: str = "") -> ConfigDict:
         "guidance_channels": None,
         "weak": None,
         "packing": "separate",
+        "size": None,
+        "aspect": None,
         "solver": None,
         "seed": 0,
         "first": 0,

@@ -36,6 +36,7 @@ from flexidit_jax.sampling.asked import conditions, features, fitting
 from flexidit_jax.sampling.engine import Engine
 from flexidit_jax.sampling.plan import Plan
 from flexidit_jax.sampling.sampler import Sampler
+from flexidit_jax.sampling.sizes import size_of
 from flexidit_jax.sampling.snapshot import NotFinite, Snapshot, gathered
 from flexidit_jax.sampling.spec import SampleSpec
 from flexidit_jax.sampling.takes_spec import takes_spec
@@ -85,6 +86,11 @@ class FlexiDiT:
         """The modes, powerful first."""
         return patches_of(self.params)
 
+    @property
+    def pixels(self) -> tuple[int, ...] | None:
+        """Height and width of pictures; None without a codec, which tells."""
+        return self.codec and tuple(self.codec.data_shape(self.model.latent)[1:3])
+
     @cached_property
     def _engine(self) -> Engine:
         keep_session_programs()
@@ -99,7 +105,8 @@ class FlexiDiT:
     @cached_property
     def sampler(self) -> Sampler:
         """Samples a step at a time: `start`, `step`, `run` (`sampling.sampler`); what `sample` and `steps` use."""
-        return Sampler(self._engine, self.process, self._cost, adapters=adapter_rank(self.params) is not None)
+        adapters = adapter_rank(self.params) is not None
+        return Sampler(self._engine, self.process, self._cost, adapters, lambda: self.pixels)
 
     def __repr__(self) -> str:
         names = ", ".join(map(short_patch_name, self.patches))
@@ -147,6 +154,19 @@ class FlexiDiT:
         other = dataclasses.replace(self, model=model)
         vars(other)["_engine"] = self._engine.sized(model.latent)
         return other
+
+    def of_size(self, specs: Sequence[SampleSpec]) -> tuple[FlexiDiT, list[SampleSpec]]:
+        """The model for latents of the size that specs ask for, and the specs with that size in pixels.
+
+        Raises:
+          UserError: see `sampling.sizes.size_of`.
+        """
+        found = size_of([(spec.size, spec.aspect) for spec in specs], self.model, self.codec, self.patches)
+        if found is None:
+            return self, list(specs)
+        size, latent = found
+        flex = self if latent == self.model.latent else self.sized(latent)
+        return flex, [dataclasses.replace(spec, size=size, aspect=None) for spec in specs]
 
     def predict(self, x: Array, t: Array, labels: Any, patch: int | str | tuple[int, ...] | None = None) -> Prediction:
         """One call of the network.
