@@ -1,4 +1,4 @@
-"""The public Python face: `load(path) -> FlexiDiT`."""
+"""A model ready to predict and to sample; `loading` makes one of whatever holds one."""
 
 from __future__ import annotations
 
@@ -16,14 +16,11 @@ from flexidit_jax.common import build
 from flexidit_jax.common.arguments import finite_array, path_of, shown, typed
 from flexidit_jax.common.build import Section
 from flexidit_jax.common.errors import UserError
-from flexidit_jax.common.notes import note
 from flexidit_jax.common.program_cache import keep_session_programs
 from flexidit_jax.common.trees import count
 from flexidit_jax.common.types import Array, Params, Patch, Prediction, as_patch, patch_name, short_patch_name
 from flexidit_jax.convert.publish import write_published
-from flexidit_jax.convert.read_model import read_model
 from flexidit_jax.convert.saved import write_saved
-from flexidit_jax.convert.which_process import asked_process, process_of
 from flexidit_jax.diffusion.process import NoiseProcess, read_by
 from flexidit_jax.models import adapters as lora
 from flexidit_jax.models.build import describe, recorded_dit
@@ -41,8 +38,8 @@ from flexidit_jax.sampling.snapshot import NotFinite, Snapshot, gathered
 from flexidit_jax.sampling.spec import SampleSpec
 from flexidit_jax.sampling.takes_spec import takes_spec
 
-#: what `import flexidit_jax` offers
-__all__ = ["FlexiDiT", "FlopCount", "NotFinite", "Prediction", "SampleSpec", "UserError", "load"]
+#: what `import flexidit_jax` offers beside `loading.load`
+__all__ = ["FlexiDiT", "FlopCount", "NotFinite", "Prediction", "SampleSpec", "UserError"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -384,52 +381,6 @@ class FlexiDiT:
     def _cost(self, patch: Patch) -> int:
         rank = lora.rank_of(self.params["modes"][patch_name(patch)]) or 0
         return forward_flops(self.model, patch, 0 if self.merge_adapters else rank)
-
-
-def load(
-    path: str | Path,
-    num_heads: int | None = None,
-    base: str | Path | FlexiDiT | None = None,
-    weights: str | None = None,
-    process: str | Section | None = None,
-) -> FlexiDiT:
-    """Loads a model from whatever holds one.
-
-    Args:
-      path: a training run's folder (its newest checkpoint, EMA weights), one step inside its
-        `checkpoints`, a folder written by `save`, a weight file of a DiT or PixArt (.safetensors, .pt), or a diffusers
-        folder, whose VAE is used where it is a whole pipeline; or, where there is no such path, the name of a model
-        at the Hugging Face hub, `"owner/model"` or `"hf:owner/model@revision"` (the extra `hub`).
-      num_heads: for a weight file, whose tensors do not tell; published sizes need none.
-      base: for a folder saved with `adapters_only`, the model they were made for.
-      weights: where there are several, "ema" for averaged ones (the default), "raw" for those they are the average of;
-        in a weight file also the words that stand before their names.
-      process: what a DiT weight file or a diffusers folder is for, which its tensors do not tell: a name such as
-        "sit", or a section such as {"name": "flow", "shift": 3.0}; "gaussian" by default.
-
-    Raises:
-      UserError: nothing there that holds a model, a file that is damaged or of another layout, weights that are not
-        finite, or a model of other heads or of another process than are asked for.
-    """
-    keep_session_programs()
-    path_of(path, "path")  # looked at, and left as it is: a str may be a name at the hub
-    num_heads, weights = typed(num_heads, "int | None", "num_heads"), typed(weights, "str | None", "weights")
-    if not (base is None or isinstance(base, FlexiDiT)):
-        path_of(base, "base")
-
-    def stored() -> Params | None:
-        if base is None or isinstance(base, FlexiDiT):
-            return base and base.params
-        return read_model(base, num_heads, None, lambda: None)[1]
-
-    asked = asked_process(process)
-    config, params = read_model(path, num_heads, weights, stored)
-    if base is not None and config.get("base") is None:
-        note(f"{path} holds all of its weights; base= is not read")
-    flex = FlexiDiT.of(config, params, process_of(Path(path), config["process"], asked))
-    if num_heads is not None and flex.model.num_heads != num_heads:
-        raise UserError(f"{path} is a model of {flex.model.num_heads} heads, but num_heads={num_heads}; leave that out")
-    return flex
 
 
 @partial(jax.jit, static_argnames=("model", "patch"))
