@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -67,9 +65,26 @@ def test_no_text_has_the_mask_of_a_caption_or_its_own(case: Case) -> None:
 
 
 def test_a_size_of_any_shape_has_positions_of_its_own(case: Case) -> None:
-    height, width = case["x_b"].shape[1:3]
-    flex, cond = case.flex, {**case.cond, "mask": case["mask"] != 0, "null": np.zeros(3, bool)}
-    model = flex.model.clone(latent=(1, height, width, 4))
-    params = fd.api.at(flex.params, flex.patches[0])
-    out = jax.jit(model.apply)({"params": params}, case["x_b"][:, None], jnp.asarray(case["t"]), cond)
-    assert np.abs(np.concatenate(out, axis=-1)[:, 0] - case["out_b"]).max() < TOLERANCE
+    """Micro-conditions are those of the call, which names its own."""
+    out = case.flex.predict(case["x_b"], case["t"], case.cond)
+    assert np.abs(np.concatenate(out, axis=-1) - case["out_b"]).max() < TOLERANCE
+    assert out.output.shape == case["x_b"].shape
+
+
+def test_a_condition_without_a_mask_is_all_tokens(case: Case) -> None:
+    asked = {key: value for key, value in case.cond.items() if key != "mask"}
+    out = case.flex.predict(case["x"], case["t"], {**asked, "null": np.zeros(3, bool)})
+    assert np.abs(np.concatenate(out, axis=-1) - case["out_nomask"]).max() < TOLERANCE
+
+
+@pytest.mark.parametrize("case", ["pixart_tiny"], indirect=True)
+def test_a_guided_step_is_the_golden_one(case: Case) -> None:
+    """One step of DDIM from the golden x: x_0 of the guided eps."""
+    flex, (t,) = with_null(case.flex, case["null"], "caption"), case.flex.process.chain(1).t
+    bar, row = case.flex.process.chain(1).alpha_bar[0], int(np.argmax(case["t"]))
+    assert t == case["t"][row]
+    noise, cond = case["x"][row : row + 1], {key: value[row : row + 1] for key, value in case.cond.items()}
+    words = {"steps": 1, "solver": "ddim", "decode": False, "progress": False, "noise": noise}
+    ours = flex.sample(cond, guidance=float(case["guidance"]), **words)
+    eps = case["guided"][row : row + 1, ..., :4]
+    np.testing.assert_allclose(ours * np.sqrt(bar), noise - np.sqrt(1 - bar) * eps, rtol=0, atol=TOLERANCE * 5)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from flexidit_jax.api import FlexiDiT, load
+from flexidit_jax.api import FlexiDiT
 from flexidit_jax.common import build
 from flexidit_jax.common.config import difference
 from flexidit_jax.common.errors import UserError
@@ -24,11 +24,13 @@ from flexidit_jax.convert.said import Said
 from flexidit_jax.convert.which_process import process_of
 from flexidit_jax.experiment.experiment import Experiment
 from flexidit_jax.experiment.typed import was_typed
+from flexidit_jax.loading import load
 from flexidit_jax.models.build import MACHINE, describe, init
 from flexidit_jax.models.flexify import adapter_rank, at
 from flexidit_jax.models.fold import folded
 from flexidit_jax.runs.binding import FREE_WITHIN, check_config, recorded_config, without
 from flexidit_jax.runs.recovery import has_checkpoint
+from flexidit_jax.sampling.empty_text import completed
 from flexidit_jax.training.sharding import made, placed
 
 
@@ -46,8 +48,12 @@ def trained_model(experiment: Experiment, workdir: Path) -> FlexiDiT:
     else:
         flex = load(workdir)
         check_config(workdir, experiment.raw, experiment.defaults)
+    ours, theirs = (type(one.model.conditioner).__module__.rpartition(".")[2] for one in (experiment, flex))
+    if ours != theirs:
+        raise UserError(f"this config is for a model of {ours}, and what it begins from is one of {theirs}")
     machine = {key: getattr(experiment.model, key) for key in MACHINE}
-    return dataclasses.replace(flex, model=flex.model.clone(**machine), codec=experiment.codec)
+    text = experiment.text or flex.text
+    return dataclasses.replace(flex, model=flex.model.clone(**machine), codec=experiment.codec, text=text)
 
 
 def training_start(experiment: Experiment, workdir: Path) -> Callable[[Mesh], Params] | None:
@@ -70,7 +76,11 @@ def _has_own(workdir: Path) -> bool:
 def load_source(experiment: Experiment) -> FlexiDiT:
     """The model of `init_from`; of what it does not tell the config's is taken."""
     source = experiment.init_from
-    config, params = read_model(source, _said(experiment), None, lambda: None)
+    said = _said(experiment)
+    config, params = read_model(source, said, None, lambda: None)
+    if experiment.text is not None:
+        config["text"] = build.describe(experiment.text)
+    config, params = completed(config, params, said)
     asked = build.describe(experiment.process) if config["process"] is None else None
     return FlexiDiT.of(config, params, process_of(Path(source), config["process"], asked))
 
@@ -99,12 +109,14 @@ def recorded(experiment: Experiment, workdir: Path) -> dict[str, Any]:
         before = recorded_config(workdir)
     except UserError:
         before = {}
-    raw, codec, there = dict(experiment.raw), experiment.raw["codec"], before.get("codec")
+    raw = dict(experiment.raw)
     if experiment.init_from is not None:
         raw["init_from"] = pinned(experiment.init_from, before.get("init_from"))
-    if isinstance(codec.get("path"), str):
-        earlier = there.get("path") if isinstance(there, dict) else None
-        raw["codec"] = {**codec, "path": pinned(codec["path"], earlier)}
+    for part in ("codec", "text"):
+        section, there = raw.get(part) or {}, before.get(part)
+        if isinstance(section.get("path"), str):
+            earlier = there.get("path") if isinstance(there, dict) else None
+            raw[part] = {**section, "path": pinned(section["path"], earlier)}
     return raw
 
 

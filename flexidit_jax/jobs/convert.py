@@ -11,12 +11,12 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from flexidit_jax.api import load
 from flexidit_jax.common import build
 from flexidit_jax.common.build import Section
 from flexidit_jax.common.config import plain
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.files import folder_named
+from flexidit_jax.loading import load
 
 FLAGS = {"out": "convert.target"}
 EXTRACTORS = "flexidit_jax.metrics.features"

@@ -115,34 +115,54 @@ class Encoder:
       path: of the network, see `load`.
       tokenizer: a `spiece.model`, or a folder that holds one; None for the one beside the network, or in the
         `tokenizer` folder of its pipeline.
-      length: M, tokens of a prompt with its end: 120 of PixArt-alpha, 300 of PixArt-Sigma.
-      clean: "lower" reads prompts in lower case and without space around them, "none" as they are.
-      dtype: see `load`.
+      length: M, tokens of a prompt with its end; None: as many as the model reads, 120 of PixArt-alpha, 300 of Sigma.
+      clean: "lower" reads prompts in lower case and without space around them, "none" (or None) as they are.
+      dtype: of products, "bfloat16" or "float32" (see `load`).
       batch: prompts at once.
       devices: of this process, which the kernels are split over.
     """
 
     path: str = "./weights/t5-v1_1-xxl"
     tokenizer: str | None = None
-    length: int = 120
-    clean: str = "lower"
+    length: int | None = None
+    clean: str | None = "lower"
     dtype: str = "bfloat16"
     batch: int = 8
     devices: int = 1
 
     def __post_init__(self) -> None:
-        build.positive("text", length=self.length, batch=self.batch, devices=self.devices)
+        counts = {"batch": self.batch, "devices": self.devices}
+        build.positive("text", **counts | ({} if self.length is None else {"length": self.length}))
         _check_dtype(self.dtype, "text.dtype")
+        if self.clean is None:  # what a command line makes of the word
+            object.__setattr__(self, "clean", "none")
         if self.clean not in CLEAN:
             raise UserError(f"no text.clean {self.clean!r}{nearest(str(self.clean), CLEAN)}")
 
-    def check(self) -> None:
+    def check(self, width: int | None = None) -> None:
         """Says before long work whether network and tokenizer are there and of one model; reads few tensors.
 
+        Args:
+          width: channels of the features that a model reads.
+
         Raises:
-          UserError: one is not, where the message says what to put where; or see `load`.
+          UserError: one is not, where the message says what to put where; features of another width; or see `load`.
         """
         self._tokenizer.check(_opened(self.path)[2].words)
+        if width not in (None, self.width):
+            raise UserError(
+                f"{self.path} makes features of {self.width} channels, and the model reads {width}; set text.path to"
+                " the encoder that it was trained with, of PixArt T5 v1.1 xxl (4096)"
+            )
+
+    @property
+    def width(self) -> int:
+        """Channels of the features of a token.
+
+        Raises:
+          UserError: see `load`.
+        """
+        return _opened(self.path)[2].width
 
     def fingerprint(self) -> dict[str, str | int]:
         """What the tokens of a prompt depend on: content of network and tokenizer, length and cleaning.
@@ -150,8 +170,7 @@ class Encoder:
         Raises:
           UserError: see `check`, or a file that cannot be read.
         """
-        files = [*_weights(self.path), self._spiece]
-        return {"encoder": content_digest(files).hexdigest()[:16], "length": self.length, "clean": self.clean}
+        return {"encoder": self._digest, "length": self.length, "clean": self.clean}
 
     def encode(self, prompts: Sequence[str], padded: bool = False) -> dict[str, np.ndarray]:
         """Prompts -> `tokens` [B, M, d] float32, zero where there is no text, and `mask` bool [B, M].
@@ -165,6 +184,8 @@ class Encoder:
         Raises:
           UserError: no texts; see `check` and `load`, or a tokenizer of another model.
         """
+        if self.length is None:
+            raise UserError("text.length is open, and no model is there to say it; PixArt-alpha's is 120, Sigma's 300")
         if isinstance(prompts, str) or not len(prompts) or not all(isinstance(prompt, str) for prompt in prompts):
             raise UserError("prompts must be a list of texts, and at least one")
         found = self._tokenizer([self._cleaned(prompt) for prompt in prompts], self.length)
@@ -204,6 +225,10 @@ class Encoder:
                 return file
         where = " nor in ".join(map(str, folders))
         raise UserError(f"no {PIECES} in {where}; put that of a T5 v1.1 there (0.8 MB), or set text.tokenizer to it")
+
+    @cached_property
+    def _digest(self) -> str:
+        return content_digest([*_weights(self.path), self._spiece]).hexdigest()[:16]
 
     @cached_property
     def _tokenizer(self) -> Tokenizer:

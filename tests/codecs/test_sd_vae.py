@@ -16,7 +16,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from flexidit_jax.api import FlexiDiT, load
+from flexidit_jax.api import FlexiDiT
 from flexidit_jax.codecs import sd_vae
 from flexidit_jax.codecs.identity import Codec as Identity
 from flexidit_jax.codecs.sd_vae import Codec, _decode, _joined, _moments, _slices
@@ -25,6 +25,7 @@ from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.pixels import to_uint8
 from flexidit_jax.common.tensor_files import read_safetensors, write_safetensors
 from flexidit_jax.common.trees import flatten
+from flexidit_jax.loading import load
 from flexidit_jax.models.pretrained import stripes
 from flexidit_jax.models.pretrained.autoencoder_kl import VAE
 from flexidit_jax.models.pretrained.autoencoder_kl_layout import write_vae

@@ -205,11 +205,11 @@ def test_what_is_not_read_is_told(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_fingerprint_knows_all_that_tokens_depend_on(changed: Callable[..., Path]) -> None:
-    known = Encoder(str(FILE), str(SPIECE)).fingerprint()
+    known = Encoder(str(FILE), str(SPIECE), 120).fingerprint()
     assert known == {"encoder": known["encoder"], "length": 120, "clean": "lower"}
     assert Encoder(str(FILE), str(SPIECE), 300).fingerprint() == known | {"length": 300}
     other = changed(lambda state: {name: array * 2 for name, array in state.items()})
-    assert Encoder(str(other), str(SPIECE)).fingerprint()["encoder"] != known["encoder"]
+    assert Encoder(str(other), str(SPIECE), 120).fingerprint()["encoder"] != known["encoder"]
 
 
 def test_relatives_are_refused(changed: Callable[..., Path]) -> None:
@@ -285,7 +285,7 @@ def test_what_is_missing_is_named_with_its_place(pipeline: Path, tmp_path: Path)
 def test_a_tokenizer_of_another_model_is_refused_before_weights_are_read(changed: Callable[..., Path]) -> None:
     for words in (259, 389):
         file = changed(lambda state, words=words: state | {"shared.weight": np.ones((words, 32), np.float32)})
-        encoder = Encoder(str(file), str(SPIECE))
+        encoder = Encoder(str(file), str(SPIECE), 16)
         for call in (encoder.check, lambda encoder=encoder: encoder.encode(["a cat"])):
             with pytest.raises(UserError) as caught:
                 call()
@@ -322,7 +322,19 @@ def test_ids_that_there_are_not(tiny: T5) -> None:
         assert str(caught.value) == message
     for prompts in ("a cat", [], [None]):
         with pytest.raises(UserError, match=r"^prompts must be a list of texts, and at least one$"):
-            Encoder(str(FILE), str(SPIECE)).encode(prompts)
+            Encoder(str(FILE), str(SPIECE), 16).encode(prompts)
+    with pytest.raises(UserError, match=r"^text\.length is open, and no model is there to say it; PixArt-alpha's is"):
+        Encoder(str(FILE), str(SPIECE)).encode(["a cat"])
+
+
+def test_features_of_another_width_are_refused_before_weights_are_read() -> None:
+    Encoder(str(FILE), str(SPIECE)).check(32)
+    with pytest.raises(UserError) as caught:
+        Encoder(str(FILE), str(SPIECE)).check(4096)
+    assert str(caught.value) == (
+        f"{FILE} makes features of 32 channels, and the model reads 4096; set text.path to the encoder that it was"
+        " trained with, of PixArt T5 v1.1 xxl (4096)"
+    )
 
 
 DEVICES = """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 import jax.numpy as jnp
@@ -106,6 +107,7 @@ def _untied(state: Unread) -> Unread:
     return there if TIED not in state else {OUTSIDE["tokens"]: state[TIED]} | there
 
 
+@cache
 def _shapes(model: T5Encoder) -> dict[str, tuple[int, ...]]:
     return shapes_of(model, jnp.zeros((1, 1), jnp.int32), jnp.ones((1, 1), bool))
 

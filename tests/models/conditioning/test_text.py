@@ -127,13 +127,23 @@ def test_what_does_not_fit_is_refused(change: dict[str, Any], message: str) -> N
     assert str(caught.value).startswith(message)
 
 
-def test_micro_conditions_are_asked_for() -> None:
-    with pytest.raises(
-        UserError, match=r"^the condition lacks 'aspect_ratio'; it wants tokens, mask, resolution, aspect_"
-    ):
-        parsed(MICRO, {"tokens": drawn(1, 2, 3, FEATURES), "mask": np.ones((2, 3), bool)})
+def test_micro_conditions_that_are_not_said_are_of_the_size() -> None:
+    asked = {"tokens": drawn(1, 2, 3, FEATURES), "mask": np.ones((2, 3), bool)}
+    for conditioner, sides in ((MICRO, (64, 32)), (MICRO.grown(1.5, 0.25), (96, 8))):
+        for cond in (parsed(conditioner, asked), conditioner.parse([None, None])):
+            np.testing.assert_array_equal(cond["resolution"], [sides] * 2)
+            np.testing.assert_array_equal(cond["aspect_ratio"], [[sides[0] / sides[1]]] * 2)
+    said = parsed(MICRO, {**asked, "resolution": [[512, 768]] * 2})
+    np.testing.assert_array_equal(said["resolution"], [[512, 768]] * 2)
+    assert BARE.grown(2, 2) is BARE
+    assert hash(MICRO.grown(1.0, 1.0)) == hash(MICRO) and MICRO.grown(1.0, 1.0) == MICRO  # a key of programs
     records = {"tokens": drawn(1, 2, 4, 5), "mask": 1, "resolution": 2, "aspect_ratio": 3, "x": 4}
     assert of_records(MICRO, records).keys() == {*MICRO.fields, "null"}
+
+
+def test_without_a_mask_all_tokens_are_read() -> None:
+    cond = parsed(BARE, {"tokens": drawn(1, 2, 3, FEATURES)})
+    np.testing.assert_array_equal(cond["mask"], [[True, True, True, False]] * 2)
 
 
 @pytest.mark.parametrize(
