@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -14,6 +15,8 @@ from flexidit_jax.common.errors import UserError
 from flexidit_jax.convert.pixart_diffusers import published
 from flexidit_jax.convert.pixart_layout import read_pixart, write_pixart
 from flexidit_jax.convert.said import Said
+from flexidit_jax.models.flexify import at
+from flexidit_jax.models.fold import folded
 from flexidit_jax.models.position import position_embedding
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -55,11 +58,10 @@ def test_what_torch_saved_is_the_same_model() -> None:
     conditioner = flex.model.conditioner
     assert (conditioner.length, conditioner.null_length, conditioner.null_mask) == (10, 10, "caption")
     assert (flex.model.span, flex.model.latent) == (4, (1, 16, 16, 4))
-    x = np.moveaxis(values["x"], 1, -1)
-    cond = {"tokens": values["text"], "mask": values["mask"]}
-    for more, name in (({}, "out"), ({"null": np.ones(3, bool)}, "null_caption_mask")):
-        out = np.concatenate(flex.predict(x, values["t"], cond | more), axis=-1)
-        assert np.abs(out - np.moveaxis(values[name], 1, -1)).max() < 5e-5, name
+    trunk = {**flex.params["trunk"], "conditioner": dict(flex.params["trunk"]["conditioner"])}
+    np.testing.assert_array_equal(trunk["conditioner"].pop("null"), values["null"])
+    other = fd.load(GOLDEN / "pixart_tiny.safetensors")  # of diffusers' names, whose outputs are compared
+    jax.tree.map(np.testing.assert_array_equal, {**flex.params, "trunk": trunk}, other.params)
 
 
 @pytest.mark.parametrize("state", ["pixart_micro_tiny"], indirect=True)
@@ -86,10 +88,9 @@ def test_a_mode_exports_by_itself(state: State, tmp_path: Path, patch: int) -> N
     flex.export(tmp_path / "mode.safetensors", patch)
     alone = fd.load(tmp_path / "mode.safetensors")
     assert (alone.model.patch, alone.model.base_patch) == ((1, patch, patch), (1, 2, 2))
-    x = rng.normal(size=(2, 16, 16, 4)).astype(np.float32)
-    cond = flex.model.conditioner.parse([rng.normal(size=(4, 24)), None])
-    ours, theirs = flex.predict(x, [3, 700], cond, patch=patch), alone.predict(x, [3, 700], cond)
-    assert np.abs(ours.output - theirs.output).max() <= 1e-5 * np.abs(ours.output).max()
+    here, there = folded(at(flex.params, alone.model.patch)), at(alone.params, alone.model.patch)
+    jax.tree.map(np.testing.assert_array_equal, here, there)
+    assert alone.model == flex.model.at(alone.model.patch)
     with pytest.raises(
         UserError, match=r"^diffusers computes positions itself and cannot hold those of a larger patch"
     ):
