@@ -46,7 +46,7 @@ def test_an_export_of_texts_samples(name: str, adapters: int | None, tmp_path: P
         assert served.shape == (3, 8, 16, 4)
         np.testing.assert_allclose(served, ours, rtol=0, atol=1e-5 * np.abs(ours).max())
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert manifest["modulated"] is ("micro" in name)
+    assert manifest["modulated"] == ("micro" in name)
     kept = manifest["kept"]
     assert kept["2"]["weights"] == kept["4"]["weights"]  # cross-attention is that of all modes
     assert {name.split("/")[-2] for name in kept["2"]["weights"] if "cross_attention" in name} == {"k", "v"}
