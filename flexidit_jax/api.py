@@ -19,8 +19,7 @@ from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.program_cache import keep_session_programs
 from flexidit_jax.common.trees import count
 from flexidit_jax.common.types import Array, Params, Patch, Prediction, as_patch, patch_name, short_patch_name
-from flexidit_jax.convert.peft_layout import write_peft
-from flexidit_jax.convert.publish import write_published
+from flexidit_jax.convert.publish import write_mode
 from flexidit_jax.convert.saved import write_saved
 from flexidit_jax.diffusion.process import NoiseProcess, read_by
 from flexidit_jax.models import adapters as lora
@@ -355,11 +354,8 @@ class FlexiDiT:
         Raises:
           UserError: a mode the layout cannot hold, another model at the path, or one that cannot be written.
         """
-        file, mode = path_of(path, "path"), self._mode(patch)
-        if typed(adapters_only, "bool", "adapters_only"):
-            return write_peft(file, self.params, mode, typed(overwrite, "bool", "overwrite"))
-        model = self.model.at(mode)
-        write_published(file, model, at(self.params, mode), typed(overwrite, "bool", "overwrite"))
+        flags = typed(overwrite, "bool", "overwrite"), typed(adapters_only, "bool", "adapters_only")
+        write_mode(path_of(path, "path"), self.model, self.params, self._mode(patch), *flags)
 
     def save(self, path: str | Path, adapters_only: bool = False, overwrite: bool = False) -> None:
         """Writes `config.json` and `model.safetensors` into a folder that `load` reads.
@@ -371,8 +367,7 @@ class FlexiDiT:
           overwrite: replace another model that is there.
 
         Raises:
-          UserError: another model is there, the folder cannot be written, or there are no adapters to save by
-            themselves.
+          UserError: another model is there, the folder cannot be written, or there are no adapters.
         """
         folder, adapters_only = path_of(path, "path"), typed(adapters_only, "bool", "adapters_only")
         write_saved(folder, self.sections, self.params, adapters_only, typed(overwrite, "bool", "overwrite"))

@@ -70,7 +70,7 @@ def load(
     config, params = read_model(path, said, weights, lent)
     if base is not None and config.get("base") is None:
         note(f"{path} holds all of its weights; base= is not read")
-    config |= apart(codec, text)
+    parts = apart(codec, text)
     said.check(path, recorded_dit(config["model"]))
-    config, params = completed(config, params, said)
+    config, params = completed({**config, **parts, "text": config.get("text")}, params, said, parts.get("text"))
     return FlexiDiT.of(config, params, process_of(Path(path), config["process"], asked))

@@ -78,9 +78,8 @@ def load_source(experiment: Experiment) -> FlexiDiT:
     ours, theirs = (one["conditioner"]["name"] for one in (describe(experiment.model), config["model"]))
     if ours != theirs:
         raise UserError(f"this config is for a model of {ours}, and init_from={source} is one of {theirs}")
-    if experiment.text is not None:
-        config["text"] = build.describe(experiment.text)
-    config, params = completed(config, params, said)
+    text = None if experiment.text is None else build.describe(experiment.text)
+    config, params = completed(config, params, said, text)
     asked = build.describe(experiment.process) if config["process"] is None else None
     return FlexiDiT.of(config, params, process_of(Path(source), config["process"], asked))
 
