@@ -256,7 +256,7 @@ def online(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], lis
 def test_only_what_is_needed_is_fetched(
     online: Callable, pipeline: Path, dit: fd.FlexiDiT, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (pipeline / "transformer" / "diffusion_pytorch_model.bin").write_bytes(b"as much again")
+    (pipeline / "transformer" / "diffusion_pytorch_model.bin").write_bytes(bytes(3_000_000))
     (pipeline / "transformer" / "diffusion_pytorch_model.fp16.safetensors").write_bytes(b"half as much")
     (pipeline / "text_encoder").mkdir()
     (pipeline / "text_encoder" / "model.safetensors").write_bytes(b"of something else")

@@ -217,3 +217,13 @@ def test_the_command_writes_and_merges(adapted: fd.FlexiDiT, tmp_path: Path) -> 
     adapted.export(tmp_path / "direct.safetensors", patch=4)
     ours, theirs = load_file(tmp_path / "weak.safetensors"), load_file(tmp_path / "direct.safetensors")
     assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_mode_of_another_alpha_is_scaled(base: fd.FlexiDiT, adapted: fd.FlexiDiT, folder: Path) -> None:
+    config = json.loads((folder / CONFIG).read_text())
+    (folder / CONFIG).write_text(json.dumps(config | {"lora_alpha": 6}))
+    back, there = (
+        flex.params["modes"]["1x4x4"]["blocks"]["mlp"]["fc1"] for flex in (fd.load(folder, base=base), adapted)
+    )
+    np.testing.assert_array_equal(back["lora_b"], 2 * there["lora_b"])
+    np.testing.assert_array_equal(back["lora_a"], there["lora_a"])

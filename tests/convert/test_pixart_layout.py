@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import weakref
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -12,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 import flexidit_jax as fd
 from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.tensor_files import Tensors
 from flexidit_jax.convert.pixart_diffusers import published
 from flexidit_jax.convert.pixart_layout import read_pixart, write_pixart
 from flexidit_jax.convert.said import Said
@@ -145,6 +148,8 @@ def test_what_the_file_does_not_tell_is_asked_for(state: State, tmp_path: Path) 
     ("change", "message"),
     [
         ({"blocks.0.attn.sr.weight": 0}, "blocks.0.attn.sr.weight is of a PixArt that compresses keys and values"),
+        ({"blocks.0.attn.norm.weight": 0}, "blocks.0.attn.norm.weight is of a PixArt that compresses keys and values"),
+        ({"blocks.0.attn.k_norm.weight": 0}, "blocks.0.attn.k_norm.weight is of a PixArt that normalises queries and"),
         ({"blocks.0.attn.q_norm.weight": 0}, "blocks.0.attn.q_norm.weight is of a PixArt that normalises queries and"),
         ({"pos_embed": 1.001}, "pos_embed holds positions of none of the scales 0.5, 1, 2, 4"),
         ({"blocks.0.mlp.fc3.weight": 0}, "not a PixArt state dict: unexpected blocks.0.mlp.fc3.weight"),
@@ -161,3 +166,26 @@ def test_another_network_is_refused(state: State, change: dict[str, float | None
             changed[key] = factor * state.get(key, np.zeros(1, np.float32))
     with pytest.raises(UserError, match=rf"^{re.escape(message)}"):
         read_pixart(changed, Said(heads(state)))
+
+
+def test_a_misshapen_tensor_is_named(state: State) -> None:
+    name, heads_of = "blocks.0.mlp.fc2.weight", heads(state)
+    d = len(state["x_embedder.proj.bias"])
+    with pytest.raises(
+        UserError, match=rf"^not a PixArt state dict: {name} is \[4, {d}\] instead of \[{d}, {4 * d}\]$"
+    ):
+        read_pixart({**state, name: np.zeros((4, d), np.float32)}, Said(heads_of))
+
+
+def test_tensors_are_read_one_by_one(state: State) -> None:
+    alive, most = set(), []
+
+    def read(name: str) -> np.ndarray:
+        array = state[name].copy()
+        alive.add(name)
+        weakref.finalize(array, alive.discard, name)
+        most.append(len(alive))
+        return array
+
+    _, params = read_pixart(Tensors({name: partial(read, name) for name in state}), Said(heads(state)))
+    assert max(most) <= 2 and len(jax.tree.leaves(params)) > 30
