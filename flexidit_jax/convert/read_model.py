@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flexidit_jax.common.errors import UserError
-from flexidit_jax.common.hub import FORCED, located, pinned
+from flexidit_jax.common.hub import located, pinned
 from flexidit_jax.common.tensor_files import SUFFIXES, json_object
 from flexidit_jax.common.types import Params
 from flexidit_jax.common.weights import full_set, within
@@ -17,17 +17,13 @@ from flexidit_jax.convert.diffusers_layout import STEM, is_diffusers_folder, rea
 from flexidit_jax.convert.dit_layout import StateDict, read_dit
 from flexidit_jax.convert.peft_layout import FILES as ADAPTERS
 from flexidit_jax.convert.peft_layout import is_peft, read_peft
+from flexidit_jax.convert.pixart_pipeline import FILES, beside
 from flexidit_jax.convert.said import Said
 from flexidit_jax.convert.saved import WEIGHTS, Lent, lent_to, read_saved
 from flexidit_jax.convert.weight_files import read_state_dict
 from flexidit_jax.models.build import describe
 from flexidit_jax.models.dit import DiT
 from flexidit_jax.models.flexify import flexify
-
-#: of a pipeline: what its folders hold
-INDEX = "model_index.json"
-#: tokens of a text, of the pipelines of a PixArt
-LENGTHS = {"PixArtAlphaPipeline": 120, "PixArtSigmaPipeline": 300}
 
 
 def files_of_model(names: Sequence[str]) -> list[str]:
@@ -40,9 +36,8 @@ def files_of_model(names: Sequence[str]) -> list[str]:
         inside = within(names, root)
         if "config.json" in inside and (weights := full_set(inside, STEM)):
             folders = {root: weights, **{other: full_set(within(names, other), STEM) for other in others}}
-            index = [INDEX] if root and INDEX in names else []
             return [
-                *index,
+                *(file for file in FILES if root and file in names),
                 *(f"{at}{name}" for at, found in folders.items() if found for name in ("config.json", *found)),
             ]
     here = within(names, "")
@@ -93,12 +88,11 @@ def _read(path: str | Path, said: Said, which: str | None, base: Lent) -> tuple[
         path = path.parent
     if path.is_dir() and (root := root_of(path)) is not None:
         if pixart_diffusers.is_pixart(json_object(root / "config.json")):
-            text, length = _text_of(path, name)
-            if said.null is None and text is not None:
-                said = replace(said, null="empty")
-            said = replace(said, length=said.length or length)
+            found = beside(path, name)
+            null = "empty" if said.null is None and found.text is not None else said.null
+            said = replace(said, null=null, length=said.length or found.length)
             config, params = _published(*pixart_diffusers.read_folder(root, which, said), path / "vae")
-            return {**config, "text": text}, params
+            return {**config, "process": found.process, "text": found.text}, params
         return _published(*read_dit(*read_folder(path, which)), path / "vae")
     if is_peft(path):
         config, params = lent_to(path, base)
@@ -130,23 +124,6 @@ def _network(state: StateDict, tells: Mapping[str, Any], said: Said) -> tuple[Di
     if pixart_layout.NETWORK.mark in state:
         return pixart_layout.read_pixart(state, said)
     return read_dit(state, said.num_heads, said.input_size)
-
-
-def _text_of(pipeline: Path, name: str) -> tuple[dict[str, Any] | None, int | None]:
-    """The section of a pipeline's text encoder and how many tokens its texts have; None where it does not tell.
-
-    Args:
-      pipeline: its folder, which of a pipeline at the hub holds no more than was fetched.
-      name: what it is called: its path, or `hf:owner/model@commit`.
-    """
-    index = json_object(pipeline / INDEX) if (pipeline / INDEX).is_file() else {}
-    length = LENGTHS.get(index.get("_class_name"))
-    if name.startswith(FORCED):
-        kind = index.get("text_encoder")
-        there = isinstance(kind, list) and kind[-1:] == ["T5EncoderModel"]
-    else:
-        there = (pipeline / "text_encoder").is_dir()
-    return {"name": "t5", "path": name} if there else None, length
 
 
 def _published(model: DiT, params: Params, vae: Path | None = None) -> tuple[dict[str, Any], Params]:

@@ -227,3 +227,15 @@ def test_a_mode_of_another_alpha_is_scaled(base: fd.FlexiDiT, adapted: fd.FlexiD
     )
     np.testing.assert_array_equal(back["lora_b"], 2 * there["lora_b"])
     np.testing.assert_array_equal(back["lora_a"], there["lora_a"])
+
+
+def test_a_dit_has_adapters_too(dit: fd.FlexiDiT, tmp_path: Path) -> None:
+    adapted = dit.flexify((2, 4), adapters=2)
+    adapted.export(tmp_path / "lora", patch=4, adapters_only=True)
+    jax.tree.map(np.testing.assert_array_equal, fd.load(tmp_path / "lora", base=dit).params, adapted.params)
+    d, (a, b) = 64, drawn(384, 64)
+    flex = fd.load(foreign(tmp_path / "theirs", {"transformer_blocks.2.norm1.linear": (a, b)}), base=dit)
+    kernels = [one.params["trunk"]["blocks"]["modulation"]["kernel"] for one in (flex, dit)]
+    assert kernels[0].shape == (3, d, 6 * d)
+    np.testing.assert_allclose(kernels[0][2] - kernels[1][2], 3 * (b @ a).T, atol=1e-5)
+    np.testing.assert_array_equal(kernels[0][:2], kernels[1][:2])

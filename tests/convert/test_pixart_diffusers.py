@@ -118,13 +118,3 @@ def test_linears_that_are_not_alike_are_named(tmp_path: Path) -> None:
     message = f"{name.format('q')} is [36, 36], but {name.format('v')} [36, 35]"
     with pytest.raises(UserError, match=rf": {re.escape(message)}$"):
         fd.load(there)
-
-
-@pytest.mark.parametrize(
-    ("kind", "length"), [("PixArtAlphaPipeline", 120), ("PixArtSigmaPipeline", 300), ("Other", 300)]
-)
-def test_a_pipeline_says_how_long_its_texts_are(tmp_path: Path, kind: str, length: int) -> None:
-    folder_of("pixart_tiny", tmp_path / "transformer")
-    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": kind}))
-    assert fd.load(tmp_path).model.conditioner.length == length
-    assert fd.load(tmp_path, length=50).model.conditioner.length == 50
