@@ -13,7 +13,10 @@ from PIL import Image
 
 import flexidit_jax as fd
 from flexidit_jax.codecs.identity import Codec
+from flexidit_jax.common.config import load_config
 from flexidit_jax.data.text_features import TextFeatures
+from flexidit_jax.experiment.experiment import build_experiment
+from flexidit_jax.experiment.start import trained_model
 from flexidit_jax.main import main
 from flexidit_jax.text.t5 import Encoder
 
@@ -270,3 +273,13 @@ def test_from_a_pipeline_to_pictures_at_a_share_of_the_flops(
     features = list(TextFeatures(kept))
     again = fd.load(flexible).sample(features[2:], spec, first=2, progress=False)
     assert np.abs(again[0].astype(int) - pixels(out / "000002.png")).max() <= 1
+
+
+def test_what_stands_for_no_text_is_read_by_the_encoder_of_the_config(pixart_pipeline: Path, tmp_path: Path) -> None:
+    config = load_config(f"{ROOT / 'configs' / 'pixart.py'}:sigma256")
+    config.init_from = str(pixart_pipeline)
+    config.text.path = config.codec.path = str(pixart_pipeline)
+    config.model.conditioner.features = 32
+    flex = trained_model(build_experiment(config), tmp_path)
+    assert (flex.model.conditioner.null_length, flex.model.conditioner.null_mask) == (1, "own")
+    assert flex.text.path == str(pixart_pipeline) and flex.text.length == 300
