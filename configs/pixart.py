@@ -57,8 +57,6 @@ def get_config(variant: str = "") -> ConfigDict:
             "name": "text",
             "features": 4096,
             "length": length,
-            "null_length": length,
-            "null_mask": "caption",
             "resolution": (8 * side, 8 * side) if micro else None,
         },
     }

@@ -93,7 +93,7 @@ def _said(experiment: Experiment) -> Said:
         input_size=side,
         interpolation_scale=ours.span and side / ours.base_patch[1] / ours.span,
         length=getattr(text, "length", None),
-        null_mask=getattr(text, "null_mask", None),
+        null_mask=text.null_mask if getattr(text, "null_length", 0) else None,
     )
 
 

@@ -12,8 +12,11 @@ import pytest
 from PIL import Image
 
 import flexidit_jax as fd
-from flexidit_jax.codecs.sd_vae import Codec
+from flexidit_jax.codecs.identity import Codec
+from flexidit_jax.common.config import load_config
 from flexidit_jax.data.text_features import TextFeatures
+from flexidit_jax.experiment.experiment import build_experiment
+from flexidit_jax.experiment.start import trained_model
 from flexidit_jax.main import main
 from flexidit_jax.text.t5 import Encoder
 
@@ -24,24 +27,30 @@ Run = Callable[..., int]
 
 
 @pytest.fixture(scope="module")
-def model(texts: fd.FlexiDiT, vae_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A saved model of texts, its encoder and its VAE beside it. Do not write into it."""
+def model(texts: fd.FlexiDiT, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved model of texts, whose latents are pictures of 16x16 pixels. Do not write into it."""
     folder = tmp_path_factory.mktemp("texts") / "model"
-    dataclasses.replace(texts, codec=Codec(str(vae_folder)), text=None).save(folder)
+    dataclasses.replace(texts, codec=Codec(), text=None).save(folder)
     return folder
 
 
 @pytest.fixture
-def run(model: Path, vae_folder: Path, tmp_path: Path) -> Run:
-    file = tmp_path / "prompts.txt"
-    file.write_text("\n".join(PROMPTS))
-    words = {"init_from": model, "codec.path": vae_folder, "text.path": GOLDEN / "t5_tiny.safetensors"}
+def run(model: Path, tmp_path: Path) -> Run:
+    (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
+    (tmp_path / "tiny.py").write_text(
+        "import runpy\n\n\n"
+        "def get_config():\n"
+        f"    config = runpy.run_path({str(ROOT / 'configs' / 'pixart.py')!r})['get_config']()\n"
+        "    config.codec = {'name': 'identity'}\n"
+        "    return config\n"
+    )
+    words = {"init_from": model, "text.path": GOLDEN / "t5_tiny.safetensors"}
     words |= {"text.tokenizer": GOLDEN / "t5_tiny_spiece.model", "text.dtype": "float32", "sample.steps": 2}
     words |= {"model.conditioner.features": 32}
 
     def start(mode: str, *more: str, **changed: object) -> int:
         flags = [f"--config.{key}={value}" for key, value in (words | changed).items()]
-        place = [f"--config={ROOT / 'configs' / 'pixart.py'}", f"--workdir={tmp_path / 'run'}", f"--mode={mode}"]
+        place = [f"--config={tmp_path / 'tiny.py'}", f"--workdir={tmp_path / 'run'}", f"--mode={mode}"]
         return main([*place, *flags, *more])
 
     return start
@@ -176,7 +185,7 @@ def test_prompts_as_one_array(run: Run, tmp_path: Path) -> None:
         == 0
     )
     arrays = np.load(out / "samples.npz")
-    assert arrays["arr_0"].shape == (4, 128, 128, 3) and arrays["arr_1"].tolist() == [0, 1, 2, 0]
+    assert arrays["arr_0"].shape == (4, 16, 16, 4) and arrays["arr_1"].tolist() == [0, 1, 2, 0]
     lines = [json.loads(line) for line in (out / "metadata.jsonl").read_text("utf-8").splitlines()]
     assert [line["text"] for line in lines] == [*PROMPTS, PROMPTS[0]] and "file_name" not in lines[0]
 
@@ -191,13 +200,11 @@ def test_what_is_asked_for_wrongly(run: Run, tmp_path: Path, capsys: pytest.Capt
     for mode, flags, words, says in (
         ("sample", [], {}, "nothing is asked for; --prompts='a red apple' would do, or a file with a prompt a line"),
         ("sample", [f"--prompts={empty}"], {}, f"{empty} holds no prompts; write one a line"),
-        ("sample", ["--prompts=none.txt"], {}, "the prompts none.txt cannot be read (No such file or directory); a "),
-        ("sample", ["--prompts= "], {}, "prompt 0 is empty; write what is to be seen, or leave it out"),
         ("sample", [f"--prompts={tmp_path}"], {}, f"{tmp_path} holds no features of texts (manifest.json is missing)"),
         ("sample", [prompts], {"sample.labels": 3}, "sample.labels and sample.prompts speak of the same; give one"),
         ("sample", [prompts], {"text.length": 17}, "text.length=17, and the model reads 16 tokens of a text"),
         ("sample", [prompts], {"text": None}, "this config has no text section, whose encoder reads prompts; give it "),
-        ("sample", [prompts], {"text.clean": "lowr"}, "no text.clean 'lowr'; did you mean 'lower'?"),
+        ("sample", [prompts], {"sample.size": (20, 18)}, "size=(20, 18): sides must be multiples of 4x4 pixels, a"),
         ("sample", [prompts], {"text.pat": 1}, "unknown config key 'text.pat'; did you mean 'path'?"),
         ("encode", [], {}, "config key 'config.dataset' is None, so nothing can be trained on or scored; name"),
         ("train", [], {}, "config key 'config.dataset' is None, so nothing can be trained on or scored; name"),
@@ -212,8 +219,13 @@ def test_what_is_asked_for_wrongly(run: Run, tmp_path: Path, capsys: pytest.Capt
         capsys.readouterr()
         assert run(mode, *flags, **words) == 2, says
         assert refusal(capsys).startswith(says)
-    missing = {"init_from": tmp_path / "a", "codec.path": tmp_path / "b", "text.path": tmp_path / "c"}
-    assert run("sample", prompts, **missing) == 2
+
+
+def test_all_that_is_missing_is_named_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    parts = {"init_from": "a", "codec.path": "b", "text.path": "c"}
+    flags = [f"--config.{key}={tmp_path / place}" for key, place in parts.items()]
+    config = [f"--config={ROOT / 'configs' / 'pixart.py'}", "--mode=sample", "--prompts=a red apple"]
+    assert main([*config, f"--workdir={tmp_path / 'run'}", *flags]) == 2
     found = refusal(capsys)
     for part, place in (("does not exist", "a"), ("the VAE's weights", "b"), ("19.0 GB in float32", "c")):
         assert part in found and str(tmp_path / place) in found
@@ -228,3 +240,46 @@ def test_kinds_of_models_are_told_apart(run: Run, tmp_path: Path, capsys: pytest
     other = GOLDEN / "dit_tiny.safetensors"
     assert run("sample", "--prompts=a red apple", init_from=other) == 2
     assert refusal(capsys) == f"this config is for a model of text, and init_from={other} is one of classes"
+
+
+# ---------------------------------------------------------------- From a folder of a PixArt
+
+
+def test_from_a_pipeline_to_pictures_at_a_share_of_the_flops(
+    pixart_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The commands of docs/text.md: convert, encode, sample; T5 is gone by then."""
+    flexible, kept, out = (tmp_path / name for name in ("flex", "texts", "out"))
+    words = {"source": pixart_pipeline, "target": flexible, "layout": "flexidit_jax", "patches": "2,4"}
+    convert = [f"--config.convert.{key}={value}" for key, value in words.items()]
+    assert main(["--mode=convert", f"--config={ROOT / 'configs' / 'convert.py'}", *convert]) == 0
+    place = [f"--config={ROOT / 'configs' / 'pixart.py'}:sigma256", f"--workdir={tmp_path / 'run'}"]
+    place += [f"--config.{part}.path={pixart_pipeline}" for part in ("codec", "text")]
+    place += ["--config.model.conditioner.features=32", f"--config.init_from={flexible}"]
+    file = tmp_path / "prompts.txt"
+    file.write_text("\n".join(PROMPTS))
+    assert main([*place, "--mode=encode", f"--prompts={file}", f"--out={kept}"]) == 0
+    monkeypatch.setattr(Encoder, "encode", None)
+    flags = ["--config.sample.budget=0.6", "--config.sample.steps=4", "--config.sample.aspect=3:2", f"--out={out}"]
+    capsys.readouterr()
+    assert main([*place, "--mode=sample", f"--prompts={kept}", *flags]) == 0
+    said = capsys.readouterr().out
+    assert "schedule: 4:" in said and "guidance: 5.0" in said
+    assert pixels(out / "000002.png").shape == (96, 160, 3)
+    record = json.loads((out / "sample.json").read_text())
+    assert (record["size"], record["aspect"], record["prompts"]) == ([96, 160], None, PROMPTS)
+    with Image.open(out / "000002.png") as image:
+        spec = fd.SampleSpec.of_record(json.loads(image.text["spec"]))
+    features = list(TextFeatures(kept))
+    again = fd.load(flexible).sample(features[2:], spec, first=2, progress=False)
+    assert np.abs(again[0].astype(int) - pixels(out / "000002.png")).max() <= 1
+
+
+def test_what_stands_for_no_text_is_read_by_the_encoder_of_the_config(pixart_pipeline: Path, tmp_path: Path) -> None:
+    config = load_config(f"{ROOT / 'configs' / 'pixart.py'}:sigma256")
+    config.init_from = str(pixart_pipeline)
+    config.text.path = config.codec.path = str(pixart_pipeline)
+    config.model.conditioner.features = 32
+    flex = trained_model(build_experiment(config), tmp_path)
+    assert (flex.model.conditioner.null_length, flex.model.conditioner.null_mask) == (1, "own")
+    assert flex.text.path == str(pixart_pipeline) and flex.text.length == 300
