@@ -1,4 +1,4 @@
-"""The public Python face: `load(path) -> FlexiDiT`."""
+"""A model ready to predict and to sample; `loading` makes one of whatever holds one."""
 
 from __future__ import annotations
 
@@ -16,32 +16,30 @@ from flexidit_jax.common import build
 from flexidit_jax.common.arguments import finite_array, path_of, shown, typed
 from flexidit_jax.common.build import Section
 from flexidit_jax.common.errors import UserError
-from flexidit_jax.common.notes import note
 from flexidit_jax.common.program_cache import keep_session_programs
 from flexidit_jax.common.trees import count
 from flexidit_jax.common.types import Array, Params, Patch, Prediction, as_patch, patch_name, short_patch_name
-from flexidit_jax.convert.dit_layout import write_dit
-from flexidit_jax.convert.publish import write_published
-from flexidit_jax.convert.read_model import read_model
+from flexidit_jax.convert.publish import write_mode
 from flexidit_jax.convert.saved import write_saved
-from flexidit_jax.convert.which_process import asked_process, process_of
 from flexidit_jax.diffusion.process import NoiseProcess, read_by
 from flexidit_jax.models import adapters as lora
 from flexidit_jax.models.build import describe, recorded_dit
 from flexidit_jax.models.conditioning.condition import Condition, parsed, size
 from flexidit_jax.models.dit import DiT
 from flexidit_jax.models.flexify import adapter_rank, at, flexify, patches_of
-from flexidit_jax.models.flops import FlopCount, forward_flops
+from flexidit_jax.models.flops import FlopCount, forward_flops, kept_flops
 from flexidit_jax.models.patch import as_video, grid
+from flexidit_jax.sampling.asked import conditions, features, fitting
 from flexidit_jax.sampling.engine import Engine
 from flexidit_jax.sampling.plan import Plan
 from flexidit_jax.sampling.sampler import Sampler
+from flexidit_jax.sampling.sizes import size_of
 from flexidit_jax.sampling.snapshot import NotFinite, Snapshot, gathered
 from flexidit_jax.sampling.spec import SampleSpec
 from flexidit_jax.sampling.takes_spec import takes_spec
 
-#: what `import flexidit_jax` offers
-__all__ = ["FlexiDiT", "FlopCount", "NotFinite", "Prediction", "SampleSpec", "UserError", "load"]
+#: what `import flexidit_jax` offers beside `loading.load`
+__all__ = ["FlexiDiT", "FlopCount", "NotFinite", "Prediction", "SampleSpec", "UserError"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +54,7 @@ class FlexiDiT:
       merge_adapters: sample with adapters added into the kernels (no FLOPs, a copy of the adapted
         layers per mode); False runs them beside the kernels (`dataclasses.replace` makes either).
       devices: how many of this process's devices `sample` splits every batch over (`common.data_parallel`).
+      text: turns prompts into features, for a model of texts (`text.t5.Encoder`); None where there is none.
     """
 
     model: DiT
@@ -64,22 +63,30 @@ class FlexiDiT:
     codec: Any
     merge_adapters: bool = True
     devices: int = 1
+    text: Any = None
 
     def __post_init__(self) -> None:
         for name, kind in (("merge_adapters", "bool"), ("devices", "int")):
             object.__setattr__(self, name, typed(getattr(self, name), kind, name))
+        object.__setattr__(self, "text", fitting(self.text, self.model.conditioner))
 
     @classmethod
     def of(cls, config: Section, params: Params, process: NoiseProcess) -> FlexiDiT:
         """A model out of what `convert.read_model` reads: its sections `model` and `codec`, and its stored tree."""
         model = recorded_dit(config["model"])
         codec = config["codec"] and build.part("flexidit_jax.codecs", "Codec", config["codec"], "codec")
-        return cls(model.at(patches_of(params)[0]), params, process, codec)
+        text = config.get("text") and build.part("flexidit_jax.text", "Encoder", config["text"], "text")
+        return cls(model.at(patches_of(params)[0]), params, process, codec, text=text)
 
     @property
     def patches(self) -> tuple[Patch, ...]:
         """The modes, powerful first."""
         return patches_of(self.params)
+
+    @property
+    def pixels(self) -> tuple[int, ...] | None:
+        """Height and width of pictures; None without a codec, which tells."""
+        return self.codec and tuple(self.codec.data_shape(self.model.latent)[1:3])
 
     @cached_property
     def _engine(self) -> Engine:
@@ -95,7 +102,8 @@ class FlexiDiT:
     @cached_property
     def sampler(self) -> Sampler:
         """Samples a step at a time: `start`, `step`, `run` (`sampling.sampler`); what `sample` and `steps` use."""
-        return Sampler(self._engine, self.process, self._cost, adapters=adapter_rank(self.params) is not None)
+        adapters = adapter_rank(self.params) is not None
+        return Sampler(self._engine, self.process, self._cost, adapters, lambda: self.pixels)
 
     def __repr__(self) -> str:
         names = ", ".join(map(short_patch_name, self.patches))
@@ -126,11 +134,43 @@ class FlexiDiT:
             raise UserError(f"adapters must be a rank in 1..{self.model.width}, the model's width, got {adapters}")
         return dataclasses.replace(self, params=flexify(self.params, wanted, adapters))
 
+    def sized(self, latent: Sequence[int]) -> FlexiDiT:
+        """The same model for latents of another height and width; both sample with the same weights.
+
+        Positions, noise, FLOPs, what the network is told of the size, and what is drawn are those of the size.
+
+        Args:
+          latent: (F, H, W, C), of which H and W may be others than `model.latent` has.
+
+        Raises:
+          UserError: a model whose positions count patches, or sides that a mode does not divide.
+        """
+        model = self.model.sized(tuple(latent))
+        for patch in self.patches:
+            grid(model.latent, patch)
+        other = dataclasses.replace(self, model=model)
+        vars(other)["_engine"] = self._engine.sized(model.latent)
+        return other
+
+    def of_size(self, specs: Sequence[SampleSpec]) -> tuple[FlexiDiT, list[SampleSpec]]:
+        """The model for latents of the size that specs ask for, and the specs with that size in pixels.
+
+        Raises:
+          UserError: see `sampling.sizes.size_of`.
+        """
+        found = size_of([(spec.size, spec.aspect) for spec in specs], self.model, self.codec, self.patches)
+        if found is None:
+            return self, list(specs)
+        size, latent = found
+        flex = self if latent == self.model.latent else self.sized(latent)
+        return flex, [dataclasses.replace(spec, size=size, aspect=None) for spec in specs]
+
     def predict(self, x: Array, t: Array, labels: Any, patch: int | str | tuple[int, ...] | None = None) -> Prediction:
         """One call of the network.
 
         Args:
-          x: [B, H, W, C] or [B, F, H, W, C].
+          x: [B, H, W, C] or [B, F, H, W, C]; of any height and width that the patch divides, where the model has a
+            span.
           t: [B], times that the process tells a network: 0..T-1, or real numbers between (of a flow 0..T; of a SiT from
             noise at 0 to data at 1).
           labels: [B], what the conditioner reads (classes: 0..classes, the last or None meaning none), or a condition.
@@ -143,16 +183,17 @@ class FlexiDiT:
           UserError: x of another latent shape, x or t that are not finite, times or labels out of range, or a mode the
             model lacks.
         """
-        video = as_video(x, self.model.latent, "x")
-        mode = self._mode(patch)
-        cond = parsed(self.model.conditioner, labels)
+        video = self._as_video(x, "x")
+        mode, model = self._mode(patch), self.model.sized(video.shape[1:])
+        grid(model.latent, mode)
+        cond = parsed(model.conditioner, labels)
         t = finite_array(t, "t")
         if np.shape(t) != (len(video),) or size(cond) != len(video):
             raise UserError(f"x, t and labels must be as many: {len(video)}, shape {np.shape(t)}, {size(cond)}")
         low, high = self.process.times
         if not isinstance(t, jax.core.Tracer) and not low <= np.min(t) <= np.max(t) <= high:
             raise UserError(f"t must lie in {low}..{high}, the times of the process, got {np.min(t)}..{np.max(t)}")
-        out = _predict(self.model.at(mode), self._resident, mode, jnp.asarray(video), jnp.asarray(t), cond)
+        out = _predict(model.at(mode), self._resident, mode, jnp.asarray(video), jnp.asarray(t), cond)
         out = read_by(self.process, out)
         return Prediction(*(None if part is None else part.reshape(np.shape(x)) for part in out))
 
@@ -165,11 +206,21 @@ class FlexiDiT:
         return self.sampler.plan(spec, batch)
 
     @takes_spec("steps schedule guide")
-    def flops(self, spec: SampleSpec, batch: int | None = None) -> FlopCount:
-        """FLOPs per sample of a `sample` call with the same spec; every evaluation counts, padding does not."""
-        chosen = self.plan(spec=spec, batch=batch)
-        total, unguided = chosen.total_cost(self._cost), sum(chosen.evaluations) * self._cost(self.patches[0])
-        return FlopCount(total, chosen.relative_cost(self.patches[0], self._cost), total / unguided)
+    def meant(self, spec: SampleSpec, batch: int | None = None) -> SampleSpec:
+        """The spec with the model's own steps, solver and guidance where it leaves them open."""
+        return self.sampler.meant(spec, batch)
+
+    @takes_spec("steps schedule guide")
+    def flops(self, spec: SampleSpec, batch: int | None = None, text_kept: bool = False) -> FlopCount:
+        """FLOPs per sample of a `sample` call with the same spec; every evaluation counts, padding does not.
+
+        Keys and values of a text count in every evaluation, as the paper has it; with `text_kept` once for each of the
+        texts that are read, as sampling makes them.
+        """
+        chosen, kept = self.plan(spec=spec, batch=batch), typed(text_kept, "bool", "text_kept")
+        of_null = any(cond == guide for cond, guide in chosen.pairs)
+        once = kept_flops(self.model) * (1 + of_null) if kept else 0
+        return chosen.flops(self.patches[0], partial(self._cost, text_kept=kept), once)
 
     @takes_spec(
         "steps budget schedule guide guidance weak_guidance guidance_interval guidance_channels solver seed weak batch"
@@ -187,12 +238,13 @@ class FlexiDiT:
         step_noise: Array | None = None,
         decode: bool = True,
         progress: bool | Callable[[], object] = True,
+        images_per_prompt: int = 1,
     ) -> np.ndarray:
-        """Samples one image (or clip) per label.
+        """Samples one image (or clip) per label or prompt.
 
         Args:
-          labels: B of them: numbers, None for no class, or names where the model knows them; `"0-3"` is a range;
-            or a ready condition.
+          labels: B of them: numbers, None for no class, or names where the model knows them; `"0-3"` is a range. Of a
+            model of texts prompts, or their `features`. Or a ready condition.
           spec: how (see `SampleSpec`), for all or one a sample; its keys are keywords of this method too, in place of
             the spec's own.
           negative: what guidance leads away from, instead of from no condition: one for all, or one a sample.
@@ -202,6 +254,7 @@ class FlexiDiT:
           step_noise: noise of each executed step instead of drawn noise, [steps, *noise.shape].
           decode: False returns latents.
           progress: show a bar over steps, or what to call after each step of each batch.
+          images_per_prompt: of each label or prompt, one after the other.
 
         Returns:
           uint8 [B, H, W, channels] ([B, F, H, W, channels] for video), or float32 latents.
@@ -212,7 +265,8 @@ class FlexiDiT:
         """
         if typed(decode, "bool", "decode"):
             self._check_codec()
-        chain = self.sampler.batches(labels, spec, batch, negative, first, noise, step_noise, progress)
+        asked = conditions(self.sampler, self.text, labels, spec, negative, images_per_prompt)
+        chain = self.sampler.batches(*asked, batch, first, noise, step_noise, progress)
         clips = self.model.latent[0] > 1 or np.ndim(noise) == 5
 
         def made(x: Array) -> np.ndarray:
@@ -231,11 +285,12 @@ class FlexiDiT:
         noise: Array | None = None,
         step_noise: Array | None = None,
         progress: bool | Callable[[], object] = False,
+        images_per_prompt: int = 1,
     ) -> Iterator[Snapshot]:
         """What `sample` does, step by step: for previews and streams; to cancel, stop iterating.
 
         Args:
-          labels, spec, negative, batch, first, noise, step_noise, progress: see `sample`.
+          labels, spec, negative, batch, first, noise, step_noise, progress, images_per_prompt: see `sample`.
 
         Yields:
           A `Snapshot` of a batch after each of its steps, then those of the next batch; `decode` makes pictures of its
@@ -245,8 +300,18 @@ class FlexiDiT:
           UserError: see `sample`; at once, not at the first step.
           NotFinite: see `sample`; after the last step of the last batch. Of a batch, `Snapshot.failed` tells.
         """
-        chain = self.sampler.batches(labels, spec, batch, negative, first, noise, step_noise, progress)
-        return map(Snapshot.cut, chain)
+        asked = conditions(self.sampler, self.text, labels, spec, negative, images_per_prompt)
+        return map(Snapshot.cut, self.sampler.batches(*asked, batch, first, noise, step_noise, progress))
+
+    def features(self, prompts: Sequence[str]) -> list[np.ndarray]:
+        """Texts as a model of texts reads them, float32 [m, k] each; `sample` takes them in place of prompts.
+
+        The memory of the encoder is given back: who draws of the same prompts again need not read it again.
+
+        Raises:
+          UserError: a model of something else, no encoder, or what that does not read.
+        """
+        return features(self.model.conditioner, self.text, prompts)
 
     def decode(self, latents: Array) -> np.ndarray:
         """Latents [B, F, H, W, C], of images also [B, H, W, C], as data: uint8 [B, H, W, channels], with F for video.
@@ -255,8 +320,11 @@ class FlexiDiT:
           UserError: no codec, one whose weights are missing, or latents of another shape or not finite.
         """
         self._check_codec()
-        data = self.codec.decode(jnp.asarray(as_video(latents, self.model.latent, "latents")))
+        data = self.codec.decode(jnp.asarray(self._as_video(latents, "latents")))
         return data[:, 0] if self.model.latent[0] == 1 else data
+
+    def _as_video(self, x: Array, name: str) -> Array:
+        return as_video(x, self.model.latent, name, any_size=self.model.span is not None)
 
     def _check_codec(self) -> None:
         if self.codec is None:
@@ -269,21 +337,25 @@ class FlexiDiT:
         return self._engine.weight_bytes()
 
     def export(
-        self, path: str | Path, patch: int | str | tuple[int, ...] | None = None, overwrite: bool = False
+        self,
+        path: str | Path,
+        patch: int | str | tuple[int, ...] | None = None,
+        overwrite: bool = False,
+        adapters_only: bool = False,
     ) -> None:
-        """Writes one mode as a DiT of a published layout, which other programs read.
+        """Writes one mode as a DiT or PixArt of a published layout, which other programs read.
 
         Args:
           path: `.safetensors` or `.pt` (with torch), or a folder for diffusers.
           patch: the mode; the most powerful by default.
           overwrite: replace another model that is there.
+          adapters_only: write a folder of PEFT with the mode's LoRA, which is otherwise merged.
 
         Raises:
           UserError: a mode the layout cannot hold, another model at the path, or one that cannot be written.
         """
-        file, mode = path_of(path, "path"), self._mode(patch)
-        model = self.model.at(mode)
-        write_published(file, model, write_dit(model, at(self.params, mode)), typed(overwrite, "bool", "overwrite"))
+        flags = typed(overwrite, "bool", "overwrite"), typed(adapters_only, "bool", "adapters_only")
+        write_mode(path_of(path, "path"), self.model, self.params, self._mode(patch), *flags)
 
     def save(self, path: str | Path, adapters_only: bool = False, overwrite: bool = False) -> None:
         """Writes `config.json` and `model.safetensors` into a folder that `load` reads.
@@ -295,16 +367,20 @@ class FlexiDiT:
           overwrite: replace another model that is there.
 
         Raises:
-          UserError: another model is there, the folder cannot be written, or there are no adapters to save by
-            themselves.
+          UserError: another model is there, the folder cannot be written, or there are no adapters.
         """
         folder, adapters_only = path_of(path, "path"), typed(adapters_only, "bool", "adapters_only")
-        config = {
+        write_saved(folder, self.sections, self.params, adapters_only, typed(overwrite, "bool", "overwrite"))
+
+    @property
+    def sections(self) -> dict[str, Any]:
+        """What `of` makes this model of, without its weights."""
+        return {
             "model": describe(self.model),
             "process": build.describe(self.process),
             "codec": None if self.codec is None else build.describe(self.codec),
+            **({} if self.text is None else {"text": build.describe(self.text)}),
         }
-        write_saved(folder, config, self.params, adapters_only, typed(overwrite, "bool", "overwrite"))
 
     def _mode(self, patch: int | str | tuple[int, ...] | None) -> Patch:
         """A mode of this model, the most powerful by default."""
@@ -314,55 +390,9 @@ class FlexiDiT:
             raise UserError(f"patch: the model has no mode {short_patch_name(mode)}; it has {known}")
         return mode
 
-    def _cost(self, patch: Patch) -> int:
+    def _cost(self, patch: Patch, text_kept: bool = False) -> int:
         rank = lora.rank_of(self.params["modes"][patch_name(patch)]) or 0
-        return forward_flops(self.model, patch, 0 if self.merge_adapters else rank)
-
-
-def load(
-    path: str | Path,
-    num_heads: int | None = None,
-    base: str | Path | FlexiDiT | None = None,
-    weights: str | None = None,
-    process: str | Section | None = None,
-) -> FlexiDiT:
-    """Loads a model from whatever holds one.
-
-    Args:
-      path: a training run's folder (its newest checkpoint, EMA weights), one step inside its
-        `checkpoints`, a folder written by `save`, a DiT weight file (.safetensors, .pt), or a diffusers
-        folder, whose VAE is used where it is a whole pipeline; or, where there is no such path, the name of a model
-        at the Hugging Face hub, `"owner/model"` or `"hf:owner/model@revision"` (the extra `hub`).
-      num_heads: for a DiT weight file, whose tensors do not tell; published sizes need none.
-      base: for a folder saved with `adapters_only`, the model they were made for.
-      weights: where there are several, "ema" for averaged ones (the default), "raw" for those they are the average of;
-        in a weight file also the words that stand before their names.
-      process: what a DiT weight file or a diffusers folder is for, which its tensors do not tell: a name such as
-        "sit", or a section such as {"name": "flow", "shift": 3.0}; "gaussian" by default.
-
-    Raises:
-      UserError: nothing there that holds a model, a file that is damaged or of another layout, weights that are not
-        finite, or a model of other heads or of another process than are asked for.
-    """
-    keep_session_programs()
-    path_of(path, "path")  # looked at, and left as it is: a str may be a name at the hub
-    num_heads, weights = typed(num_heads, "int | None", "num_heads"), typed(weights, "str | None", "weights")
-    if not (base is None or isinstance(base, FlexiDiT)):
-        path_of(base, "base")
-
-    def stored() -> Params | None:
-        if base is None or isinstance(base, FlexiDiT):
-            return base and base.params
-        return read_model(base, num_heads, None, lambda: None)[1]
-
-    asked = asked_process(process)
-    config, params = read_model(path, num_heads, weights, stored)
-    if base is not None and config.get("base") is None:
-        note(f"{path} holds all of its weights; base= is not read")
-    flex = FlexiDiT.of(config, params, process_of(Path(path), config["process"], asked))
-    if num_heads is not None and flex.model.num_heads != num_heads:
-        raise UserError(f"{path} is a model of {flex.model.num_heads} heads, but num_heads={num_heads}; leave that out")
-    return flex
+        return forward_flops(self.model, patch, 0 if self.merge_adapters else rank, text_kept)
 
 
 @partial(jax.jit, static_argnames=("model", "patch"))

@@ -6,6 +6,7 @@ import dataclasses
 import gc
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,11 +30,12 @@ import pytest  # noqa: E402
 
 import flexidit_jax as fd  # noqa: E402
 from flexidit_jax.common import notes  # noqa: E402
-from flexidit_jax.common.tensor_files import write_safetensors  # noqa: E402
+from flexidit_jax.common.tensor_files import read_safetensors, write_safetensors  # noqa: E402
 from flexidit_jax.main import main  # noqa: E402
 from flexidit_jax.metrics.features import clip, inception  # noqa: E402
 from flexidit_jax.models.pretrained.autoencoder_kl import VAE  # noqa: E402
 from flexidit_jax.models.pretrained.autoencoder_kl_layout import write_vae  # noqa: E402
+from flexidit_jax.text.t5 import Encoder  # noqa: E402
 
 GOLDEN = Path(__file__).parent / "golden"
 SMOKE = f"--config={ROOT / 'configs' / 'digits.py'}:smoke"
@@ -76,6 +78,19 @@ def flex(dit: fd.FlexiDiT) -> fd.FlexiDiT:
 
 
 @pytest.fixture(scope="session")
+def texts() -> fd.FlexiDiT:
+    """The golden PixArt with modes 2 and 4, made to read the golden T5; latent 16x16x4, texts of 16 tokens."""
+    model = fd.load(GOLDEN / "pixart_tiny.safetensors").flexify((2, 4))
+    conditioner = model.model.conditioner.clone(features=32, length=16, null_length=16, null_mask="caption")
+    rng, trunk = np.random.default_rng(0), model.params["trunk"]
+    fc1 = {**trunk["conditioner"]["fc1"], "kernel": rng.normal(size=(32, 36)).astype(np.float32) / 6}
+    reads = {**trunk["conditioner"], "fc1": fc1, "null": rng.normal(size=(16, 32)).astype(np.float32)}
+    params = {**model.params, "trunk": {**trunk, "conditioner": reads}}
+    encoder = Encoder(str(GOLDEN / "t5_tiny.safetensors"), str(GOLDEN / "t5_tiny_spiece.model"), dtype="float32")
+    return dataclasses.replace(model, model=model.model.clone(conditioner=conditioner), params=params, text=encoder)
+
+
+@pytest.fixture(scope="session")
 def spoilt() -> Callable[..., fd.FlexiDiT]:
     """A model with NaN in the row of a class, the last being that of none: its samples come to nothing."""
 
@@ -100,6 +115,32 @@ def vae_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_safetensors(folder / "diffusion_pytorch_model.safetensors", write_vae(params))
     (folder / "config.json").write_text(json.dumps({"norm_num_groups": 2, "scaling_factor": 0.18215}))
     return folder
+
+
+@pytest.fixture(scope="session")
+def pixart_pipeline(tmp_path_factory: pytest.TempPathFactory, vae_folder: Path) -> Path:
+    """A whole pipeline of a PixArt, the golden one reading the features of the golden T5. Do not write into it."""
+    root = tmp_path_factory.mktemp("pixart")
+    state, metadata = read_safetensors(GOLDEN / "pixart_tiny.safetensors")
+    wide = np.random.default_rng(0).normal(size=(36, 32)).astype(np.float32) / 6
+    state["caption_projection.linear_1.weight"] = wide
+    t5 = GOLDEN / "t5_tiny.safetensors"
+    configs = {
+        "transformer": json.loads(metadata["config"]) | {"caption_channels": 32},
+        "text_encoder": json.loads(str(np.load(GOLDEN / "t5_tiny.npz")["config"])),
+        "vae": json.loads((vae_folder / "config.json").read_text()) | {"scaling_factor": 0.13025},
+    }
+    for part, config in configs.items():
+        (root / part).mkdir()
+        (root / part / "config.json").write_text(json.dumps(config))
+    write_safetensors(root / "transformer" / "diffusion_pytorch_model.safetensors", state)
+    shutil.copy(vae_folder / "diffusion_pytorch_model.safetensors", root / "vae")
+    shutil.copy(t5, root / "text_encoder" / "model.safetensors")
+    (root / "tokenizer").mkdir()
+    shutil.copy(GOLDEN / "t5_tiny_spiece.model", root / "tokenizer" / "spiece.model")
+    index = {"_class_name": "PixArtSigmaPipeline", "text_encoder": ["transformers", "T5EncoderModel"]}
+    (root / "model_index.json").write_text(json.dumps(index))
+    return root
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
@@ -22,6 +22,9 @@ from flexidit_jax.convert.replaced import check_config, check_tensors
 from flexidit_jax.models.build import describe, init, recorded_dit
 from flexidit_jax.models.flexify import adapter_rank, flexify, patches_of, split_frozen
 
+#: reads the model that adapters saved by themselves were made for, as `convert.read_model` does; None without one
+Lent: TypeAlias = Callable[[], tuple[dict[str, Any], Params] | None]
+
 FORMAT = "flexidit_jax/1"
 WEIGHTS = "model.safetensors"
 
@@ -33,7 +36,7 @@ def write_saved(
 
     Args:
       folder: made if need be.
-      config: the `model`, `process` and `codec` sections.
+      config: the `model`, `process` and `codec` sections, and `text` where there is an encoder.
       params: the stored tree.
       adapters_only: leave the frozen weights out.
       overwrite: replace another model that is there.
@@ -61,8 +64,8 @@ def write_saved(
         raise UserError(f"cannot write to {folder} ({error.strerror})") from None
 
 
-def read_saved(folder: Path, which: str | None, lent: Callable[[], Params | None]) -> tuple[dict[str, Any], Params]:
-    """The config and the stored tree of a folder; `lent` reads the stored tree that adapters were made for.
+def read_saved(folder: Path, which: str | None, lent: Lent) -> tuple[dict[str, Any], Params]:
+    """The config and the stored tree of a folder; `lent` reads the model that adapters were made for.
 
     Raises:
       UserError: another format, a choice of weights where there is none, tensors that are missing, unexpected,
@@ -71,14 +74,13 @@ def read_saved(folder: Path, which: str | None, lent: Callable[[], Params | None
     config = json_object(folder / "config.json")
     if (written := config.get("format")) != FORMAT:
         raise UserError(f"{folder} is not a model saved by this version (format {written!r})")
-    keys = ("patches", "base", "model", "process", "codec")
+    keys = ("patches", "base", "model", "process", "codec", "text")
     config = build.call(_described, {key: config[key] for key in keys if key in config}, f"{folder}/config.json")
     if which is not None:
         raise UserError(f"{folder} is a saved model, which has one set of weights; leave out weights={which!r}")
     params = unflatten(read_safetensors(folder / WEIGHTS)[0])
     if config["base"] is not None:
-        if (base := lent()) is None:
-            raise UserError(f"{folder} holds adapters only; pass the model they were made for as base=")
+        _, base = lent_to(folder, lent)
         frozen = {key: base[key] for key in ("trunk", "tokens")}
         found, wanted = fingerprint(frozen), config["base"]
         if found != wanted:
@@ -94,6 +96,17 @@ def read_saved(folder: Path, which: str | None, lent: Callable[[], Params | None
     return config, params
 
 
+def lent_to(folder: Path, lent: Lent) -> tuple[dict[str, Any], Params]:
+    """The model that a folder of adapters was made for.
+
+    Raises:
+      UserError: none is given.
+    """
+    if (base := lent()) is None:
+        raise UserError(f"{folder} holds adapters only; pass the model they were made for as base=")
+    return base
+
+
 def _as_now(file: Path) -> dict[str, Any]:
     """What a folder's `config.json` says, its model described as one would be today."""
     said = json_object(file)
@@ -104,12 +117,17 @@ def _as_now(file: Path) -> dict[str, Any]:
 
 
 def _described(
-    patches: Sequence[Any], base: str | None, model: Section, process: Section, codec: Section | None
+    patches: Sequence[Any],
+    base: str | None,
+    model: Section,
+    process: Section,
+    codec: Section | None,
+    text: Section | None = None,
 ) -> dict[str, Any]:
     """What a folder's `config.json` says of its model; `build` names a key that is missing or of another type."""
     if isinstance(patches, str) or not isinstance(patches, Sequence) or not patches:
         raise UserError(f"config key 'patches' must be a list of patch sizes, got {shown(patches)}")
-    return {"patches": patches, "base": base, "model": model, "process": process, "codec": codec}
+    return {"patches": patches, "base": base, "model": model, "process": process, "codec": codec, "text": text}
 
 
 def _shapes(config: dict[str, Any], params: Params) -> dict[str, tuple[int, ...]]:

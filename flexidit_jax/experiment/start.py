@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from flexidit_jax.api import FlexiDiT, load
+from flexidit_jax.api import FlexiDiT
 from flexidit_jax.common import build
 from flexidit_jax.common.config import difference
 from flexidit_jax.common.errors import UserError
@@ -20,14 +20,17 @@ from flexidit_jax.common.hub import pinned
 from flexidit_jax.common.notes import note
 from flexidit_jax.common.types import Params, Patch, short_patch_name
 from flexidit_jax.convert.read_model import read_model
+from flexidit_jax.convert.said import Said
 from flexidit_jax.convert.which_process import process_of
 from flexidit_jax.experiment.experiment import Experiment
 from flexidit_jax.experiment.typed import was_typed
+from flexidit_jax.loading import load
 from flexidit_jax.models.build import MACHINE, describe, init
 from flexidit_jax.models.flexify import adapter_rank, at
 from flexidit_jax.models.fold import folded
 from flexidit_jax.runs.binding import FREE_WITHIN, check_config, recorded_config, without
 from flexidit_jax.runs.recovery import has_checkpoint
+from flexidit_jax.sampling.empty_text import completed
 from flexidit_jax.training.sharding import made, placed
 
 
@@ -46,7 +49,8 @@ def trained_model(experiment: Experiment, workdir: Path) -> FlexiDiT:
         flex = load(workdir)
         check_config(workdir, experiment.raw, experiment.defaults)
     machine = {key: getattr(experiment.model, key) for key in MACHINE}
-    return dataclasses.replace(flex, model=flex.model.clone(**machine), codec=experiment.codec)
+    text = experiment.text or flex.text
+    return dataclasses.replace(flex, model=flex.model.clone(**machine), codec=experiment.codec, text=text)
 
 
 def training_start(experiment: Experiment, workdir: Path) -> Callable[[Mesh], Params] | None:
@@ -67,11 +71,30 @@ def _has_own(workdir: Path) -> bool:
 
 
 def load_source(experiment: Experiment) -> FlexiDiT:
-    """The model of `init_from`; of what it does not tell, its process and heads, the config's are taken."""
-    source, ours = experiment.init_from, experiment.model
-    config, params = read_model(source, {ours.width: ours.num_heads}, None, lambda: None)
+    """The model of `init_from`; of what it does not tell the config's is taken."""
+    source = experiment.init_from
+    said = _said(experiment)
+    config, params = read_model(source, said, None, lambda: None)
+    ours, theirs = (one["conditioner"]["name"] for one in (describe(experiment.model), config["model"]))
+    if ours != theirs:
+        raise UserError(f"this config is for a model of {ours}, and init_from={source} is one of {theirs}")
+    text = None if experiment.text is None else build.describe(experiment.text)
+    config, params = completed(config, params, said, text)
     asked = build.describe(experiment.process) if config["process"] is None else None
     return FlexiDiT.of(config, params, process_of(Path(source), config["process"], asked))
+
+
+def _said(experiment: Experiment) -> Said:
+    """What the config says of a model whose file does not tell."""
+    ours, text = experiment.model, experiment.model.conditioner
+    side = ours.latent[1]
+    return Said(
+        num_heads={ours.width: ours.num_heads},
+        input_size=side,
+        interpolation_scale=ours.span and side / ours.base_patch[1] / ours.span,
+        length=getattr(text, "length", None),
+        null_mask=text.null_mask if getattr(text, "null_length", 0) else None,
+    )
 
 
 def recorded(experiment: Experiment, workdir: Path) -> dict[str, Any]:
@@ -85,12 +108,14 @@ def recorded(experiment: Experiment, workdir: Path) -> dict[str, Any]:
         before = recorded_config(workdir)
     except UserError:
         before = {}
-    raw, codec, there = dict(experiment.raw), experiment.raw["codec"], before.get("codec")
+    raw = dict(experiment.raw)
     if experiment.init_from is not None:
         raw["init_from"] = pinned(experiment.init_from, before.get("init_from"))
-    if isinstance(codec.get("path"), str):
-        earlier = there.get("path") if isinstance(there, dict) else None
-        raw["codec"] = {**codec, "path": pinned(codec["path"], earlier)}
+    for part in ("codec", "text"):
+        section, there = raw.get(part) or {}, before.get(part)
+        if isinstance(section.get("path"), str):
+            earlier = there.get("path") if isinstance(there, dict) else None
+            raw[part] = {**section, "path": pinned(section["path"], earlier)}
     return raw
 
 
@@ -113,13 +138,18 @@ def first_params(experiment: Experiment) -> Callable[[Mesh], Params]:
             " random weights; set init_from to such a model, or put a stage that trains all weights before it"
         )
     shapes = jax.eval_shape(random)  # which also refuses what this machine does not run
+    text = experiment.model.conditioner
+    if getattr(text, "null_length", None) == 0 and text.drop_rate > 0:
+        raise UserError(
+            f"model.conditioner.drop_rate={text.drop_rate} trains without a text, and null_length=0 has nothing that"
+            " stands for none; set null_length (1 and null_mask='own': features of an empty text), or drop_rate=0"
+        )
     if source is None:
         return lambda mesh: made(random, mesh)
-    ours, loaded = experiment.model, load_source(experiment)
+    loaded = load_source(experiment)
     plain = folded(at(loaded.params, loaded.patches[0]))
     same_shapes = jax.tree.map(jnp.shape, plain) == jax.tree.map(jnp.shape, shapes)
-    theirs = (loaded.model.num_heads, loaded.model.base_patch, loaded.process)
-    if not same_shapes or theirs != (ours.num_heads, ours.base_patch, experiment.process):
+    if not same_shapes or _meaning(loaded) != _meaning(experiment):
         how = _differs(experiment, loaded)
         raise UserError(f"init_from={source} holds {loaded!r}, which is not the model of this config: {how}")
     flexible, own = len(loaded.patches) > 1, adapter_rank(loaded.params)
@@ -132,6 +162,13 @@ def first_params(experiment: Experiment) -> Callable[[Mesh], Params]:
         )
     held = [jax.device_get(loaded.params if goes_on else plain)]
     return lambda mesh: placed(held.pop(), mesh)  # the only reference: none of it outlives the first state
+
+
+def _meaning(one: FlexiDiT | Experiment) -> tuple[Any, ...]:
+    """What the same parameters mean something else without."""
+    model = one.model
+    null_mask = getattr(model.conditioner, "null_mask", None)
+    return model.num_heads, model.base_patch, model.modulation, model.span, null_mask, one.process
 
 
 def _modes(patches: Sequence[Patch], rank: int | None) -> str:

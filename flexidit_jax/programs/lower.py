@@ -19,15 +19,15 @@ from flexidit_jax.common.types import Params, short_patch_name
 from flexidit_jax.diffusion.process import NoiseProcess
 from flexidit_jax.diffusion.steps import Carry, Steps, lost_shape
 from flexidit_jax.models.build import init
-from flexidit_jax.models.conditioning.condition import shapes
+from flexidit_jax.models.conditioning.condition import Given, shapes
 from flexidit_jax.models.dit import DiT
-from flexidit_jax.models.flops import forward_flops
+from flexidit_jax.models.flops import forward_flops, kept_bytes
 from flexidit_jax.models.modulation import Modulations
 from flexidit_jax.sampling.engine import APART, Engine
 from flexidit_jax.sampling.packing import choices
 from flexidit_jax.sampling.schedule import Segment, pair_text, text_of
 from flexidit_jax.sampling.spec import SampleSpec
-from flexidit_jax.sampling.tables import ROWS, hoisted
+from flexidit_jax.sampling.tables import ROWS, asked_of, hoisted
 from flexidit_jax.sampling.trajectory import Program, StepRows
 from flexidit_jax.training.flops import recomputed_flops, training_flops
 from flexidit_jax.training.section import Training
@@ -48,6 +48,7 @@ class Lowering:
       chips: that run it together.
       image_flops: model FLOPs of an image (`models.flops`).
       image_recomputed: FLOPs that remat adds to them.
+      image_kept: bytes of what is kept of the texts of an image and of its guide, which are among the arguments.
       lowered: makes it from shapes for a batch, for its devices.
       multiple: what divides every batch.
       weights: how the names of the arguments that hold weights begin.
@@ -58,6 +59,7 @@ class Lowering:
     chips: int
     image_flops: float
     image_recomputed: float
+    image_kept: int
     lowered: Callable[[int], jax.stages.Lowered]
     multiple: int
     weights: tuple[str, ...]
@@ -71,6 +73,11 @@ class Lowering:
     def recomputed(self) -> float:
         """Of one run on one chip."""
         return self.image_recomputed * self.batch / self.chips
+
+    @property
+    def kept(self) -> int:
+        """Bytes of one run on one chip."""
+        return self.image_kept * self.batch // self.chips
 
     def lower(self) -> jax.stages.Lowered:
         return self.lowered(self.batch)
@@ -100,6 +107,7 @@ def training_programs(model: DiT, process: NoiseProcess, train: Training, seed: 
                 mesh.size,
                 training_flops(model, stage, patch),
                 recomputed_flops(model, patch),
+                0,
                 partial(lowered, step, state, rest),
                 mesh.shape["data"] * mesh.shape["fsdp"] * train.accumulate,
                 ("state.params[", "state.frozen["),
@@ -107,29 +115,27 @@ def training_programs(model: DiT, process: NoiseProcess, train: Training, seed: 
 
 
 def sampling_programs(
-    model: DiT, process: NoiseProcess, train: Training, spec: SampleSpec, batch: int, device: Any
+    model: DiT, process: NoiseProcess, train: Training, spec: SampleSpec, batch: int, device: Any, codec: Any = None
 ) -> Iterator[Lowering]:
     """The step of every pair of modes that a spec runs, on one chip; a pod samples with one such a chip.
 
     What `latency_ms` would choose depends on the chip: then, the pairs of all steps powerful and of all steps
-    weak. `packing="auto"` means every packing.
+    weak. `packing="auto"` means every packing. `codec` tells latents of the spec's size, which is in pixels.
     """
     stage = train.stages[-1]
     state = _state(model, train, stage)
-    flex = FlexiDiT(model, merge(state.frozen, state.params), process, codec=None)
+    flex, [spec] = FlexiDiT(model, merge(state.frozen, state.params), process, codec).of_size([spec])
     layouts = choices(spec.packing, adapters=stage.adapters is not None)
     here = SingleDeviceSharding(device)
 
     def lowered(program: Program, batch: int) -> jax.stages.Lowered:
-        run, weights, tables = _step(flex, program, batch, device.platform in APART)
+        run, weights, tables, given = _step(flex, program, batch, device.platform in APART)
         x = jax.ShapeDtypeStruct((batch, *flex.model.latent), np.float32)
         rows = [jax.ShapeDtypeStruct((batch, *rest), np.float32) for rest in ((len(Steps._fields),), ())]
         if tables is not None:
             rows.append(jax.ShapeDtypeStruct((batch, program.predictions), np.int32))
-        cond = shapes(flex.model.conditioner, batch)
-        guide_cond = None if program.guide_patch is None else cond
         carry = Carry(x, x, x, x, jax.ShapeDtypeStruct(lost_shape(x.shape), np.float32))
-        arguments = _put((weights, tables, StepRows(*rows), carry, cond, guide_cond, x), here)
+        arguments = _put((weights, tables, StepRows(*rows), carry, given, x), here)
         with on(device):  # a function of its own, whose first argument has a name to be found by
             named = jax.jit(lambda weights, *rest: run(weights, *rest), compiler_options=compiler_options(platform()))
             return named.lower(*arguments)
@@ -142,8 +148,9 @@ def sampling_programs(
                 f"sample, {pair_text(*pair)}{layout}",
                 batch,
                 1,
-                float(sum(forward_flops(flex.model, patch) for patch in pair if patch is not None)),
+                float(sum(forward_flops(flex.model, patch, text_kept=True) for patch in pair if patch is not None)),
                 0.0,
+                kept_bytes(flex.model) * sum(patch is not None for patch in pair),
                 partial(lowered, Program(*pair, packing, pair[1] and spec.guidance_channels)),
                 1,
                 ("weights[",),
@@ -165,18 +172,19 @@ def _segments(flex: FlexiDiT, spec: SampleSpec) -> list[Segment]:
 
 def _step(
     flex: FlexiDiT, program: Program, batch: int, apart: bool
-) -> tuple[Callable[..., Carry], Sequence[Params], Sequence[Modulations] | None]:
-    """A program, and the shapes of the weights and of the tables that it reads."""
+) -> tuple[Callable[..., Carry], Sequence[Params], Sequence[Modulations] | None, Sequence[Given]]:
+    """A program, and the shapes of the weights, of the tables and of what it is given of conditions."""
     made = {}
 
     def weights(params: Params) -> Sequence[Params]:
         engine, ahead = Engine(flex.model, params, flex.patches, flex.merge_adapters, apart=apart), hoisted(batch)
         made["run"], read = engine.step(program, ahead)
         made["tables"] = [engine.table_shapes(patch, ROWS) for patch in program.modes] if ahead else None
+        made["given"] = [engine.given_shapes(patch, batch, len(which)) for patch, which in asked_of(program)]
         return read
 
     read = jax.eval_shape(weights, flex.params)
-    return made["run"], read, made["tables"]
+    return made["run"], read, made["tables"], made["given"]
 
 
 def _put(tree: Any, sharding: Any) -> Any:
