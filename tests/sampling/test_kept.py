@@ -92,6 +92,22 @@ def test_a_context_with_keys_and_values_predicts_the_same(
         assert near(part, whole)
 
 
+@pytest.mark.parametrize("packing", ["separate", "packed", "joined"])
+@pytest.mark.parametrize("apart", [True, False])
+def test_a_token_that_is_no_number_is_its_readers_alone(
+    pixart: fd.FlexiDiT, texts: list, packing: str, apart: bool
+) -> None:
+    """Of three images the second reads one; behind the mask of the third nobody does."""
+    engine, program = Engine(pixart.model, pixart.params, pixart.patches, apart=apart), Program(P2, P4, packing)
+    x = np.random.default_rng(3).normal(size=(3, *pixart.model.latent)).astype(np.float32)
+    cond = pixart.model.conditioner.parse([texts[0], texts[1], texts[1]])
+    spoilt = {**cond, "tokens": cond["tokens"].copy()}
+    spoilt["tokens"][1, 1], spoilt["tokens"][2, 5] = np.nan, np.inf
+    before, after = (evaluated(engine, program, [engine.given(P2, [one])] * 2, x) for one in (cond, spoilt))
+    assert np.isnan(after[1]).all()
+    np.testing.assert_array_equal(np.asarray(after)[[0, 2]], np.asarray(before)[[0, 2]])
+
+
 # ---------------------------------------------------------------- A step
 
 

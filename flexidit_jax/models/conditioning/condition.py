@@ -35,12 +35,14 @@ class Context(NamedTuple):
       tokens: [B, M, d].
       mask: bool [B, M], True where a token is one.
       kept: keys and values of the tokens, by block: a tuple of `Kept`, or one of [B, L, M, h, e].
+      finite: bool [B, M], tokens whose keys and values are finite, those of others being zero; None without a mask.
     """
 
     vector: Array | None = None
     tokens: Array | None = None
     mask: Array | None = None
     kept: Kept | tuple[Kept, ...] | None = None
+    finite: Array | None = None
 
     @property
     def read(self) -> bool:
