@@ -20,7 +20,6 @@ from flexidit_jax.common.notes import note
 from flexidit_jax.common.program_cache import keep_session_programs
 from flexidit_jax.common.trees import count
 from flexidit_jax.common.types import Array, Params, Patch, Prediction, as_patch, patch_name, short_patch_name
-from flexidit_jax.convert.dit_layout import write_dit
 from flexidit_jax.convert.publish import write_published
 from flexidit_jax.convert.read_model import read_model
 from flexidit_jax.convert.saved import write_saved
@@ -33,6 +32,7 @@ from flexidit_jax.models.dit import DiT
 from flexidit_jax.models.flexify import adapter_rank, at, flexify, patches_of
 from flexidit_jax.models.flops import FlopCount, forward_flops
 from flexidit_jax.models.patch import as_video, grid
+from flexidit_jax.sampling.asked import conditions, features, fitting
 from flexidit_jax.sampling.engine import Engine
 from flexidit_jax.sampling.plan import Plan
 from flexidit_jax.sampling.sampler import Sampler
@@ -56,6 +56,7 @@ class FlexiDiT:
       merge_adapters: sample with adapters added into the kernels (no FLOPs, a copy of the adapted
         layers per mode); False runs them beside the kernels (`dataclasses.replace` makes either).
       devices: how many of this process's devices `sample` splits every batch over (`common.data_parallel`).
+      text: turns prompts into features, for a model of texts (`text.t5.Encoder`); None where there is none.
     """
 
     model: DiT
@@ -64,17 +65,20 @@ class FlexiDiT:
     codec: Any
     merge_adapters: bool = True
     devices: int = 1
+    text: Any = None
 
     def __post_init__(self) -> None:
         for name, kind in (("merge_adapters", "bool"), ("devices", "int")):
             object.__setattr__(self, name, typed(getattr(self, name), kind, name))
+        object.__setattr__(self, "text", fitting(self.text, self.model.conditioner))
 
     @classmethod
     def of(cls, config: Section, params: Params, process: NoiseProcess) -> FlexiDiT:
         """A model out of what `convert.read_model` reads: its sections `model` and `codec`, and its stored tree."""
         model = recorded_dit(config["model"])
         codec = config["codec"] and build.part("flexidit_jax.codecs", "Codec", config["codec"], "codec")
-        return cls(model.at(patches_of(params)[0]), params, process, codec)
+        text = config.get("text") and build.part("flexidit_jax.text", "Encoder", config["text"], "text")
+        return cls(model.at(patches_of(params)[0]), params, process, codec, text=text)
 
     @property
     def patches(self) -> tuple[Patch, ...]:
@@ -126,11 +130,30 @@ class FlexiDiT:
             raise UserError(f"adapters must be a rank in 1..{self.model.width}, the model's width, got {adapters}")
         return dataclasses.replace(self, params=flexify(self.params, wanted, adapters))
 
+    def sized(self, latent: Sequence[int]) -> FlexiDiT:
+        """The same model for latents of another height and width; both sample with the same weights.
+
+        Positions, noise, FLOPs, what the network is told of the size, and what is drawn are those of the size.
+
+        Args:
+          latent: (F, H, W, C), of which H and W may be others than `model.latent` has.
+
+        Raises:
+          UserError: a model whose positions count patches, or sides that a mode does not divide.
+        """
+        model = self.model.sized(tuple(latent))
+        for patch in self.patches:
+            grid(model.latent, patch)
+        other = dataclasses.replace(self, model=model)
+        vars(other)["_engine"] = self._engine.sized(model.latent)
+        return other
+
     def predict(self, x: Array, t: Array, labels: Any, patch: int | str | tuple[int, ...] | None = None) -> Prediction:
         """One call of the network.
 
         Args:
-          x: [B, H, W, C] or [B, F, H, W, C].
+          x: [B, H, W, C] or [B, F, H, W, C]; of any height and width that the patch divides, where the model has a
+            span.
           t: [B], times that the process tells a network: 0..T-1, or real numbers between (of a flow 0..T; of a SiT from
             noise at 0 to data at 1).
           labels: [B], what the conditioner reads (classes: 0..classes, the last or None meaning none), or a condition.
@@ -143,16 +166,17 @@ class FlexiDiT:
           UserError: x of another latent shape, x or t that are not finite, times or labels out of range, or a mode the
             model lacks.
         """
-        video = as_video(x, self.model.latent, "x")
-        mode = self._mode(patch)
-        cond = parsed(self.model.conditioner, labels)
+        video = self._as_video(x, "x")
+        mode, model = self._mode(patch), self.model.sized(video.shape[1:])
+        grid(model.latent, mode)
+        cond = parsed(model.conditioner, labels)
         t = finite_array(t, "t")
         if np.shape(t) != (len(video),) or size(cond) != len(video):
             raise UserError(f"x, t and labels must be as many: {len(video)}, shape {np.shape(t)}, {size(cond)}")
         low, high = self.process.times
         if not isinstance(t, jax.core.Tracer) and not low <= np.min(t) <= np.max(t) <= high:
             raise UserError(f"t must lie in {low}..{high}, the times of the process, got {np.min(t)}..{np.max(t)}")
-        out = _predict(self.model.at(mode), self._resident, mode, jnp.asarray(video), jnp.asarray(t), cond)
+        out = _predict(model.at(mode), self._resident, mode, jnp.asarray(video), jnp.asarray(t), cond)
         out = read_by(self.process, out)
         return Prediction(*(None if part is None else part.reshape(np.shape(x)) for part in out))
 
@@ -163,6 +187,11 @@ class FlexiDiT:
     def plan(self, spec: SampleSpec, batch: int | None = None) -> Plan:
         """What every step of a `sample` call with the same spec runs; `batch` matters with `latency_ms` alone."""
         return self.sampler.plan(spec, batch)
+
+    @takes_spec("steps schedule guide")
+    def meant(self, spec: SampleSpec, batch: int | None = None) -> SampleSpec:
+        """The spec with the model's own steps, solver and guidance where it leaves them open."""
+        return self.sampler.meant(spec, batch)
 
     @takes_spec("steps schedule guide")
     def flops(self, spec: SampleSpec, batch: int | None = None) -> FlopCount:
@@ -187,12 +216,13 @@ class FlexiDiT:
         step_noise: Array | None = None,
         decode: bool = True,
         progress: bool | Callable[[], object] = True,
+        images_per_prompt: int = 1,
     ) -> np.ndarray:
-        """Samples one image (or clip) per label.
+        """Samples one image (or clip) per label or prompt.
 
         Args:
-          labels: B of them: numbers, None for no class, or names where the model knows them; `"0-3"` is a range;
-            or a ready condition.
+          labels: B of them: numbers, None for no class, or names where the model knows them; `"0-3"` is a range. Of a
+            model of texts prompts, or their `features`. Or a ready condition.
           spec: how (see `SampleSpec`), for all or one a sample; its keys are keywords of this method too, in place of
             the spec's own.
           negative: what guidance leads away from, instead of from no condition: one for all, or one a sample.
@@ -202,6 +232,7 @@ class FlexiDiT:
           step_noise: noise of each executed step instead of drawn noise, [steps, *noise.shape].
           decode: False returns latents.
           progress: show a bar over steps, or what to call after each step of each batch.
+          images_per_prompt: of each label or prompt, one after the other.
 
         Returns:
           uint8 [B, H, W, channels] ([B, F, H, W, channels] for video), or float32 latents.
@@ -212,7 +243,8 @@ class FlexiDiT:
         """
         if typed(decode, "bool", "decode"):
             self._check_codec()
-        chain = self.sampler.batches(labels, spec, batch, negative, first, noise, step_noise, progress)
+        asked = conditions(self.sampler, self.text, labels, spec, negative, images_per_prompt)
+        chain = self.sampler.batches(*asked, batch, first, noise, step_noise, progress)
         clips = self.model.latent[0] > 1 or np.ndim(noise) == 5
 
         def made(x: Array) -> np.ndarray:
@@ -231,11 +263,12 @@ class FlexiDiT:
         noise: Array | None = None,
         step_noise: Array | None = None,
         progress: bool | Callable[[], object] = False,
+        images_per_prompt: int = 1,
     ) -> Iterator[Snapshot]:
         """What `sample` does, step by step: for previews and streams; to cancel, stop iterating.
 
         Args:
-          labels, spec, negative, batch, first, noise, step_noise, progress: see `sample`.
+          labels, spec, negative, batch, first, noise, step_noise, progress, images_per_prompt: see `sample`.
 
         Yields:
           A `Snapshot` of a batch after each of its steps, then those of the next batch; `decode` makes pictures of its
@@ -245,8 +278,18 @@ class FlexiDiT:
           UserError: see `sample`; at once, not at the first step.
           NotFinite: see `sample`; after the last step of the last batch. Of a batch, `Snapshot.failed` tells.
         """
-        chain = self.sampler.batches(labels, spec, batch, negative, first, noise, step_noise, progress)
-        return map(Snapshot.cut, chain)
+        asked = conditions(self.sampler, self.text, labels, spec, negative, images_per_prompt)
+        return map(Snapshot.cut, self.sampler.batches(*asked, batch, first, noise, step_noise, progress))
+
+    def features(self, prompts: Sequence[str]) -> list[np.ndarray]:
+        """Texts as a model of texts reads them, float32 [m, k] each; `sample` takes them in place of prompts.
+
+        The memory of the encoder is given back: who draws of the same prompts again need not read it again.
+
+        Raises:
+          UserError: a model of something else, no encoder, or what that does not read.
+        """
+        return features(self.model.conditioner, self.text, prompts)
 
     def decode(self, latents: Array) -> np.ndarray:
         """Latents [B, F, H, W, C], of images also [B, H, W, C], as data: uint8 [B, H, W, channels], with F for video.
@@ -255,8 +298,11 @@ class FlexiDiT:
           UserError: no codec, one whose weights are missing, or latents of another shape or not finite.
         """
         self._check_codec()
-        data = self.codec.decode(jnp.asarray(as_video(latents, self.model.latent, "latents")))
+        data = self.codec.decode(jnp.asarray(self._as_video(latents, "latents")))
         return data[:, 0] if self.model.latent[0] == 1 else data
+
+    def _as_video(self, x: Array, name: str) -> Array:
+        return as_video(x, self.model.latent, name, any_size=self.model.span is not None)
 
     def _check_codec(self) -> None:
         if self.codec is None:
@@ -271,7 +317,7 @@ class FlexiDiT:
     def export(
         self, path: str | Path, patch: int | str | tuple[int, ...] | None = None, overwrite: bool = False
     ) -> None:
-        """Writes one mode as a DiT of a published layout, which other programs read.
+        """Writes one mode as a DiT or PixArt of a published layout, which other programs read.
 
         Args:
           path: `.safetensors` or `.pt` (with torch), or a folder for diffusers.
@@ -283,7 +329,7 @@ class FlexiDiT:
         """
         file, mode = path_of(path, "path"), self._mode(patch)
         model = self.model.at(mode)
-        write_published(file, model, write_dit(model, at(self.params, mode)), typed(overwrite, "bool", "overwrite"))
+        write_published(file, model, at(self.params, mode), typed(overwrite, "bool", "overwrite"))
 
     def save(self, path: str | Path, adapters_only: bool = False, overwrite: bool = False) -> None:
         """Writes `config.json` and `model.safetensors` into a folder that `load` reads.
@@ -303,6 +349,7 @@ class FlexiDiT:
             "model": describe(self.model),
             "process": build.describe(self.process),
             "codec": None if self.codec is None else build.describe(self.codec),
+            **({} if self.text is None else {"text": build.describe(self.text)}),
         }
         write_saved(folder, config, self.params, adapters_only, typed(overwrite, "bool", "overwrite"))
 
@@ -330,10 +377,10 @@ def load(
 
     Args:
       path: a training run's folder (its newest checkpoint, EMA weights), one step inside its
-        `checkpoints`, a folder written by `save`, a DiT weight file (.safetensors, .pt), or a diffusers
+        `checkpoints`, a folder written by `save`, a weight file of a DiT or PixArt (.safetensors, .pt), or a diffusers
         folder, whose VAE is used where it is a whole pipeline; or, where there is no such path, the name of a model
         at the Hugging Face hub, `"owner/model"` or `"hf:owner/model@revision"` (the extra `hub`).
-      num_heads: for a DiT weight file, whose tensors do not tell; published sizes need none.
+      num_heads: for a weight file, whose tensors do not tell; published sizes need none.
       base: for a folder saved with `adapters_only`, the model they were made for.
       weights: where there are several, "ema" for averaged ones (the default), "raw" for those they are the average of;
         in a weight file also the words that stand before their names.

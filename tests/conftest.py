@@ -33,6 +33,7 @@ from flexidit_jax.main import main  # noqa: E402
 from flexidit_jax.metrics.features import clip, inception  # noqa: E402
 from flexidit_jax.models.pretrained.autoencoder_kl import VAE  # noqa: E402
 from flexidit_jax.models.pretrained.autoencoder_kl_layout import write_vae  # noqa: E402
+from flexidit_jax.text.t5 import Encoder  # noqa: E402
 
 GOLDEN = Path(__file__).parent / "golden"
 SMOKE = f"--config={ROOT / 'configs' / 'digits.py'}:smoke"
@@ -65,6 +66,19 @@ def dit() -> fd.FlexiDiT:
 def flex(dit: fd.FlexiDiT) -> fd.FlexiDiT:
     """The golden DiT with modes 2 and 4."""
     return dit.flexify((2, 4))
+
+
+@pytest.fixture(scope="session")
+def texts() -> fd.FlexiDiT:
+    """The golden PixArt with modes 2 and 4, made to read the golden T5; latent 16x16x4, texts of 16 tokens."""
+    model = fd.load(GOLDEN / "pixart_tiny.safetensors").flexify((2, 4))
+    conditioner = model.model.conditioner.clone(features=32, length=16, null_length=16, null_mask="caption")
+    rng, trunk = np.random.default_rng(0), model.params["trunk"]
+    fc1 = {**trunk["conditioner"]["fc1"], "kernel": rng.normal(size=(32, 36)).astype(np.float32) / 6}
+    reads = {**trunk["conditioner"], "fc1": fc1, "null": rng.normal(size=(16, 32)).astype(np.float32)}
+    params = {**model.params, "trunk": {**trunk, "conditioner": reads}}
+    encoder = Encoder(str(GOLDEN / "t5_tiny.safetensors"), str(GOLDEN / "t5_tiny_spiece.model"), dtype="float32")
+    return dataclasses.replace(model, model=model.model.clone(conditioner=conditioner), params=params, text=encoder)
 
 
 @pytest.fixture(scope="session")

@@ -58,13 +58,13 @@ def test_names() -> None:
 def test_keywords_of_sample_and_flops_and_their_defaults() -> None:
     sample = inspect.signature(fd.FlexiDiT.sample).parameters
     wanted = {
-        "steps": 250,
+        "steps": None,
         "budget": None,
         "schedule": None,
         "guide": None,
-        "guidance": 1.5,
+        "guidance": None,
         "guidance_channels": None,
-        "solver": "ddpm",
+        "solver": None,
         "seed": 0,
         "weak": None,
         "packing": "separate",

@@ -20,6 +20,7 @@ FLOOR = {
     "convert": 2,
     "data": 2,
     "metrics": 2,
+    "text": 2,
     "sampling": 3,
     "training": 3,
     "api": 4,
@@ -146,7 +147,7 @@ def test_a_long_file_is_seen(tmp_path: Path) -> None:
 
 
 #: `models.flexify.at`, `models/dit`, `sampling/mode_gap.py`: a room, and a module or folder of it; not `runs/digits`
-NAMED = re.compile(rf"`(?:flexidit_jax[./])?({'|'.join(sorted(FLOOR))})(?:\.(?!json|md)|(?<!runs)/)([a-z_]+)")
+NAMED = re.compile(rf"`(?:flexidit_jax[./])?({'|'.join(sorted(FLOOR))})(?:\.(?!json|md)|(?<!runs)/)([a-z_][a-z0-9_]*)")
 
 
 def missing_modules(text: str) -> list[str]:

@@ -77,6 +77,17 @@ def test_dpmpp_2m(steps: int) -> None:
         assert_same(ours.x, theirs.step(torch.from_numpy(eps), int(t), torch.from_numpy(x)).prev_sample, 3e-5)
 
 
+def test_dpmpp_2m_at_the_times_of_a_pixart_pipeline() -> None:
+    theirs = diffusers.DPMSolverMultistepScheduler(
+        **BETAS, algorithm_type="dpmsolver++", solver_order=2, final_sigmas_type="zero"
+    )
+    theirs.set_timesteps(20)
+    table = make_table({"name": "dpmpp_2m", "grid": "diffusers"}, GAUSSIAN, 20)
+    np.testing.assert_array_equal(theirs.timesteps, table.t)
+    for t, x, eps, _, ours in chain(table):
+        assert_same(ours.x, theirs.step(torch.from_numpy(eps), int(t), torch.from_numpy(x)).prev_sample, 3e-5)
+
+
 @pytest.mark.parametrize("steps", [10, 28])
 def test_sa_solver(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
     """The scheduler ends at the level of t = 0, where ours takes one step more, onto x0 (tested elsewhere)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -123,6 +123,21 @@ def config_beside(path: Path) -> dict[str, Any]:
     return json_object(beside) if beside.is_file() else {}
 
 
+def config_of(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    """The config that a weight file's metadata hold, else that of `config_beside`.
+
+    Raises:
+      UserError: it is not JSON.
+    """
+    if not (said := metadata.get("config")):
+        return config_beside(path)
+    try:
+        config = json.loads(said)
+    except ValueError:
+        raise UserError(f"the metadata of {path} hold a config that is no JSON") from None
+    return config if isinstance(config, dict) else {}
+
+
 def json_object(file: Path) -> dict[str, Any]:
     """What a JSON file holds; empty when that is not an object.
 
@@ -130,11 +145,23 @@ def json_object(file: Path) -> dict[str, Any]:
       UserError: it cannot be read, or is not JSON.
     """
     try:
-        content = json.loads(file.read_text())
+        return json_text(file.read_text(), str(file))
     except OSError as error:
         raise UserError(f"{file} cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:
+    except UnicodeDecodeError as error:
         raise UserError(f"{file} is not valid JSON ({error})") from None
+
+
+def json_text(text: str, where: str) -> dict[str, Any]:
+    """What a JSON text holds; empty when that is not an object.
+
+    Raises:
+      UserError: it is not JSON.
+    """
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where} is not valid JSON ({error})") from None
     return content if isinstance(content, dict) else {}
 
 
@@ -146,14 +173,17 @@ def told(problems: Sequence[str], most: int = 8) -> str:
 
 def differences(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, np.ndarray]) -> list[str]:
     """Every missing, unexpected and misshapen name, in words; empty when all is well."""
-    problems = [f"missing {name}" for name in expected if name not in found]
-    problems += [f"unexpected {name}" for name in found if name not in expected]
-    problems += [
+    return misnamed(expected, found) + [
         f"{name} is {list(found[name].shape)} instead of {list(shape)}"
         for name, shape in expected.items()
         if name in found and found[name].shape != shape
     ]
-    return problems
+
+
+def misnamed(expected: Collection[str], found: Collection[str]) -> list[str]:
+    """Every missing and unexpected name, in words; empty when there is none."""
+    missing = [f"missing {name}" for name in expected if name not in found]
+    return missing + [f"unexpected {name}" for name in found if name not in expected]
 
 
 def _open_safetensors(path: Path) -> tuple[Unread, dict[str, str]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ import numpy as np
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.notes import note
 from flexidit_jax.common.tensor_files import json_object, open_tensors, read_tensors
+from flexidit_jax.common.torch_files import Unread
 
 _AVERAGE = re.compile(r"(?<![a-z])(?<!exp_)(ema|avg|averaged?|swa|polyak|shadow)(?![a-z])", re.IGNORECASE)
 #: what trainings keep beside their networks, and nobody misses
@@ -42,7 +44,19 @@ class Network(NamedTuple):
 def read_weights(
     files: Sequence[Path], network: Network | Sequence[Network], which: str | None = None
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The tensors of one network by their names in its layout, and the metadata of the first file.
+    """The tensors of one network by their names in its layout, and the metadata of the first file; see `open_weights`.
+
+    Raises:
+      UserError: see `open_weights`, also of its tensors.
+    """
+    tensors, metadata = open_weights(files, network, which)
+    return {name: read() for name, read in tensors.items()}, metadata
+
+
+def open_weights(
+    files: Sequence[Path], network: Network | Sequence[Network], which: str | None = None
+) -> tuple[Unread, dict[str, str]]:
+    """The tensors of one network by their names in its layout, unread, and the metadata of the first file.
 
     Names outside the network's parts are left out, and a line says so, but for the state of an optimizer; so it does
     where several networks were there.
@@ -54,8 +68,8 @@ def read_weights(
         None takes the averaged ones where there are both.
 
     Raises:
-      UserError: unreadable files, no tensors but foreign ones, several networks that `which` does not decide on, or
-        values that are no real numbers or not finite.
+      UserError: unreadable files, no tensors but foreign ones, or several networks that `which` does not decide on; a
+        tensor, once it is read, of values that are no real numbers or not finite.
     """
     tensors, metadata = {}, {}
     for file in files:
@@ -68,17 +82,13 @@ def read_weights(
         tensors = {name: tensor for name, tensor in tensors.items() if not re.search(network.unread, name)}
     there = _prefixes(tensors, network)
     if not there:  # another network, which the layout refuses
-        return read_tensors(tensors, tensors, where), metadata
+        return {name: partial(_read, name, tensors, where) for name in tensors}, metadata
     prefix = _chosen(there, tensors, which, where)
     own = [name for name in tensors if _is_of(name, prefix, network)]
     beside = [name for name in tensors if not _known(name, there, network)]
     if left := sorted({_branch(name, prefix) for name in beside}):
         note(f"{', '.join(left)} of {where} is no part of the {network.kind}, and not used")
-    read = read_tensors(own, tensors, where)
-    for name, array in read.items():
-        if not jnp.issubdtype(array.dtype, jnp.floating):
-            raise UserError(f"{name} of {where} is {array.dtype}, and no floating-point weights")
-    return {name.removeprefix(prefix): array for name, array in read.items()}, metadata
+    return {name.removeprefix(prefix): partial(_read_real, name, tensors, where) for name in own}, metadata
 
 
 def full_set(names: Iterable[str], stem: str) -> list[str]:
@@ -124,6 +134,22 @@ def weight_files(folder: Path, stem: str) -> list[Path]:
         if not all(isinstance(name, str) and re.fullmatch(r"[\w.-]+\.(safetensors|bin)", name) for name in names):
             raise UserError(f"{folder / index} names files that are not weights beside it")
     return [folder / name for name in sorted(set(names))]
+
+
+def _read(name: str, tensors: Unread, where: Path) -> np.ndarray:
+    return read_tensors([name], tensors, where)[name]
+
+
+def _read_real(name: str, tensors: Unread, where: Path) -> np.ndarray:
+    """One tensor.
+
+    Raises:
+      UserError: it is not of floating point; see `read_tensors`.
+    """
+    array = _read(name, tensors, where)
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise UserError(f"{name} of {where} is {array.dtype}, and no floating-point weights")
+    return array
 
 
 def _chosen(prefixes: Sequence[str], names: Iterable[str], which: str | None, where: Path) -> str:

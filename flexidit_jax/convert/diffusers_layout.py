@@ -25,6 +25,8 @@ from flexidit_jax.models.position import position_embedding
 CLASS = "DiTTransformer2DModel"
 #: what older versions called it, and what told it from others that they called so
 OLDER_CLASS, NORM = "Transformer2DModel", "ada_norm_zero"
+#: of all transformers that are read; that of a PixArt is read by `convert.pixart_diffusers`
+CLASSES = (CLASS, OLDER_CLASS, "PixArtTransformer2DModel")
 STEM = "diffusion_pytorch_model"
 #: of a latent, far above any that is trained on
 LARGEST = 4096
@@ -55,7 +57,7 @@ TABLE = ("y_embedder.embedding_table.weight", "class_embedder.embedding_table.we
 
 def is_diffusers_folder(folder: Path) -> bool:
     """Whether a folder (or its `transformer` subfolder) is a diffusers transformer, of whatever kind."""
-    return _root(folder) is not None
+    return root_of(folder) is not None
 
 
 def read_folder(folder: Path, which: str | None = None) -> tuple[dict[str, np.ndarray], int]:
@@ -68,19 +70,14 @@ def read_folder(folder: Path, which: str | None = None) -> tuple[dict[str, np.nd
     Raises:
       UserError: another transformer; missing, unexpected or unreadable files or keys.
     """
-    root = _root(folder)
+    root = root_of(folder)
     if root is None:
         raise UserError(f"{folder} has no config.json of a {CLASS}")
     config = json_object(root / "config.json")
     norm = config.get("norm_type")
     if config["_class_name"] == OLDER_CLASS and norm != NORM:
         raise UserError(f"{root} is a {OLDER_CLASS} with norm_type {norm!r}, and no DiT, which has {NORM!r}")
-    files = weight_files(root, STEM)
-    if not files:
-        raise UserError(
-            f"{root} holds no weights; put {STEM}.safetensors there (or .bin, or their shards with the index)"
-        )
-    state, _ = read_weights(files, NETWORK, which)
+    state = weights_in(root, NETWORK, which)
     heads, head, side, patch, depth = (config.get(key) for key in SIZES)
     for key in SIZES:
         if type(config.get(key)) is not int or config[key] < 1:
@@ -194,9 +191,24 @@ def _names(depth: int) -> dict[str, list[str]]:
     return names
 
 
-def _root(folder: Path) -> Path | None:
+def weights_in(root: Path, network: Network, which: str | None) -> dict[str, np.ndarray]:
+    """The tensors of a transformer's own folder; for the arguments see `common.weights.read_weights`.
+
+    Raises:
+      UserError: none are there, or they cannot be read.
+    """
+    files = weight_files(root, STEM)
+    if not files:
+        raise UserError(
+            f"{root} holds no weights; put {STEM}.safetensors there (or .bin, or their shards with the index)"
+        )
+    return read_weights(files, network, which)[0]
+
+
+def root_of(folder: Path) -> Path | None:
+    """The folder of a diffusers transformer: this one, or its `transformer`; None where neither is."""
     for root in (folder, folder / "transformer"):
         config = root / "config.json"
-        if config.is_file() and json_object(config).get("_class_name") in (CLASS, OLDER_CLASS):
+        if config.is_file() and json_object(config).get("_class_name") in CLASSES:
             return root
     return None

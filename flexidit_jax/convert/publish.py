@@ -3,36 +3,40 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 from safetensors import SafetensorError
 
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.tensor_files import read_safetensors, write_safetensors
 from flexidit_jax.common.torch_files import write_torch
 from flexidit_jax.common.trees import merge
-from flexidit_jax.convert.diffusers_layout import write_folder
+from flexidit_jax.common.types import Params
+from flexidit_jax.convert import diffusers_layout, pixart_diffusers
+from flexidit_jax.convert.dit_layout import write_dit
+from flexidit_jax.convert.pixart_layout import write_pixart
 from flexidit_jax.convert.replaced import check_tensors
 from flexidit_jax.convert.weight_files import read_state_dict
 from flexidit_jax.models.dit import DiT
 
 
-def write_published(path: Path, model: DiT, state: Mapping[str, np.ndarray], overwrite: bool = False) -> None:
-    """Writes a state dict of the published layout.
+def write_published(path: Path, model: DiT, params: Params, overwrite: bool = False) -> None:
+    """Writes a model by the published layout of its kind: a DiT's, or a PixArt's where it reads a text.
 
     Args:
       path: `.safetensors` or `.pt` (with torch), or a folder for diffusers.
-      model: the DiT it belongs to.
-      state: from `convert.dit_layout.write_dit`.
+      model: the network.
+      params: its plain parameters.
       overwrite: replace another model that is there.
 
     Raises:
-      UserError: a mode that diffusers cannot hold, another model at the path, or a path that cannot be written.
+      UserError: a mode that the layout cannot hold, another model at the path, or a path that cannot be written.
     """
     if re.fullmatch(r"\.[A-Za-z]\w*", path.suffix) and path.suffix not in (".safetensors", ".pt", ".pth"):
         raise UserError(f"path {path} names no layout; write .safetensors or .pt, or a folder without an ending")
+    is_pixart = model.modulation == "single" and "cross_attention" in params["blocks"]
+    state = (write_pixart if is_pixart else write_dit)(model, params)
+    layout = pixart_diffusers if is_pixart else diffusers_layout
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".safetensors":
@@ -45,6 +49,6 @@ def write_published(path: Path, model: DiT, state: Mapping[str, np.ndarray], ove
                 check_tensors(path, state, lambda file: read_state_dict(file)[0])
             write_torch(path, state)
         else:
-            write_folder(path, model, state, overwrite)
+            layout.write_folder(path, model, state, overwrite)
     except (OSError, RuntimeError, SafetensorError) as error:
         raise UserError(f"cannot write to {path} ({error})") from None

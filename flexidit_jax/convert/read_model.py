@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +10,16 @@ import numpy as np
 
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.hub import located
-from flexidit_jax.common.tensor_files import SUFFIXES
+from flexidit_jax.common.tensor_files import SUFFIXES, json_object
 from flexidit_jax.common.types import Params
 from flexidit_jax.common.weights import full_set, within
-from flexidit_jax.convert.diffusers_layout import STEM, is_diffusers_folder, read_folder
+from flexidit_jax.convert import pixart_diffusers, pixart_layout
+from flexidit_jax.convert.diffusers_layout import STEM, is_diffusers_folder, read_folder, root_of
 from flexidit_jax.convert.dit_layout import Heads, read_dit
 from flexidit_jax.convert.saved import WEIGHTS, read_saved
 from flexidit_jax.convert.weight_files import read_state_dict
 from flexidit_jax.models.build import describe
+from flexidit_jax.models.dit import DiT
 from flexidit_jax.models.flexify import flexify
 
 
@@ -78,8 +80,10 @@ def _read(
         raise UserError(f"{path} does not exist; give a run's folder, a saved model or a DiT weight file")
     if path.is_file() and path.name.startswith(STEM) and is_diffusers_folder(path.parent):
         path = path.parent
-    if path.is_dir() and is_diffusers_folder(path):
-        return _published(*read_folder(path, which), vae=path / "vae")
+    if path.is_dir() and (root := root_of(path)) is not None:
+        if pixart_diffusers.is_pixart(json_object(root / "config.json")):
+            return _published(*pixart_diffusers.read_folder(root, which), path / "vae")
+        return _published(*read_dit(*read_folder(path, which)), path / "vae")
     if (path / WEIGHTS).is_file():
         return read_saved(path, which, base)
     if path.is_dir() and (found := sorted(file.name for file in path.iterdir() if file.name.endswith(SUFFIXES))):
@@ -89,7 +93,7 @@ def _read(
     if path.is_file():
         state, said = read_state_dict(path, which)
         try:
-            return _published(state, said.get("num_heads", num_heads), said.get("input_size"))
+            return _published(*_network(state, said, num_heads))
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
     from flexidit_jax.convert.run_weights import load_weights  # orbax, which sampling a saved model does not need
@@ -97,12 +101,28 @@ def _read(
     return load_weights(path, which)
 
 
-def _published(
-    state: dict[str, np.ndarray], num_heads: Heads, input_size: int | None = None, vae: Path | None = None
-) -> tuple[dict[str, Any], Params]:
-    """A published DiT: latents of the SD-VAE, which a diffusers pipeline brings along."""
-    model, params = read_dit(state, num_heads, input_size)
+def _network(state: dict[str, np.ndarray], said: Mapping[str, Any], num_heads: Heads) -> tuple[DiT, Params]:
+    """The model of a weight file and its plain parameters, of whatever layout."""
+    heads, side = said.get("num_heads", num_heads), said.get("input_size")
+    scale = said.get("interpolation_scale")
+    if pixart_diffusers.NETWORK.mark in state:
+        if "config" in said:
+            return pixart_diffusers.read_named(state, said["config"], "its config")
+        return pixart_layout.read_pixart(pixart_diffusers.published(state), heads, side, scale)
+    if pixart_layout.NETWORK.mark in state:
+        return pixart_layout.read_pixart(state, heads, side, scale)
+    return read_dit(state, heads, side)
+
+
+def _published(model: DiT, params: Params, vae: Path | None = None) -> tuple[dict[str, Any], Params]:
+    """A published model: latents of the SD-VAE, which a diffusers pipeline brings along.
+
+    That of a PixArt by itself is not known: alpha and Sigma have one each.
+    """
     where = {"path": str(vae)} if vae is not None and vae.is_dir() else {}
-    codec = {"name": "sd_vae", **where} if model.latent[-1] == 4 else None
+    if where and (vae / "config.json").is_file() and (scale := json_object(vae / "config.json").get("scaling_factor")):
+        where["scale"] = scale
+    known = where or model.modulation == "block"
+    codec = {"name": "sd_vae", **where} if known and model.latent[-1] == 4 else None
     config = {"model": describe(model), "process": None, "codec": codec}
     return config, flexify(params, [model.patch])

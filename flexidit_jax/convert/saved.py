@@ -33,7 +33,7 @@ def write_saved(
 
     Args:
       folder: made if need be.
-      config: the `model`, `process` and `codec` sections.
+      config: the `model`, `process` and `codec` sections, and `text` where there is an encoder.
       params: the stored tree.
       adapters_only: leave the frozen weights out.
       overwrite: replace another model that is there.
@@ -71,7 +71,7 @@ def read_saved(folder: Path, which: str | None, lent: Callable[[], Params | None
     config = json_object(folder / "config.json")
     if (written := config.get("format")) != FORMAT:
         raise UserError(f"{folder} is not a model saved by this version (format {written!r})")
-    keys = ("patches", "base", "model", "process", "codec")
+    keys = ("patches", "base", "model", "process", "codec", "text")
     config = build.call(_described, {key: config[key] for key in keys if key in config}, f"{folder}/config.json")
     if which is not None:
         raise UserError(f"{folder} is a saved model, which has one set of weights; leave out weights={which!r}")
@@ -104,12 +104,17 @@ def _as_now(file: Path) -> dict[str, Any]:
 
 
 def _described(
-    patches: Sequence[Any], base: str | None, model: Section, process: Section, codec: Section | None
+    patches: Sequence[Any],
+    base: str | None,
+    model: Section,
+    process: Section,
+    codec: Section | None,
+    text: Section | None = None,
 ) -> dict[str, Any]:
     """What a folder's `config.json` says of its model; `build` names a key that is missing or of another type."""
     if isinstance(patches, str) or not isinstance(patches, Sequence) or not patches:
         raise UserError(f"config key 'patches' must be a list of patch sizes, got {shown(patches)}")
-    return {"patches": patches, "base": base, "model": model, "process": process, "codec": codec}
+    return {"patches": patches, "base": base, "model": model, "process": process, "codec": codec, "text": text}
 
 
 def _shapes(config: dict[str, Any], params: Params) -> dict[str, tuple[int, ...]]:

@@ -1,7 +1,8 @@
-"""A DiT's weight file -> its state dict, and what the file says of the model that no tensor tells."""
+"""The weight file of a DiT or PixArt -> its state dict, and what the file says of the model that no tensor tells."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,15 @@ from typing import Any
 import numpy as np
 
 from flexidit_jax.common.errors import UserError
-from flexidit_jax.common.tensor_files import config_beside
+from flexidit_jax.common.tensor_files import config_beside, json_text
 from flexidit_jax.common.weights import read_weights
-from flexidit_jax.convert.dit_layout import NETWORK
+from flexidit_jax.convert import dit_layout, pixart_diffusers, pixart_layout
+
+#: the mark of a DiT is a PixArt's too
+NETWORKS = (pixart_layout.NETWORK, pixart_diffusers.NETWORK, dit_layout.NETWORK)
 
 
-def read_state_dict(path: Path, which: str | None = None) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+def read_state_dict(path: Path, which: str | None = None) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Reads safetensors, or what torch saved with torch installed, as wrapped and prefixed as files are.
 
     Args:
@@ -22,21 +26,30 @@ def read_state_dict(path: Path, which: str | None = None) -> tuple[dict[str, np.
       which: of raw and averaged weights, see `common.weights.read_weights`.
 
     Returns:
-      The tensors by published name; and of `num_heads` and `input_size` (the latent's side) what the metadata of the
-      file, or else the `config.json` beside it, says.
+      The tensors by the names of their layout; and of `num_heads`, `input_size` (the latent's side) and
+      `interpolation_scale` what the metadata of the file, or else the `config.json` beside it, says, with all of a
+      `config` of diffusers where there is one.
 
     Raises:
       UserError: see `common.weights.read_weights`, or a number that is none.
     """
-    state, metadata = read_weights([path], NETWORK, which)
-    beside = path.parent / "config.json"
-    said = _numbers(config_beside(path), str(beside)) | _numbers(metadata, f"the metadata of {path}")
-    return state, said
+    state, metadata = read_weights([path], NETWORKS, which)
+    beside, inside = path.parent / "config.json", f"the metadata of {path}"
+    config = config_beside(path)
+    said = _numbers(config, str(beside)) | _numbers(metadata, inside)
+    if isinstance(text := metadata.get("config"), str):
+        config = json_text(text, inside)
+    return state, said | ({"config": config} if "_class_name" in config else {})
 
 
-def _numbers(says: Mapping[str, Any], where: str) -> dict[str, int]:
+def _numbers(says: Mapping[str, Any], where: str) -> dict[str, int | float]:
     found = {key: says[key] for key in ("num_heads", "input_size") if says.get(key) is not None}
     for key, value in found.items():
         if isinstance(value, bool) or not str(value).isdecimal() or int(value) < 1:
             raise UserError(f"{where} says {key}={value!r}, which is not a positive whole number")
-    return {key: int(value) for key, value in found.items()}
+    numbers: dict[str, int | float] = {key: int(value) for key, value in found.items()}
+    if (scale := says.get("interpolation_scale")) is not None:
+        if isinstance(scale, bool) or not re.fullmatch(r"\d+(\.\d+)?", str(scale)) or float(scale) <= 0:
+            raise UserError(f"{where} says interpolation_scale={scale!r}, which is not a positive number")
+        numbers["interpolation_scale"] = float(scale)
+    return numbers

@@ -14,21 +14,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from flexidit_jax.common import build
 from flexidit_jax.common.config import NO_DEFAULTS, difference
 from flexidit_jax.common.errors import UserError
-from flexidit_jax.common.files import shard_file
+from flexidit_jax.runs.record_shards import absent, opened, parts_of
 
-#: folders of the two parts of a dataset, and what a file of records ends in
+#: folders of the two parts of a dataset
 TRAIN, HELD_OUT = "train", "held_out"
-SUFFIX = ".array_record"
 #: before the fields of the mirrored image
 FLIPPED = "flipped_"
 MAKES = "the same command with --mode=encode makes them"
@@ -164,17 +161,13 @@ class Records(Sequence):
     def __init__(self, folder: Path) -> None:
         manifest = _manifest(folder)
         self._dtype, num, size = record_dtype(manifest["record"]), manifest["num"], manifest["shard"]
-        parts = [
-            _Part(str(shard_file(folder, first // size, SUFFIX)), min(size, num - first))
-            for first in range(0, num, size)
-        ]
-        absent = [part.filename for part in parts if not Path(part.filename).is_file()]
-        if absent:
+        parts = parts_of(folder, num, size)
+        if missing := absent(parts):
             raise UserError(
-                f"{folder} holds {len(parts) - len(absent)} of {len(parts)} files of latents, {absent[0]} is missing;"
-                f" {MAKES}"
+                f"{folder} holds {len(parts) - len(missing)} of {len(parts)} files of latents, {missing[0]} is"
+                f" missing; {MAKES}"
             )
-        self._records, self._shard = ArrayRecordDataSource(parts), size
+        self._records, self._shard = opened(parts), size
         self._parts, self.images = parts, manifest["images"]
 
     def __len__(self) -> int:
@@ -194,19 +187,6 @@ class Records(Sequence):
             file = self._parts[i // self._shard].filename
             raise UserError(f"{file} is damaged ({str(error).splitlines()[0]}); {MAKES} again") from None
         return {name: record[name] for name in self._dtype.names}
-
-
-@dataclass(frozen=True)
-class _Part:
-    """A file of which array_record need not count the records."""
-
-    filename: str
-    take: int
-    skip: int = 0
-
-    @property
-    def examples_in_shard(self) -> int:
-        return self.take
 
 
 def _manifest(folder: Path) -> dict[str, Any]:

@@ -4,7 +4,11 @@
     q(x_s | x_t, x_0) = N(coef_x0 x_0 + coef_x x_t, beta~ I), s the step before t                (2)
     x_0 = x_t / sqrt(alpha_bar_t) - sqrt(1 / alpha_bar_t - 1) eps                                (3)
 
-Respacing keeps some of the T times and recomputes the betas from their alpha-bars.
+Respacing keeps some of the T times and recomputes the betas from their alpha-bars. Which ones, a grid says by name:
+
+    dit        n of them from 0 to T - 1, then clean data: 999, 946, ..., 53, 0 of 20
+    diffusers  the n upper ones of n + 1 from 0 to T - 1, then clean data: 999, 949, ..., 100, 50
+    pixart     the same not rounded, and they end at time 0, whose noise stays: 999, 949.05, ..., 99.9, 49.95
 """
 
 from __future__ import annotations
@@ -19,8 +23,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from flexidit_jax.common.build import positive
-from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.errors import UserError, nearest
 from flexidit_jax.common.types import Array
+
+GRIDS = ("dit", "diffusers", "pixart")
 
 
 @dataclass(frozen=True)
@@ -28,16 +34,18 @@ class Chain:
     """A (possibly respaced) chain of noise levels, ascending; every array is [n] float64.
 
     Attributes:
-      t: int64, the original times the network is told.
+      t: the original times the network is told, whole numbers or real ones.
       alpha_bar: alpha-bar at each kept time; betas are recomputed from these.
+      end: alpha-bar where the last step ends; 1 is clean data.
     """
 
     t: np.ndarray
     alpha_bar: np.ndarray
+    end: float = 1.0
 
     @cached_property
     def alpha_bar_prev(self) -> np.ndarray:
-        return np.append(1.0, self.alpha_bar[:-1])
+        return np.append(self.end, self.alpha_bar[:-1])
 
     @cached_property
     def signal(self) -> np.ndarray:
@@ -128,25 +136,34 @@ class Process:
         """[T] float64."""
         return np.cumprod(1 - np.linspace(self.beta_start, self.beta_end, self.steps))
 
-    def timesteps(self, n: int) -> np.ndarray:
-        """n of the T times, ascending int64: a real-valued stride, accumulated and rounded.
+    def timesteps(self, n: int, grid: str = "dit") -> np.ndarray:
+        """n times of a grid, ascending; int64, of "pixart" float64.
 
-        250 of 1000 are 0, 4, 8, ..., 995, 999.
+        That of DiT is a real-valued stride, accumulated and rounded: 250 of 1000 are 0, 4, 8, ..., 995, 999.
 
         Raises:
-          UserError: n is not in 1..T.
+          UserError: n is not in 1..T, or no such grid.
         """
-        if not 1 <= n <= self.steps:
-            raise UserError(f"steps must lie in 1..{self.steps} (the process has {self.steps}), got {n}")
+        if grid not in GRIDS:
+            raise UserError(f"no solver.grid {grid!r}{nearest(str(grid), GRIDS)}")
+        most = self.steps if grid == "dit" else self.steps - 1
+        if not 1 <= n <= most:
+            raise UserError(f"steps must lie in 1..{most} (the process has {self.steps}), got {n}")
+        if grid != "dit":
+            times = np.linspace(0, self.steps - 1, n + 1)[1:]
+            return times.round().astype(int) if grid == "diffusers" else times
         if n == 1:
             return np.array([self.steps - 1])
         stride = (self.steps - 1) / (n - 1)
         return np.array([round(position) for position in np.append(0.0, np.cumsum(np.full(n - 1, stride)))])
 
-    def chain(self, n: int | None = None) -> Chain:
-        """The chain of n kept times; all T by default."""
-        t = np.arange(self.steps) if n is None else self.timesteps(n)
-        return Chain(t, self.alpha_bar[t])
+    def chain(self, n: int | None = None, grid: str = "dit") -> Chain:
+        """The chain of n times of a grid; all T by default."""
+        t = np.arange(self.steps) if n is None else self.timesteps(n, grid)
+        if grid != "pixart":
+            return Chain(t, self.alpha_bar[t])
+        between = np.interp(t, np.arange(self.steps), np.log(self.alpha_bar))
+        return Chain(t, np.exp(between), float(self.alpha_bar[0]))
 
     def draw_times(self, key: Array, n: int, low: float = 0.0, high: float = 1.0) -> Array:
         """[n] int32, uniform over the times of [low T, high T), never none."""

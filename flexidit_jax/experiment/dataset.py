@@ -22,8 +22,10 @@ def build_dataset(raw: dict[str, Any], workdir: Path | None = None) -> Any:
       workdir: the run's folder; None for none.
 
     Returns:
-      The dataset; its `classes` are None where they are neither counted, said nor recorded.
+      The dataset, None where there is none; its `classes` are None where they are neither counted, said nor recorded.
     """
+    if raw["dataset"] is None:
+        return None
     dataset, images = _built(raw["dataset"]), raw["dataset"].get("of", raw["dataset"])
     conditioner = raw["model"].get("conditioner")
     if not isinstance(conditioner, dict):

@@ -32,9 +32,10 @@ from flexidit_jax.models.dit import DiT
 from flexidit_jax.models.patch import grid
 from flexidit_jax.programs.bundle import Export
 from flexidit_jax.runs.binding import origin
+from flexidit_jax.sampling.asked import fitting
 from flexidit_jax.sampling.packing import choices
 from flexidit_jax.sampling.schedule import parse_guide
-from flexidit_jax.sampling.spec import INTRODUCED
+from flexidit_jax.sampling.spec import INTRODUCED, own_words
 from flexidit_jax.training.section import Training, build_training
 from flexidit_jax.training.sharding import make_mesh
 
@@ -47,7 +48,9 @@ class Experiment:
       raw: the config as JSON holds it, classes counted and named.
       defaults: what its keys mean where they are left out, by path.
       seed: of the first parameters and of all that training draws.
-      model, process, codec, dataset, train: the sections of these names, built.
+      model, process, codec, train: the sections of these names, built.
+      dataset: what is trained on and scored; None where nothing is.
+      text: the encoder of prompts; None for what the model that is loaded has.
       init_from: a run, saved model or DiT weight file to start from; None starts from scratch.
       profile_at: steps done before a few are traced; None traces none.
       sample: the `sample` section.
@@ -70,6 +73,7 @@ class Experiment:
     process: NoiseProcess
     codec: Any
     dataset: Any
+    text: Any
     train: Training
     sample: Sampling
     evaluate: Evaluation | None
@@ -90,6 +94,17 @@ class Experiment:
     def origin_defaults(self) -> dict[str, Any]:
         """What the keys of `origin` mean where they are left out."""
         return {re.sub(r"^dataset\.of\.", "dataset.", key): value for key, value in self.defaults.items()}
+
+    def wants_dataset(self) -> None:
+        """Refuses a config that has none.
+
+        Raises:
+          UserError: so it is.
+        """
+        if self.dataset is None:
+            raise UserError(
+                "config key 'config.dataset' is None, so nothing can be trained on or scored; name a dataset"
+            )
 
     def check(self, *wanted: Callable[[], Any]) -> list[Any]:
         """Says before long work, and of everything at once, what is missing or does not fit: what a job wants, weights
@@ -130,11 +145,12 @@ def build_experiment(config: ConfigDict, workdir: Path | None = None) -> Experim
     def experiment(
         seed: int,
         model: Section,
-        dataset: Section,
+        dataset: Section | None,
         train: Section,
         sample: Section,
         process: Section,
         codec: Section,
+        text: Section | None = None,
         init_from: str | None = None,
         profile_at: int | None = None,
         evaluate: Section | None = None,
@@ -153,6 +169,7 @@ def build_experiment(config: ConfigDict, workdir: Path | None = None) -> Experim
             model = {**model, "conditioner": {**model["conditioner"], "classes": 1}}
         network = build.call(build_dit, model, "model")
         sampling = build_sampling(sample)
+        sampling = replace(sampling, spec=sampling.spec.meant(own_words(network.conditioner)))
         evaluation = evaluate and build.call(Evaluation, evaluate, "evaluate")
         if report and not evaluation:
             raise UserError("config key 'evaluate' is missing; the report scores samples with it")
@@ -166,6 +183,7 @@ def build_experiment(config: ConfigDict, workdir: Path | None = None) -> Experim
             process=build.part("flexidit_jax.diffusion", "Process", process, "process"),
             codec=latents,
             dataset=data,
+            text=text and build.part("flexidit_jax.text", "Encoder", text, "text"),
             train=build.call(build_training, {"base": network.base_patch, **train}, "train"),
             sample=sampling,
             evaluate=evaluation,
@@ -185,7 +203,8 @@ def build_experiment(config: ConfigDict, workdir: Path | None = None) -> Experim
         classes, there = (getattr(part, "classes", None) for part in (network.conditioner, built.dataset))
         if classes != there and not uncounted:
             raise UserError(f"model.conditioner.classes is {classes}, but the dataset has {there}")
-        latent = tuple(built.codec.latent_shape(built.dataset.shape))
+        fitting(built.text, network.conditioner)
+        latent = network.latent if data is None else tuple(built.codec.latent_shape(data.shape))
         if latent != network.latent:
             raise UserError(f"model.latent is {network.latent}, but dataset and codec make latents of {latent}")
         kind = process["name"]

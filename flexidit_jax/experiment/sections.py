@@ -16,6 +16,7 @@ from flexidit_jax.runs.pictures import Files
 from flexidit_jax.sampling.spec import INTRODUCED, SampleSpec
 
 DTYPES = ("float16", "float32")
+IMAGE_FILES = ("npz", "png")
 #: keys of the `sample` section that say how, as paths
 HOW = tuple(f"sample.{field.name}" for field in fields(SampleSpec))
 
@@ -26,12 +27,14 @@ class Sampling:
 
     Attributes:
       spec: how; its keys stand in the section like the others.
-      labels, batch, files, preview_every, out: see `build_sampling`.
-      others: the other arguments of `FlexiDiT.sample`: negative, first, noise, step_noise, decode, progress.
+      labels, prompts, batch, files, preview_every, out: see `build_sampling`.
+      others: the other arguments of `FlexiDiT.sample`: negative, first, noise, step_noise, decode, progress,
+        images_per_prompt.
     """
 
     spec: SampleSpec
     labels: Any
+    prompts: Any
     batch: int | None
     files: Files
     preview_every: int | None
@@ -41,7 +44,8 @@ class Sampling:
     def recorded(self) -> dict[str, Any]:
         """Every key that samples depend on with its value, JSON-ready; `of_record` reads it."""
         others = {key: _listed(value) for key, value in self.others.items() if key != "progress"}
-        return {"labels": _listed(self.labels), "batch": self.batch, **others, **self.spec.recorded()}
+        asked = {"labels": _listed(self.labels), "prompts": _listed(self.prompts)}
+        return {**asked, "batch": self.batch, **others, **self.spec.recorded()}
 
     @classmethod
     def of_record(cls, record: Section) -> Sampling:
@@ -69,6 +73,7 @@ def build_sampling(section: Section) -> Sampling:
 
     def own(
         labels: Any = None,
+        prompts: Any = None,
         batch: int | None = None,
         files: Section | None = None,
         preview_every: int | None = None,
@@ -79,11 +84,14 @@ def build_sampling(section: Section) -> Sampling:
         step_noise: Any = None,
         decode: bool = True,
         progress: bool = True,
+        images_per_prompt: int = 1,
     ) -> dict[str, Any]:
         """The keys that no spec has.
 
         Args:
           labels: of the samples, one each: numbers, ranges such as 0-3, names where the model knows them.
+          prompts: of a model of texts, in place of labels: a file with a prompt a line, one prompt, a list of them, or
+            a folder of features that `--mode=encode` wrote; also `--prompts`.
           batch: samples per call of the network.
           files: what is written.
           preview_every: steps between pictures of the estimate so far; None draws none.
@@ -93,16 +101,19 @@ def build_sampling(section: Section) -> Sampling:
           noise, step_noise: given instead of drawn.
           decode: False writes latents.
           progress: whether a bar is shown.
+          images_per_prompt: pictures of each label or prompt, one after the other.
         """
+        build.positive("sample", images_per_prompt=images_per_prompt)
         counts = {"batch": batch, "preview_every": preview_every}
         build.positive("sample", **{key: value for key, value in counts.items() if value is not None})
         others = {"negative": negative, "first": first, "noise": noise, "step_noise": step_noise}
         return {
             "labels": labels,
+            "prompts": prompts,
             **counts,
             "out": out,
             "files": build.call(Files, files or {}, "sample.files"),
-            "others": {**others, "decode": decode, "progress": progress},
+            "others": {**others, "decode": decode, "progress": progress, "images_per_prompt": images_per_prompt},
         }
 
     of_spec, rest = build.split(section, "sample", SampleSpec, own)
@@ -134,20 +145,25 @@ class Generation:
     """The `generate` section; everything else an image depends on is `sample`.
 
     Attributes:
-      num: images; also `--num`.
+      num: images; None: 50,000 of classes, of prompts as many as are asked for; also `--num`.
       out: their folder, `<workdir>/generated` by default; also `--out`.
-      labels: "uniform" or "balanced" (see `evaluation.requests`).
+      labels: of classes, "uniform" or "balanced" (see `evaluation.requests`); prompts are taken in their order.
       shard: images a file, and what a kill may cost; a batch by default.
+      files: "npz", one array of all, or "png", a picture each with what was asked for in it.
     """
 
-    num: int = 50_000
+    num: int | None = None
     out: str | None = None
     labels: str = "uniform"
     shard: int | None = None
+    files: str = "npz"
 
     def __post_init__(self) -> None:
-        build.positive("generate", num=self.num, **({} if self.shard is None else {"shard": self.shard}))
+        counts = {"num": self.num, "shard": self.shard}
+        build.positive("generate", **{key: value for key, value in counts.items() if value is not None})
         check_kind(self.labels)
+        if self.files not in IMAGE_FILES:
+            raise UserError(f"no generate.files {self.files!r}{nearest(self.files, IMAGE_FILES)}")
 
 
 @dataclass(frozen=True)
@@ -179,11 +195,12 @@ class Encoding:
     """The `encode` section.
 
     Attributes:
-      out: the folder; by default the `path` of a `latents` dataset, else `<workdir>/latents`; also `--out`.
+      out: the folder; by default the `path` of a `latents` dataset, else `<workdir>/latents`, of prompts
+        `<workdir>/texts`; also `--out`.
       dtype: of what is kept, "float16" (relative error 2^-11, half the bytes) or "float32".
       flipped: whether the mirrored images too, of those that are trained on; None: where the dataset augments.
       held_out: whether the held-out images too; scores and reports read them.
-      shard: images a file, and what a kill may cost.
+      shard: images or texts a file, and what a kill may cost.
       batch: images at once, over all devices of a process; of several processes each takes as many.
     """
 

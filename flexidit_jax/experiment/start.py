@@ -45,8 +45,12 @@ def trained_model(experiment: Experiment, workdir: Path) -> FlexiDiT:
     else:
         flex = load(workdir)
         check_config(workdir, experiment.raw, experiment.defaults)
+    ours, theirs = (type(one.model.conditioner).__module__.rpartition(".")[2] for one in (experiment, flex))
+    if ours != theirs:
+        raise UserError(f"this config is for a model of {ours}, and what it begins from is one of {theirs}")
     machine = {key: getattr(experiment.model, key) for key in MACHINE}
-    return dataclasses.replace(flex, model=flex.model.clone(**machine), codec=experiment.codec)
+    text = experiment.text or flex.text
+    return dataclasses.replace(flex, model=flex.model.clone(**machine), codec=experiment.codec, text=text)
 
 
 def training_start(experiment: Experiment, workdir: Path) -> Callable[[Mesh], Params] | None:
@@ -85,12 +89,14 @@ def recorded(experiment: Experiment, workdir: Path) -> dict[str, Any]:
         before = recorded_config(workdir)
     except UserError:
         before = {}
-    raw, codec, there = dict(experiment.raw), experiment.raw["codec"], before.get("codec")
+    raw = dict(experiment.raw)
     if experiment.init_from is not None:
         raw["init_from"] = pinned(experiment.init_from, before.get("init_from"))
-    if isinstance(codec.get("path"), str):
-        earlier = there.get("path") if isinstance(there, dict) else None
-        raw["codec"] = {**codec, "path": pinned(codec["path"], earlier)}
+    for part in ("codec", "text"):
+        section, there = raw.get(part) or {}, before.get(part)
+        if isinstance(section.get("path"), str):
+            earlier = there.get("path") if isinstance(there, dict) else None
+            raw[part] = {**section, "path": pinned(section["path"], earlier)}
     return raw
 
 

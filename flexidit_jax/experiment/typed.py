@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -14,6 +15,7 @@ from flexidit_jax.common.config import leaves, override
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.experiment.sections import Sampling
 from flexidit_jax.runs.binding import FREE, FREE_WITHIN
+from flexidit_jax.sampling.spec import SampleSpec
 from flexidit_jax.sampling.takes_spec import CHOOSING, put_aside
 from flexidit_jax.sampling.unread import check_read
 
@@ -100,3 +102,9 @@ def say_unread(flex: FlexiDiT, asked: Sampling) -> None:
         why.setdefault(reason, []).append(f"{key}={values[key]!r}")
     for reason, keys in why.items():
         print(f"read by no step: {', '.join(keys)}; {reason}")
+
+
+def guidance_said(flex: FlexiDiT, spec: SampleSpec) -> str:
+    """The scale of a spec that leaves nothing open, and beside another than the model's own, that one."""
+    own = flex.meant(spec=replace(spec, guidance=None)).guidance
+    return f"{spec.guidance}" + (f" (in Python {own} unless said)" if spec.guidance != own else "")

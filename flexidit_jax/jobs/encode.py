@@ -1,13 +1,13 @@
 """`--mode=encode --out=DIR`: latents of the whole dataset, once; stopped at any moment, it goes on.
 
-Training on them (`data.latents`) runs no encoder and reads no pictures.
+Training on them (`data.latents`) runs no encoder and reads no pictures. With `--prompts=FILE` features of texts.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -31,17 +31,18 @@ from flexidit_jax.data.read_ahead import read_ahead
 from flexidit_jax.experiment.dataset import say_found
 from flexidit_jax.experiment.experiment import Experiment, build_experiment
 from flexidit_jax.experiment.sections import Encoding
+from flexidit_jax.experiment.texts import encode_texts
 from flexidit_jax.runs.shards import of_host
 from flexidit_jax.runs.stop import SharedStop
 from flexidit_jax.runs.workdir import out_folder
 
-FLAGS = {"out": "encode.out"}
+FLAGS = {"out": "encode.out", "prompts": "sample.prompts"}
 SEVERAL_PROCESSES = True  # it may be started as one of them, each taking shards of its own
 #: seconds that a process waits for the shards of the others
 PATIENCE = 7 * 24 * 3600
 logger = logging.getLogger(__name__)
 #: of what may change between two starts, the sections and keys that it reads
-READS = ("encode",)
+READS = ("encode", "sample.prompts")
 
 
 def run(config: ConfigDict, workdir: Path) -> int:
@@ -52,6 +53,9 @@ def run(config: ConfigDict, workdir: Path) -> int:
     """
     # ---------------------------------------------------------------- What is encoded, and whereto
     experiment = build_experiment(config, workdir)
+    if experiment.sample.prompts is not None:
+        return encode_texts(experiment, workdir)
+    experiment.wants_dataset()
     section, codec = experiment.encode, experiment.codec
     if not hasattr(codec, "moments"):
         name = experiment.raw["codec"]["name"]
@@ -167,7 +171,7 @@ def _encode(
         Progress(own, f"encoding {shards.folder.name}", start=there, enabled=cluster.first(), unit="images") as bar,
         warnings_said(bar),  # such as a corrupt image
         ThreadPoolExecutor(1) as writer,
-        closing(read_ahead(source, _batches(shards, missing, batch))) as batches,
+        closing(read_ahead(source, shards.pieces(missing, batch))) as batches,
     ):
         written: Future[None] | None = None
         for shard in missing:
@@ -188,13 +192,6 @@ def _encode(
     if made and made == shards.count(missing):
         print(f"{shards.folder}: {made} images in {time.perf_counter() - clock:.1f} s")
     return made
-
-
-def _batches(shards: LatentShards, missing: Sequence[int], batch: int) -> Iterator[range]:
-    """The numbers of images that are encoded at once; no batch reaches into another shard."""
-    for shard in missing:
-        numbers = shards.numbers(shard)
-        yield from (numbers[first : first + batch] for first in range(0, len(numbers), batch))
 
 
 def _fill(rows: np.ndarray, codec: Any, records: dict[str, np.ndarray], batch: int, mesh: Any, first: int) -> None:

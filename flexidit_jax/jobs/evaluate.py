@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -95,6 +96,7 @@ def _of_model(config: ConfigDict, workdir: Path) -> int:
                 f" leave --{key} out to score what the model draws"
             )
     experiment = build_experiment(config, workdir)
+    experiment.wants_dataset()
     if experiment.evaluate is None:
         raise UserError("this config has no evaluate section")
     samples = experiment.evaluate.samples
@@ -104,9 +106,10 @@ def _of_model(config: ConfigDict, workdir: Path) -> int:
     say_found(dataset)
     asked = experiment.sample
     batch = min(asked.batch or samples, samples)
-    plan = flex.plan(spec=asked.spec, batch=batch)
+    meant = flex.meant(spec=asked.spec, batch=batch)
+    plan = flex.plan(spec=meant, batch=batch)
     say_unread(flex, asked)
-    spec = asked.spec.settled(plan)
+    spec = meant.settled(plan)
     judge = Judge(experiment.dataset, experiment.codec, experiment.evaluate.features)
     labels = balanced_labels(samples, experiment.dataset.classes)
     images = flex.sample(labels, spec=spec, batch=batch, **asked.others)
@@ -119,7 +122,7 @@ def _of_model(config: ConfigDict, workdir: Path) -> int:
         "guide": text_of(plan.guide) if plan.guide else None,
         "flops_percent": 100 * flops.relative,
         "flops_percent_unguided": 100 * flops.relative_unguided,
-        "sample": asked.recorded(),
+        "sample": replace(asked, spec=meant).recorded(),
     }
     file = folder / "evaluation.json"
     try:

@@ -24,22 +24,30 @@ from flexidit_jax.evaluation.requests import labels_of
 from flexidit_jax.experiment.experiment import build_experiment
 from flexidit_jax.experiment.sections import HOW
 from flexidit_jax.experiment.start import trained_model
-from flexidit_jax.experiment.typed import say_unread
+from flexidit_jax.experiment.texts import said, texts_of
+from flexidit_jax.experiment.typed import guidance_said, say_unread
 from flexidit_jax.models.build import describe
 from flexidit_jax.models.conditioning.condition import negatives
 from flexidit_jax.runs.binding import BINDS_IMAGES, FREE_WITHIN
 from flexidit_jax.runs.image_shards import ImageShards
+from flexidit_jax.runs.picture_shards import PictureShards
+from flexidit_jax.runs.pictures import write_says
 from flexidit_jax.runs.stop import Stop
 from flexidit_jax.runs.workdir import out_folder
 from flexidit_jax.sampling.plan import Plan
 from flexidit_jax.sampling.snapshot import NotFinite
 from flexidit_jax.sampling.spec import SampleSpec
 
-FLAGS = {"num": "generate.num", "out": "generate.out"}
+FLAGS = {"num": "generate.num", "out": "generate.out", "prompts": "sample.prompts"}
 #: samples per call where `sample.batch` leaves it open
 BATCH = 64
+#: images of classes, where `generate.num` does
+NUM = 50_000
 #: of what may change between two starts, the sections and keys that it reads
-READS = ("init_from", "generate", *HOW, "sample.batch", "sample.negative")
+READS = (
+    *("init_from", "generate", "encode", *HOW),
+    *("sample.prompts", "sample.images_per_prompt", "sample.batch", "sample.negative"),
+)
 
 
 def run(config: ConfigDict, workdir: Path) -> int:
@@ -59,16 +67,26 @@ def run(config: ConfigDict, workdir: Path) -> int:
     if section is None:
         raise UserError("this config has no generate section; give it one, such as config.generate = {'num': 50_000}")
     folder = out_folder(section.out, workdir / "generated")
-    flex, _ = together(partial(trained_model, experiment, workdir), experiment.codec.check)
+    texts = texts_of(experiment)
+    wanted = [experiment.codec.check, *([] if texts is None else [partial(texts.check_files, experiment)])]
+    flex, *_ = together(partial(trained_model, experiment, workdir), *wanted)
     flex = dataclasses.replace(flex, devices=jax.local_device_count())
-    classes = getattr(flex.model.conditioner, "classes", None)
+    others, kind = experiment.sample.others, section.labels if texts is None else "balanced"
+    negative, each = others["negative"], others["images_per_prompt"]
+    if texts is None:
+        negatives(flex.model.conditioner, negative, 1)  # one for all
+        classes = getattr(flex.model.conditioner, "classes", None)
+    else:
+        texts = texts.found(folder / "texts")
+        texts.check(flex)
+        classes = len(texts.prompts)
     if classes is None:
-        raise UserError("generate draws classes, and this model is not conditioned on any")
-    spec, negative = experiment.sample.spec, experiment.sample.others["negative"]
-    negatives(flex.model.conditioner, negative, 1)  # one for all
-    batch = even(min(experiment.sample.batch or BATCH, section.num), flex.devices)
+        raise UserError("generate draws of classes or of prompts, and this model is conditioned on neither")
+    num = section.num or (NUM if texts is None else each * classes)
+    batch = even(min(experiment.sample.batch or BATCH, num), flex.devices)
     size = section.shard or ImageShards.recorded(folder).get("shard") or batch
     batch = even(min(batch, size), flex.devices)
+    spec = flex.meant(spec=experiment.sample.spec, batch=batch)
     plan = flex.plan(spec=spec, batch=batch)
     say_unread(flex, experiment.sample)
     drawn = spec.settled(plan)
@@ -77,25 +95,38 @@ def run(config: ConfigDict, workdir: Path) -> int:
     # ---------------------------------------------------------------- The folder: what is there, what is missing
     frames, *image = flex.codec.data_shape(flex.model.latent)
     image = image if flex.model.latent[0] == 1 else [frames, *image]
-    counts = {"num": section.num, "shard": size, "image": image}
+    words = {"num": num, "shard": size, "image": image}
     defaults = experiment.defaults | {"codec.decode_dtype": getattr(flex.codec, "dtype", None)}  # as there was no key
-    shards = ImageShards(folder, counts | _manifest(flex, section.labels, negative, spec, plan), defaults)
+    words |= _manifest(flex, kind if texts is None else texts.name, negative, spec, plan)
+    words |= ({} if texts is None else {"text": texts.made(flex)}) | ({} if each == 1 else {"images_per_prompt": each})
+    words |= {} if section.files == "npz" else {"files": section.files}
+    labels = labels_of(kind, spec.seed, np.arange(even(num, size)) // each, classes)
+
+    def says(number: int) -> dict[str, Any]:
+        index = int(labels[number])
+        prompt = {"label": index} if texts is None else {"prompt": texts.prompts[index]}
+        return said(prompt, number, spec, negative)
+
+    made_as = ImageShards if section.files == "npz" else partial(PictureShards, says=says)
+    shards = made_as(folder, words, defaults=defaults)
     missing = shards.missing()
     shards.check_room(missing)
-    labels = labels_of(section.labels, spec.seed, np.arange(even(section.num, size)), classes)
-    todo = section.num - shards.there()
-    if missing and todo < section.num:
-        print(f"{folder}: resuming, {section.num - todo} of {section.num} images are there")
+    todo = num - shards.there()
+    if missing and todo < num:
+        print(f"{folder}: resuming, {num - todo} of {num} images are there")
 
     def in_flops(rate: float) -> str:
         return f"{rate * flops.total / 1e12:.3g} TFLOP/s"
 
     clock, made, held_back, lost = time.perf_counter(), 0, 0, []
-    with shards.claimed():
+    with shards.claimed(), Stop("finishing this shard before stopping") as stop:
+        away = negative
+        if texts is not None and missing:
+            away = flex.features([negative])[0] if isinstance(negative, str) else negative
+            texts = texts.read(flex, folder / "texts", experiment.encode, stop)
         # ------------------------------------------------------------ Images: the next while the last are written
         with (
-            Stop("finishing this shard before stopping") as stop,
-            Progress(section.num, "generating", start=section.num - todo, unit="images", also=in_flops) as bar,
+            Progress(num, "generating", start=num - todo, unit="images", also=in_flops) as bar,
             ThreadPoolExecutor(1) as writer,
         ):
             written: Future[None] | None = None
@@ -109,9 +140,10 @@ def run(config: ConfigDict, workdir: Path) -> int:
                 tick = partial(bar.advance, count / calls / len(plan.evaluations))
 
                 # to the end of the shard even where fewer are left, so that no batch has another shape
-                words = {"spec": drawn, "negative": negative, "batch": batch, "first": first, "progress": tick}
+                words = {"spec": drawn, "negative": away, "batch": batch, "first": first, "progress": tick}
                 try:
-                    images = flex.sample(labels[first:end], **words)
+                    asked = labels[first:end]
+                    images = flex.sample(asked if texts is None else [texts.kept[i] for i in asked], **words)
                 except NotFinite as error:
                     if bad := [row for row in error.rows if numbers.start + kept <= row[0] < numbers.stop]:
                         bar.say(f"images {numbers.start + kept}..{numbers.stop - 1} are not written: {error}")
@@ -125,22 +157,25 @@ def run(config: ConfigDict, workdir: Path) -> int:
                 made += count
             if written is not None:
                 written.result()
-        there = section.num - todo + made
+        there = num - todo + made
         if made + held_back < todo:
-            print(f"{folder}: stopped, {there} of {section.num} images are there; the same command goes on")
+            print(f"{folder}: stopped, {there} of {num} images are there; the same command goes on")
             return stop.status
         if lost:
-            print(f"{folder}: {there} of {section.num} images are there; the same command tries the others again")
-            raise NotFinite(lost, section.num)
+            print(f"{folder}: {there} of {num} images are there; the same command tries the others again")
+            raise NotFinite(lost, num)
         seconds = time.perf_counter() - clock
 
         # ------------------------------------------------------------ One array
         if missing or not shards.finished:
-            shards.join(labels[: section.num])
-    print(f"schedule: {plan}; guidance: {spec.guidance_text}")
+            shards.join(labels[:num])
+            if texts is not None and section.files == "npz":
+                write_says(folder, ((number, says(number)) for number in range(num)), None)
+    print(f"schedule: {plan}; guidance: {guidance_said(flex, drawn)}")
     print(f"FLOPs: {flops.total / 1e9:.3f} G per sample, {flops.shares}")
     print(f"seconds: {seconds:.1f} for {made} samples on {flex.devices} device(s), compilation included")
-    print(f"written: {folder}/samples.npz, {section.num} images and their classes")
+    where = "images, {} pictures" if section.files == "png" else "samples.npz, {} images and their classes"
+    print(f"written: {folder}/{where.format(num)}")
     return 0
 
 

@@ -27,6 +27,7 @@ READS = ("init_from", "evaluate", "report")
 def run(config: ConfigDict, workdir: Path) -> int:
     """Measures `config.report` on the newest checkpoint of `workdir` and writes `report.out`, or `workdir/report`."""
     experiment = build_experiment(config, workdir)
+    experiment.wants_dataset()
     if experiment.report is None:
         raise UserError("this config has no report section")
     folder = study_folder(experiment.report.out, workdir / "report")

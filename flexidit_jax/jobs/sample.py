@@ -6,6 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from flexidit_jax.common.errors import UserError, together
 from flexidit_jax.common.files import written_aside
 from flexidit_jax.experiment.experiment import build_experiment
 from flexidit_jax.experiment.start import trained_model
-from flexidit_jax.experiment.typed import say_unread
+from flexidit_jax.experiment.texts import said, texts_of
+from flexidit_jax.experiment.typed import guidance_said, say_unread
 from flexidit_jax.models.conditioning.condition import negatives, size
 from flexidit_jax.runs.pictures import write_preview
 from flexidit_jax.runs.workdir import out_folder
@@ -27,7 +29,7 @@ from flexidit_jax.sampling.snapshot import NotFinite, Snapshot, gathered
 
 #: of what may change between two starts, the sections and keys that it reads
 READS = ("init_from", "sample")
-FLAGS = {"out": "sample.out"}
+FLAGS = {"out": "sample.out", "prompts": "sample.prompts"}
 
 
 def run(config: ConfigDict, workdir: Path) -> int:
@@ -43,15 +45,24 @@ def run(config: ConfigDict, workdir: Path) -> int:
         raise UserError("sample.decode=False draws latents, which are no pictures; of sample.files set npz alone")
     if not decode and asked.preview_every:
         raise UserError("sample.decode=False draws latents, which are no pictures; leave sample.preview_every out")
-    flex, *_ = together(partial(trained_model, experiment, workdir), *([experiment.codec.check] if decode else []))
-    cond = flex.model.conditioner.parse(asked.labels)
-    n = size(cond)
-    negatives(flex.model.conditioner, others["negative"], n)
+    texts = texts_of(experiment)
+    wanted = [experiment.codec.check] if decode else []
+    wanted += [] if texts is None else [partial(texts.check_files, experiment)]
+    flex, *_ = together(partial(trained_model, experiment, workdir), *wanted)
+    if texts is None:
+        labels, cond = asked.labels, flex.model.conditioner.parse(asked.labels)
+        negatives(flex.model.conditioner, others["negative"], size(cond))
+        n = size(cond) * others["images_per_prompt"]
+    else:
+        texts.check(flex)
+        asked, labels = replace(asked, prompts=list(texts.prompts)), texts.asked
+        n = len(labels) * others["images_per_prompt"]
     batch = min(asked.batch or n, n)
-    plan = flex.plan(spec=asked.spec, batch=batch)
+    meant = flex.meant(spec=asked.spec, batch=batch)
+    plan = flex.plan(spec=meant, batch=batch)
     say_unread(flex, asked)
-    spec = asked.spec.settled(plan)
-    record = json.dumps(asked.recorded(), indent=2, sort_keys=True)
+    spec = meant.settled(plan)
+    record = json.dumps(replace(asked, spec=meant).recorded(), indent=2, sort_keys=True)
     name = text_of(plan.schedule).replace(":", "x").replace(",", "_")
     digest = hashlib.sha256(record.encode()).hexdigest()[:6]  # other labels or scales, another folder
     folder = out_folder(asked.out, workdir / "samples" / f"{name}_seed{spec.seed}_{digest}")
@@ -61,15 +72,17 @@ def run(config: ConfigDict, workdir: Path) -> int:
     with Compilations() as compiled:
         try:
             if asked.preview_every is None:
-                images = flex.sample(asked.labels, spec=spec, batch=batch, decode=decode, **others)
+                images = flex.sample(labels, spec=spec, batch=batch, decode=decode, **others)
             else:
-                chain = flex.steps(asked.labels, spec=spec, batch=batch, **others)
+                chain = flex.steps(labels, spec=spec, batch=batch, **others)
                 images = gathered(_with_previews(flex, chain, asked.preview_every, folder), flex.decode)
         except NotFinite as error:
             images, failure = error.images, error
     seconds, programs = time.perf_counter() - clock, compiled_programs() - before
 
-    written = asked.files.write(folder, images, failure.failed if failure else ())
+    each = (prompt for prompt in (texts.prompts if texts else ()) for _ in range(others["images_per_prompt"]))
+    says = [said({"prompt": prompt}, i, meant, others["negative"]) for i, prompt in enumerate(each, others["first"])]
+    written = asked.files.write(folder, images, failure.failed if failure else (), says)
     try:
         with written_aside(folder / "sample.json") as file:
             file.write_text(record + "\n")
@@ -77,9 +90,9 @@ def run(config: ConfigDict, workdir: Path) -> int:
         raise UserError(f"cannot write to {folder} ({error.strerror})") from None
     flops = flex.flops(spec=spec)
     pairs = ", ".join(pair_text(*pair) for pair in plan.pairs)
-    if said := getattr(flex.model.conditioner, "said", lambda cond: "")(cond):
-        print(f"labels: {said}")
-    print(f"schedule: {plan}; guidance: {spec.guidance_text}")
+    if texts is None and (named := getattr(flex.model.conditioner, "said", lambda cond: "")(cond)):
+        print(f"labels: {named}")
+    print(f"schedule: {plan}; guidance: {guidance_said(flex, spec)}")
     print(f"FLOPs: {flops.total / 1e9:.3f} G per sample, {flops.shares}")
     print(f"seconds: {seconds:.1f} for {len(images)} samples, compilation included")
     print(f"programs: {programs} ({pairs}); {compiled}")

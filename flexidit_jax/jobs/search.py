@@ -35,6 +35,7 @@ READS = (
 def run(config: ConfigDict, workdir: Path) -> int:
     """Searches for `config.search` on the newest checkpoint of `workdir`; writes `search.out`, or `workdir/search`."""
     experiment = build_experiment(config, workdir)
+    experiment.wants_dataset()
     section, asked = experiment.search, experiment.sample
     if section is None:
         raise UserError("this config has no search section")

@@ -62,6 +62,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
       0 when finished, `STOPPED` when stopped by SIGTERM, 130 when stopped by Ctrl-C.
     """
     experiment = build_experiment(config, workdir)
+    experiment.wants_dataset()
     mesh = make_mesh(**experiment.train.mesh)
     check_axes(experiment.model.width, experiment.model.num_heads, mesh)
     check_batch(experiment.train.batch, mesh, experiment.train.accumulate)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flexidit_jax.common.axes import laid
 from flexidit_jax.common.types import Array
 from flexidit_jax.models.attention.attention import Attention
+from flexidit_jax.models.attention.kept import Kept
 from flexidit_jax.models.layers import Mlp, ModulatedNorm
 from flexidit_jax.models.layout import Layout, Source, per_token, seen_in
 from flexidit_jax.models.modulation import modulation, with_own
@@ -42,14 +43,28 @@ class Block(nn.Module):
         """`Shared.blocks` -> [..., 6, d]."""
         return with_own(self.modulation(shared), self.modulation, self.norm1, self.norm2)
 
-    def __call__(self, x: Array, m: Array, layout: Layout | None = None, source: Source | None = None) -> Array:
-        """[B, N, d] and its modulation [B, 6, d]; with a layout rows [R, L, d] and [..., 6, d], one a sequence."""
+    def kept(self, tokens: Array) -> Kept:
+        """What it reads of the tokens of a condition, [B, M, d]."""
+        return self.cross_attention.kept(tokens)
+
+    def __call__(
+        self,
+        x: Array,
+        m: Array,
+        layout: Layout | None = None,
+        source: Source | None = None,
+        number: Array | int | None = None,
+    ) -> Array:
+        """[B, N, d] and its modulation [B, 6, d]; with a layout rows [R, L, d] and [..., 6, d], one a sequence.
+
+        `number` is the block's, by which it finds what is its own of a source.
+        """
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = (m[..., i, :] for i in range(6))
         h = self.norm1(x, shift_a, scale_a, layout)
         h = self.attention(h, seen=seen_in(layout))
         x = _added(x, h, per_token(gate_a, layout))  # [B, N, d]
         if source is not None:
-            x = _added(x, self.cross_attention(x, source.tokens, seen=source.seen))
+            x = _added(x, self.cross_attention(x, source.of(number), seen=source.seen))
         h = self.norm2(x, shift_m, scale_m, layout)
         return _added(x, self.mlp(h), per_token(gate_m, layout))  # [B, N, d]
 

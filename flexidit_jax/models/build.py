@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -39,6 +40,7 @@ def build_dit(
     mlp_ratio: int = 4,
     learn_variance: bool = True,
     modulation: str = "block",
+    span: float | None = None,
     dtype: str = "float32",
     residual: str = "float32",
     attention: str = "auto",
@@ -52,8 +54,8 @@ def build_dit(
       conditioner: its name (a module of `models/conditioning`) and keywords.
       patch: the pre-trained patch size.
       size: "S", "B", "L" or "XL"; or give width, depth and num_heads.
-      width, depth, num_heads, mlp_ratio, learn_variance, modulation, dtype, residual, attention, remat, unroll: see
-        `DiT`.
+      width, depth, num_heads, mlp_ratio, learn_variance, modulation, span, dtype, residual, attention, remat, unroll:
+        see `DiT`.
 
     Raises:
       UserError: a size or value outside its choices, or a patch that does not divide the latent.
@@ -76,6 +78,8 @@ def build_dit(
         "remat": (remat, tuple(REMAT)),
         "modulation": (modulation, SOURCES),
     }
+    if span is not None and not 0 < span < math.inf:
+        raise UserError(f"model.span must be a positive number, or None for positions of DiT, got {span!r}")
     for key, (value, known) in choices.items():
         if value not in known:
             beside = f" beside model.dtype={dtype!r}" if key == "residual" else ""
@@ -101,6 +105,7 @@ def build_dit(
         mlp_ratio=mlp_ratio,
         learn_variance=learn_variance,
         modulation=modulation,
+        span=span,
         dtype=dtype,
         residual=residual,
         attention=attention,

@@ -10,28 +10,17 @@ import jax
 import jax.numpy as jnp
 
 from flexidit_jax.common.axes import laid
+from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.types import Array, Patch, Prediction
 from flexidit_jax.models.blocks import Block, Final
 from flexidit_jax.models.conditioning.condition import Condition, Context
-from flexidit_jax.models.layers import Dense, project
+from flexidit_jax.models.layers import NumberEmbedding, project
 from flexidit_jax.models.layout import Layout, source_in
 from flexidit_jax.models.modulation import Modulations, Projection, Shared
 from flexidit_jax.models.patch import patchify, unpatchify
-from flexidit_jax.models.position import position_embedding, timestep_features
+from flexidit_jax.models.position import position_embedding
 
 REMAT = {"none": None, "full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
-
-
-class TimestepEmbedding(nn.Module):
-    """Times -> [B, d]: 256 sin-cos features through a two-layer MLP."""
-
-    width: int
-
-    @nn.compact
-    def __call__(self, t: Array) -> Array:
-        init = nn.initializers.normal(0.02)
-        h = Dense(self.width, jnp.float32, init, name="fc1")(timestep_features(t))
-        return Dense(self.width, jnp.float32, init, name="fc2")(nn.silu(laid(h, "records")))  # [B, d]
 
 
 class Embed(nn.Module):
@@ -83,6 +72,8 @@ class DiT(nn.Module):
       mlp_ratio: the hidden layer of a block's MLP is so many times as wide.
       learn_variance: twice the output channels, the second half being v.
       modulation: of the blocks, "block" or "single": see `models.modulation`.
+      span: None: positions count patches p0; a number: those of rows and columns span so many units, whatever their
+        number (`models.position`).
       dtype: of the products of matrices, "float32" or "bfloat16".
       residual: of the stream that blocks add to, "float32" or `dtype`.
       attention: "auto": the fused kernel that suits what is compiled for, else "xla"; or that by name (see
@@ -103,6 +94,7 @@ class DiT(nn.Module):
     mlp_ratio: int = 4
     learn_variance: bool = True
     modulation: str = "block"
+    span: float | None = None
     dtype: str = "float32"
     residual: str = "float32"
     attention: str = "auto"
@@ -112,19 +104,21 @@ class DiT(nn.Module):
     def setup(self) -> None:
         dtype, channels = jnp.dtype(self.dtype), self.latent[-1]
         self.embed = Embed(self.patch, self.width, dtype)
-        self.timestep = TimestepEmbedding(self.width)
+        self.timestep = NumberEmbedding(self.width)
         self.projection = Projection(self.modulation)
         self.blocks = Block(*self._block)
         self.final = Final(self.width, dtype, self.modulation)
         self.deembed = DeEmbed(self.patch, channels * (2 if self.learn_variance else 1), dtype)
 
-    def __call__(self, x: Array, t: Array, cond: Condition, modulations: Modulations | None = None) -> Prediction:
+    def __call__(
+        self, x: Array, t: Array, cond: Condition | Context, modulations: Modulations | None = None
+    ) -> Prediction:
         """Predicts from x_t.
 
         Args:
           x: [B, F, H, W, C].
           t: [B], times of the noise process, a Gaussian one's 0..T-1; or [1] for the whole batch, which is cheaper.
-          cond: of B samples, see `models.conditioning.condition`.
+          cond: of B samples, see `models.conditioning.condition`; or the context of it.
           modulations: those of t and cond, of `modulations`, made before; else every block makes its own.
 
         Returns:
@@ -133,27 +127,48 @@ class DiT(nn.Module):
         x, context = self.tokens(x), self.context(cond)
         if modulations is not None:
             return self.read(self.trunk(x, modulations.blocks, None, context), modulations.last)
-        shared = self.shared(t, context)
+        shared = self.shared(t, context.vector)
         return self.read(self.trunk(x, shared, None, context), self.last(shared))
 
     def tokens(self, x: Array) -> Array:
         """The first part: patches, positions and the mode's embedding, [B, F, H, W, C] -> [B, N, d]."""
         with self._precision():
-            positions = position_embedding(x.shape[1:], self.patch, self.base_patch, self.width)
+            positions = position_embedding(x.shape[1:], self.patch, self.base_patch, self.width, self.span)
             x = laid(self.embed(x) + positions, "records")  # [B, N, d]
             if self.has_variable("params", "patch_embedding"):  # optional: see models.flexify
                 x = x + self.get_variable("params", "patch_embedding")
             return x.astype(self.residual)
 
-    def context(self, cond: Condition) -> Context:
-        """What blocks read of a condition by themselves: its tokens, if it has some."""
+    def context(self, cond: Condition | Context) -> Context:
+        """What is read of a condition; a context is what it is."""
         with self._precision():
-            return self.conditioner(cond)
+            return cond if isinstance(cond, Context) else self.conditioner(cond)
 
-    def shared(self, t: Array, context: Context) -> Shared:
+    def kept(self, cond: Condition, apart: bool) -> Context:
+        """The context of a condition as steps read it: what every block reads of its tokens, in their place.
+
+        Args:
+          apart: of each block by itself, instead of [B, L, M, h, e] of all.
+        """
+        with self._precision():
+            context = self.context(cond)
+            if context.tokens is None:
+                return context
+            every = nn.vmap(
+                lambda block, tokens: block.kept(tokens), variable_axes={"params": 0}, split_rngs={"params": True},
+                in_axes=None, axis_size=self.depth,
+            )  # fmt: skip
+            parts = every(self.blocks, context.tokens)  # [L, B, M, h, e]
+            if apart:
+                kept = tuple(jax.tree.map(lambda part, i=i: part[i], parts) for i in range(self.depth))
+            else:
+                kept = jax.tree.map(lambda part: jnp.moveaxis(part, 0, 1), parts)
+            return context._replace(tokens=None, kept=kept)
+
+    def shared(self, t: Array, vector: Array | None) -> Shared:
         """What every modulation begins with, [B, ...] each."""
         with self._precision():
-            embedded, vector = self.timestep(t), context.vector
+            embedded = self.timestep(t)
             return self.projection(embedded if vector is None else embedded + vector)
 
     def last(self, shared: Shared) -> Array:
@@ -161,10 +176,10 @@ class DiT(nn.Module):
         with self._precision():
             return self.final.modulated(shared.last)
 
-    def modulations(self, t: Array, cond: Condition) -> Modulations:
+    def modulations(self, t: Array, cond: Condition | Context) -> Modulations:
         """All modulations of t and cond, those of the blocks by one product: [L, B, 6, d] and [B, 2, d]."""
         with self._precision():
-            shared = self.shared(t, self.context(cond))
+            shared = self.shared(t, self.context(cond).vector)
             every = nn.vmap(
                 lambda block, part: block.modulated(part), variable_axes={"params": 0}, split_rngs={"params": True}
             )
@@ -188,20 +203,22 @@ class DiT(nn.Module):
         """
         shared, source = isinstance(modulation, Shared), source_in(layout, x.shape[1], *contexts)
 
-        def one(block: Block, x: Array, ready: Array | None) -> tuple[Array, None]:
-            return block(x, block.modulated(modulation.blocks) if shared else ready, layout, source), None
+        def one(block: Block, x: Array, each: tuple[Array | None, Array | None]) -> tuple[Array, None]:
+            number, ready = each
+            return block(x, block.modulated(modulation.blocks) if shared else ready, layout, source, number), None
 
         if self.remat != "none":
             one = nn.remat(one, prevent_cse=False, policy=REMAT[self.remat])
         with self._precision():
             if self.has_variable("params", "blocks_0"):  # a subtree a block, as sampling may have them
                 for i in range(self.depth):
-                    x = Block(*self._block, name=f"blocks_{i}")(x, modulation[i], layout, source)
+                    x = Block(*self._block, name=f"blocks_{i}")(x, modulation[i], layout, source, i)
                 return x
             every = nn.scan(
                 one, variable_axes={"params": 0}, split_rngs={"params": True}, length=self.depth, unroll=self.unroll
             )
-            return every(self.blocks, x, None if shared else modulation)[0]
+            numbers = None if source is None else jnp.arange(self.depth)
+            return every(self.blocks, x, (numbers, None if shared else modulation))[0]
 
     def read(self, x: Array, m: Array) -> Prediction:
         """The last part: the trunk's [B, N, d] and m [B, 2, d] -> the prediction, [B, F, H, W, C] each."""
@@ -223,6 +240,23 @@ class DiT(nn.Module):
     def at(self, patch: Patch) -> DiT:
         """The same network reading another patch size."""
         return self.clone(patch=patch)
+
+    def sized(self, latent: tuple[int, ...]) -> DiT:
+        """The same network for latents of another height and width, which its condition is told where it reads them.
+
+        Raises:
+          UserError: another number of frames or channels, sides that are none, or positions that count patches.
+        """
+        frames, height, width, channels = self.latent
+        if latent == self.latent:
+            return self
+        if self.span is None:
+            raise UserError(f"a latent must be {height}x{width} for this model, whose positions count patches")
+        if len(latent) != 4 or (latent[0], latent[-1]) != (frames, channels) or min(latent) < 1:
+            raise UserError(f"a latent must be ({frames}, height, width, {channels}) for this model, got {latent}")
+        grown = getattr(self.conditioner, "grown", None)
+        conditioner = grown(latent[1] / height, latent[2] / width) if grown else self.conditioner
+        return self.clone(latent=latent, conditioner=conditioner)
 
     def example(self, batch: int) -> tuple[Array, Array]:
         """Zero x and t of the right shapes, for initialisation and shape evaluation."""

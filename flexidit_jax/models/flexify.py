@@ -141,10 +141,16 @@ def at(params: Params, patch: Patch) -> Params:
 def split_frozen(params: Params) -> tuple[Params, Params]:
     """A stored tree as (what is trained, what is frozen); `merge` joins them again.
 
-    With adapters the pre-trained weights are frozen; without, nothing is.
+    With adapters the pre-trained weights are frozen; without, nothing but what stands for no condition, where that is
+    data instead of parameters: a leaf `null` of the conditioner.
     """
     if adapter_rank(params) is None:
-        return params, {}
+        conditioner = params["trunk"]["conditioner"]
+        if "null" not in conditioner:
+            return params, {}
+        read = {key: leaf for key, leaf in conditioner.items() if key != "null"}
+        trained = {**params, "trunk": {**params["trunk"], "conditioner": read}}
+        return trained, {"trunk": {"conditioner": {"null": conditioner["null"]}}}
     return {"modes": params["modes"]}, {key: params[key] for key in ("trunk", "tokens")}
 
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from flexidit_jax.common.axes import laid
 from flexidit_jax.common.types import Array
 from flexidit_jax.models.layout import Layout, per_token
+from flexidit_jax.models.position import timestep_features
 
 
 def project(x: Array, kernel: Array, dtype: jnp.dtype) -> Array:
@@ -57,6 +58,18 @@ def layer_norm(x: Array) -> Array:
     mean = x.mean(-1, keepdims=True)
     variance = jnp.square(x - mean).mean(-1, keepdims=True)
     return (x - mean) * jax.lax.rsqrt(variance + 1e-6)
+
+
+class NumberEmbedding(nn.Module):
+    """Numbers [B], such as times, -> [B, d]: 256 sin-cos features through a two-layer MLP."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self, numbers: Array) -> Array:
+        init = nn.initializers.normal(0.02)
+        h = Dense(self.width, jnp.float32, init, name="fc1")(timestep_features(numbers))
+        return Dense(self.width, jnp.float32, init, name="fc2")(nn.silu(laid(h, "records")))  # [B, d]
 
 
 class ModulatedNorm(nn.Module):

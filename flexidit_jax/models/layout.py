@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from flexidit_jax.common.types import Array
+from flexidit_jax.models.attention.kept import Kept
 from flexidit_jax.models.attention.seen import Seen
 from flexidit_jax.models.conditioning.condition import Context
 
@@ -21,24 +23,30 @@ class Layout(Protocol):
     def segments(self) -> np.ndarray:
         """int32 [R, L]: two tokens of a row see each other where the numbers are equal."""
 
-    def sources(self, *contexts: Context) -> tuple[Array, Array]:
-        """Tokens of conditions in the rows of those who read them: [R, S, d], and the segment of each, int32 [R, S].
+    def read(self, *tokens: Array) -> Array:
+        """Arrays of the tokens of conditions, [B, M, ...], one a mode, in the rows of who reads them: [R, S, ...]."""
 
-        Args:
-          contexts: one a mode, tokens [B, M, d] and masks.
-        """
+    def readers(self, *contexts: Context) -> Array:
+        """The segment that reads each token of contexts, one a mode, int32 [R, S]; -1 of what is none."""
 
 
 class Source(NamedTuple):
     """What the tokens of rows read of conditions.
 
     Attributes:
-      tokens: [R, S, d].
+      contexts: one a mode; one where a row is one sequence.
+      layout: of the rows.
       seen: who reads which; None where all read all.
     """
 
-    tokens: Array
+    contexts: tuple[Context, ...]
+    layout: Layout | None
     seen: Seen | None
+
+    def of(self, block: Array | int) -> Array | Kept:
+        """What a block reads: tokens [R, S, d], or what is kept of them."""
+        parts = [context.of(block) for context in self.contexts]
+        return parts[0] if self.layout is None else jax.tree.map(self.layout.read, *parts)
 
 
 def per_token(per_sequence: Array, layout: Layout | None) -> Array:
@@ -54,7 +62,8 @@ def seen_in(layout: Layout | None) -> Seen | None:
 def numbered(context: Context, number: Array | int) -> Array:
     """The number of every token of a condition, int32 [B, M], as `Seen` has it: -1 where there is none."""
     mask = True if context.mask is None else context.mask
-    return jnp.broadcast_to(jnp.where(mask, number, -1), context.tokens.shape[:2]).astype(jnp.int32)
+    shape = jax.tree.leaves(context.of(0))[0].shape[:2]
+    return jnp.broadcast_to(jnp.where(mask, number, -1), shape).astype(jnp.int32)
 
 
 def source_in(layout: Layout | None, length: int, *contexts: Context) -> Source | None:
@@ -64,10 +73,9 @@ def source_in(layout: Layout | None, length: int, *contexts: Context) -> Source 
       contexts: one a mode; one where a row is one sequence.
     """
     first = contexts[0]
-    if first.tokens is None:
+    if not first.read:
         return None
     if layout is not None:
-        tokens, numbers = layout.sources(*contexts)
-        return Source(tokens, Seen(layout.segments(), numbers))
+        return Source(contexts, layout, Seen(layout.segments(), layout.readers(*contexts)))
     seen = None if first.mask is None else Seen(np.zeros((1, length), np.int32), numbered(first, 0))
-    return Source(first.tokens, seen)
+    return Source(contexts, None, seen)

@@ -144,18 +144,22 @@ def unpatchify(x: Array, patch: Patch, latent: tuple[int, ...]) -> Array:
     return x.reshape(x.shape[0], f * pf, h * ph, w * pw, -1)
 
 
-def as_video(x: Array, latent: tuple[int, ...], name: str) -> Array:
+def as_video(x: Array, latent: tuple[int, ...], name: str, any_size: bool = False) -> Array:
     """x [B, H, W, C] or [B, F, H, W, C] as [B, F, H, W, C].
 
     Args:
       name: what x is called, for the message.
+      any_size: whether height and width may be others than those of the latent.
 
     Raises:
       UserError: of another latent shape, or not finite.
     """
     x = finite_array(x, name)
-    shape = np.shape(x)
-    if shape[1:] == latent or (latent[0] == 1 and shape[1:] == latent[1:]):
+    shape, (frames, height, width, channels) = np.shape(x), latent
+    if any_size and len(shape) in (4, 5) and min(shape) > 0:
+        latent = frames, *shape[-3:-1], channels
+    if shape[1:] == latent or (frames == 1 and shape[1:] == latent[1:]):
         return x.reshape(-1, *latent)
-    wanted = latent[1:] if latent[0] == 1 else latent
-    raise UserError(f"{name} must have shape [B, {', '.join(map(str, wanted))}], got {list(shape)}")
+    sides = ("height", "width") if any_size else (height, width)
+    wanted = ", ".join(map(str, ("B", frames, *sides, channels) if frames > 1 else ("B", *sides, channels)))
+    raise UserError(f"{name} must have shape [{wanted}], got {list(shape)}")

@@ -2,6 +2,7 @@
 
 manifest.json              what is there and how it is called
 modulations_<patch>.bin    what a mode's steps read of (time, condition), for many steps at once
+kept_<patch>.bin           what a mode's steps read of conditions, where blocks read them by themselves
 step_<cond>_<guide>.bin    one evaluation and one row of a solver's table (`programs.export`)
 noise.bin                  the noise of every sample and step
 weights.npz                every distinct array of every mode, once
@@ -12,6 +13,7 @@ serve_exported.py          samples from the folder, with jax and numpy alone
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -33,9 +35,12 @@ from flexidit_jax.models.conditioning.condition import shapes
 from flexidit_jax.programs import serve_exported
 from flexidit_jax.programs.export import (
     PLATFORMS,
+    export_kept,
     export_modulations,
     export_noise,
     export_step,
+    kept_weights,
+    modulated,
     modulation_weights,
     parse_pairs,
     runnable_pairs,
@@ -127,7 +132,10 @@ def write_exported(flex: FlexiDiT, section: Export, tables: Mapping[str, Steps],
         np.savez(aside / "tables.npz", **{name: table.rows() for name, table in tables.items()})
         modes = dict.fromkeys(patch for pair in pairs for patch in Program(*pair).modes)
         read = {pair_text(*pair): step_weights(engine, pair) for pair in pairs}
-        read |= {short_patch_name(patch): modulation_weights(engine, patch) for patch in modes}
+        made = {"modulations": (export_modulations, modulation_weights)}
+        made |= {"kept": (export_kept, kept_weights)} if engine.keeps else {}
+        for patch, (kind, (_, weights_of)) in itertools.product(modes, made.items()):
+            read[f"{kind}_{short_patch_name(patch)}"] = weights_of(engine, patch)
         names, weights = _weights(read)
         np.savez(aside / "weights.npz", **weights)  # one array after the other: no second copy of the model
         programs = {"noise": _write(aside / "noise.bin", export_noise(model.latent, section.platforms))}
@@ -135,11 +143,11 @@ def write_exported(flex: FlexiDiT, section: Export, tables: Mapping[str, Steps],
             text = pair_text(*pair)
             content = export_step(engine, pair, channels, section.platforms)
             programs[text] = _write(aside / f"step_{text.replace('+', '_')}.bin", content) | {"weights": names[text]}
-        modulations = {}
-        for patch in modes:
-            text = short_patch_name(patch)
-            content = export_modulations(engine, patch, section.platforms)
-            modulations[text] = _write(aside / f"modulations_{text}.bin", content) | {"weights": names[text]}
+        before: dict[str, dict[str, Any]] = {"modulations": {}, "kept": {}}
+        for patch, (kind, (exported, _)) in itertools.product(modes, made.items()):
+            name = f"{kind}_{short_patch_name(patch)}"
+            written = _write(aside / f"{name}.bin", exported(engine, patch, section.platforms))
+            before[kind][short_patch_name(patch)] = written | {"weights": names[name]}
         manifest = {
             "format": serve_exported.FORMAT,
             "jax": jax.__version__,
@@ -156,7 +164,8 @@ def write_exported(flex: FlexiDiT, section: Export, tables: Mapping[str, Steps],
             "columns": Steps._fields,
             "tables": list(tables),
             "programs": programs,
-            "modulations": modulations,
+            **before,
+            "modulated": modulated(engine, flex.patches[0]),
             "weights": {name: {"shape": leaf.shape, "dtype": str(leaf.dtype)} for name, leaf in weights.items()},
         }
         shutil.copyfile(SCRIPT, aside / SCRIPT.name)

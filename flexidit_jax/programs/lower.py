@@ -19,7 +19,7 @@ from flexidit_jax.common.types import Params, short_patch_name
 from flexidit_jax.diffusion.process import NoiseProcess
 from flexidit_jax.diffusion.steps import Carry, Steps, lost_shape
 from flexidit_jax.models.build import init
-from flexidit_jax.models.conditioning.condition import shapes
+from flexidit_jax.models.conditioning.condition import Given, shapes
 from flexidit_jax.models.dit import DiT
 from flexidit_jax.models.flops import forward_flops
 from flexidit_jax.models.modulation import Modulations
@@ -27,7 +27,7 @@ from flexidit_jax.sampling.engine import APART, Engine
 from flexidit_jax.sampling.packing import choices
 from flexidit_jax.sampling.schedule import Segment, pair_text, text_of
 from flexidit_jax.sampling.spec import SampleSpec
-from flexidit_jax.sampling.tables import ROWS, hoisted
+from flexidit_jax.sampling.tables import ROWS, asked_of, hoisted
 from flexidit_jax.sampling.trajectory import Program, StepRows
 from flexidit_jax.training.flops import recomputed_flops, training_flops
 from flexidit_jax.training.section import Training
@@ -121,15 +121,13 @@ def sampling_programs(
     here = SingleDeviceSharding(device)
 
     def lowered(program: Program, batch: int) -> jax.stages.Lowered:
-        run, weights, tables = _step(flex, program, batch, device.platform in APART)
+        run, weights, tables, given = _step(flex, program, batch, device.platform in APART)
         x = jax.ShapeDtypeStruct((batch, *flex.model.latent), np.float32)
         rows = [jax.ShapeDtypeStruct((batch, *rest), np.float32) for rest in ((len(Steps._fields),), ())]
         if tables is not None:
             rows.append(jax.ShapeDtypeStruct((batch, program.predictions), np.int32))
-        cond = shapes(flex.model.conditioner, batch)
-        guide_cond = None if program.guide_patch is None else cond
         carry = Carry(x, x, x, x, jax.ShapeDtypeStruct(lost_shape(x.shape), np.float32))
-        arguments = _put((weights, tables, StepRows(*rows), carry, cond, guide_cond, x), here)
+        arguments = _put((weights, tables, StepRows(*rows), carry, given, x), here)
         with on(device):  # a function of its own, whose first argument has a name to be found by
             named = jax.jit(lambda weights, *rest: run(weights, *rest), compiler_options=compiler_options(platform()))
             return named.lower(*arguments)
@@ -165,18 +163,19 @@ def _segments(flex: FlexiDiT, spec: SampleSpec) -> list[Segment]:
 
 def _step(
     flex: FlexiDiT, program: Program, batch: int, apart: bool
-) -> tuple[Callable[..., Carry], Sequence[Params], Sequence[Modulations] | None]:
-    """A program, and the shapes of the weights and of the tables that it reads."""
+) -> tuple[Callable[..., Carry], Sequence[Params], Sequence[Modulations] | None, Sequence[Given]]:
+    """A program, and the shapes of the weights, of the tables and of what it is given of conditions."""
     made = {}
 
     def weights(params: Params) -> Sequence[Params]:
         engine, ahead = Engine(flex.model, params, flex.patches, flex.merge_adapters, apart=apart), hoisted(batch)
         made["run"], read = engine.step(program, ahead)
         made["tables"] = [engine.table_shapes(patch, ROWS) for patch in program.modes] if ahead else None
+        made["given"] = [engine.given_shapes(patch, batch, len(which)) for patch, which in asked_of(program)]
         return read
 
     read = jax.eval_shape(weights, flex.params)
-    return made["run"], read, made["tables"]
+    return made["run"], read, made["tables"], made["given"]
 
 
 def _put(tree: Any, sharding: Any) -> Any:

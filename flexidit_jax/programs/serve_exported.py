@@ -148,14 +148,24 @@ def sample(folder, cond, negative=None, table=None, schedule=None, guide=None, g
     for name, asked in {"guide": guide and set(guide) != {"none"}, "negative": negative is not None}.items():
         if asked and guidance == 1:
             raise ValueError(f"{name} is read by no step: guidance=1 runs no guide; change that, or leave {name} out")
-    conds = {name: np.concatenate([asked[name] for asked in (cond, itself, weaker)]) for name in cond}
+    conds = [np.concatenate(parts) for parts in zip(*map(listed, (cond, itself, weaker)))]
     times, ahead = rows[:, manifest["columns"].index("t")].astype(np.float32), max(1, ROWS // (3 * batch))
+
+    shared = {tuple(entry["weights"]): patch for patch, entry in manifest["kept"].items()}
+
+    @cache
+    def kept(patch):
+        return program(patch, "kept")(conds)
+
+    def given(patch):  # what steps read of the three conditions, [3 batch, ...]; modes of the same weights share it
+        return kept(shared[tuple(manifest["kept"][patch]["weights"])]) if shared else conds
 
     @lru_cache(4)
     def modulations(patch, window):  # [ahead, 3, batch] rows, for so many evaluations and the three conditions
         t = times[np.minimum(np.arange(window * ahead, (window + 1) * ahead), len(times) - 1)]
-        told = {name: np.concatenate([array] * ahead) for name, array in conds.items()}
-        return program(patch, "modulations")(np.repeat(t, 3 * batch), listed(told))
+        made_of = given(patch)[:1] if shared else conds
+        told = [np.concatenate([array] * ahead) for array in made_of if manifest["modulated"]]
+        return program(patch, "modulations")(np.repeat(t, 3 * batch), told)
 
     nothing = np.zeros((batch, *manifest["latent"]), np.float32)
     carry = (draw(0), nothing, nothing, nothing, np.full((batch, 1, 1, 1, 1), -1, np.float32))
@@ -163,8 +173,9 @@ def sample(folder, cond, negative=None, table=None, schedule=None, guide=None, g
         scale = guidance if by == patch else 1 + (guidance - 1) / manifest["scale_ratio"]
         by, scale = ("none", 1.0) if scale == 1 or by == "none" else (by, scale)
         noise = draw(k + 1) if noisy[step == k].any() else np.zeros_like(carry[0])
-        given = listed(cond), listed(itself if by == patch else weaker)
         asked = {"none": (0,), patch: (0, 1)}.get(by, (0, 2))
+        readers = zip((patch, patch if by == "none" else by), (asked[0], asked[-1]))
+        read = [[array[which * batch :][:batch] for array in given(mode)] for mode, which in readers]
         run = program(f"{patch}+{by}")
         for at in np.flatnonzero(step == k):
             tables = [
@@ -172,7 +183,7 @@ def sample(folder, cond, negative=None, table=None, schedule=None, guide=None, g
             ]
             pick = [((at % ahead) * 3 + which) * batch + np.arange(batch, dtype=np.int32) for which in asked]
             told = np.tile(rows[at], (batch, 1)), every(scale, np.float32), np.array(pick, np.int32).T
-            carry = run(tables, *told, *carry, *given, noise)
+            carry = run(tables, *told, *carry, *read, noise)
     latents, lost = np.asarray(carry[0]), np.ravel(carry[4]).astype(int)
     if (failed := np.flatnonzero(lost >= 0)).size:
         raise NotFinite(latents, failed.tolist(), (lost[failed] + 1).tolist(), steps, first)

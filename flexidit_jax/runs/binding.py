@@ -25,6 +25,7 @@ FREE_WITHIN = {
     "train": {"log_every", "checkpoint_every", "keep", "mesh", "workers", "accumulate", "preview_every", "spike"},
     "model": {"attention", "remat", "unroll", "names"},
     "codec": {"path", "slice", "decode_dtype"},
+    "text": {"path", "tokenizer", "batch", "devices"},
     "dataset": {"data_dir", "path", "validation", "max_corrupt", "max_pixels"},
 }
 #: of these, what the bits of drawn images depend on all the same

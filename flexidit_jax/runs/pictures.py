@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.files import written_aside
+
+#: what is said of pictures: an object a line, `file_name` and `text` as trainers read them
+SAYS = "metadata.jsonl"
 
 
 @dataclass(frozen=True)
@@ -27,12 +33,19 @@ class Files:
     images: bool = False
     npz: bool = False
 
-    def write(self, folder: Path, images: np.ndarray, failed: Sequence[int] = ()) -> list[str]:
+    def write(
+        self,
+        folder: Path,
+        images: np.ndarray,
+        failed: Sequence[int] = (),
+        says: Sequence[Mapping[str, Any]] = (),
+    ) -> list[str]:
         """Writes uint8 [N, H, W, C] (or clips [N, F, H, W, C]) into `folder`; returns what, in words.
 
         Args:
           failed: the samples that are none: crossed out on the sheet, without a PNG, and left out of the array, which
             then holds their numbers as `failed`.
+          says: of each what was asked for, JSON-ready: into its PNG and, a line each, into `metadata.jsonl`.
 
         Raises:
           UserError: the folder cannot be written.
@@ -46,11 +59,9 @@ class Files:
             if self.images:
                 for i, image in enumerate(images):
                     if i in failed:
-                        (folder / f"{i:06d}.png").unlink(missing_ok=True)  # of an earlier start
+                        picture_file(folder, i).unlink(missing_ok=True)  # of an earlier start
                         continue
-                    frames = [picture(frame) for frame in (image if image.ndim == 4 else image[None])]
-                    with written_aside(folder / f"{i:06d}.png") as aside:
-                        frames[0].save(aside, format="PNG", save_all=len(frames) > 1, append_images=frames[1:])
+                    write_picture(picture_file(folder, i), image, says[i] if says else {})
                 without = f" without {', '.join(map(str, failed))}" if failed else ""
                 written.append(f"000000.png to {len(images) - 1:06d}.png{without}")
             if self.npz:
@@ -58,9 +69,41 @@ class Files:
                     sound = {"arr_0": np.delete(images, failed, axis=0), "failed": np.array(failed, int)}
                     np.savez(file, **(sound if failed else {"arr_0": images}))
                 written.append("samples.npz")
+            if says:
+                names = "" if self.images else None
+                write_says(folder, ((i, one) for i, one in enumerate(says) if i not in failed), names)
+                written.append(SAYS)
         except OSError as error:
             raise UserError(f"cannot write to {folder} ({error.strerror})") from None
         return written
+
+
+def picture_file(folder: Path, number: int) -> Path:
+    """The PNG of a picture."""
+    return folder / f"{number:06d}.png"
+
+
+def write_picture(file: Path, image: np.ndarray, says: Mapping[str, Any]) -> None:
+    """Writes uint8 [H, W, C], or a clip [F, H, W, C], as PNG; what it `says` a reader of its metadata finds by key."""
+    frames = [picture(frame) for frame in (image if image.ndim == 4 else image[None])]
+    info = PngInfo()
+    for key, value in says.items():
+        info.add_itxt(key, value if isinstance(value, str) else json.dumps(value))
+    with written_aside(file) as aside:
+        frames[0].save(aside, format="PNG", save_all=len(frames) > 1, append_images=frames[1:], pnginfo=info)
+
+
+def write_says(folder: Path, says: Iterable[tuple[int, Mapping[str, Any]]], named: str | None) -> None:
+    """Writes what pictures say, by their numbers, a JSON object a line.
+
+    Args:
+      named: what stands before the names of their files; None where they are no files.
+    """
+    with written_aside(folder / SAYS) as aside, aside.open("w", encoding="utf-8") as lines:
+        for number, one in says:
+            name = {} if named is None else {"file_name": f"{named}{picture_file(folder, number).name}"}
+            words = {"text" if key == "prompt" else key: value for key, value in one.items()}
+            lines.write(json.dumps({**name, **words}, ensure_ascii=False) + "\n")
 
 
 def write_preview(folder: Path, number: int, images: np.ndarray, failed: Sequence[int] = ()) -> None:

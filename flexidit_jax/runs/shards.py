@@ -45,8 +45,8 @@ class Shards:
 
     #: whether more items may be asked for than were; the manifest then keeps the number of before until all are there
     grows = False
-    #: what items are called, and what else than `shards` shows that there are some
-    items = "items"
+    #: what items are called, the folder of their files, and what else shows that there are some
+    items, within = "items", "shards"
     suffix = ""
     extra: tuple[str, ...] = ()
 
@@ -82,7 +82,7 @@ class Shards:
         try:
             words = json.loads(file.read_text())
         except FileNotFoundError:
-            if any((folder / name).exists() for name in ("shards", *cls.extra)):
+            if any((folder / name).exists() for name in (cls.within, *cls.extra)):
                 raise UserError(f"{folder} holds {cls.items} without a {MANIFEST}; name another --out") from None
             return {}
         except (OSError, ValueError) as error:
@@ -104,6 +104,11 @@ class Shards:
         """Items in all of `shards`."""
         return sum(len(self.numbers(shard)) for shard in shards)
 
+    def pieces(self, shards: Sequence[int], most: int) -> Iterator[range]:
+        """The numbers of items that are made at once, at most so many; no piece reaches into another shard."""
+        for numbers in map(self.numbers, shards):
+            yield from (numbers[first : first + most] for first in range(0, len(numbers), most))
+
     @contextmanager
     def claimed(self, host: int = 0, hosts: int = 1) -> Iterator[None]:
         """Makes the folder, records the words and keeps other commands out meanwhile.
@@ -123,7 +128,7 @@ class Shards:
                 for path in (*whole, *own):
                     unfinished(path).unlink(missing_ok=True)  # left by a kill
                 self._record(host)
-                (self.folder / "shards").mkdir(exist_ok=True)
+                (self.folder / self.within).mkdir(exist_ok=True)
             except OSError as error:
                 raise self.refused(error) from None
             yield

@@ -30,13 +30,13 @@ from flexidit_jax.common.files import cache_folder, written_aside
 from flexidit_jax.common.types import Patch
 from flexidit_jax.diffusion.steps import Steps, begin
 from flexidit_jax.models.build import attention_of
-from flexidit_jax.models.conditioning.condition import nothing
+from flexidit_jax.models.conditioning.condition import Given, nothing
 from flexidit_jax.models.dit import DiT
 from flexidit_jax.models.flops import text_tokens
 from flexidit_jax.models.modulation import Modulations
 from flexidit_jax.sampling.engine import Engine
 from flexidit_jax.sampling.schedule import Segment, pair_text
-from flexidit_jax.sampling.tables import ROWS, Told, hoisted
+from flexidit_jax.sampling.tables import ROWS, Told, asked_of, hoisted
 from flexidit_jax.sampling.trajectory import Program, StepRows
 
 #: which programs steps are: another number where they came to take another time
@@ -167,18 +167,22 @@ def evaluation(engine: Engine, table: Steps, batch: int, channels: int | None = 
     numbers, scale = np.repeat(table.rows()[:1], batch, axis=0), np.ones(batch, np.float32)
     carry = engine.placed(begin(jnp.zeros((batch, *engine.model.latent))))
     none = nothing(engine.model.conditioner, batch)
-    cond = engine.placed(none)
+
+    @cache
+    def given(patch: Patch, conditions: int) -> Given:
+        return engine.given(patch, [none] * conditions)
 
     @cache
     def rows(patch: Patch) -> Modulations:
-        told = engine.whole(Told.of(none, (none, none)).rows)
+        told = engine.whole(Told.of(none, (none, none), engine.modulating).rows)
         return engine.table(patch, np.repeat(table.t[:1], ROWS).astype(np.float32), told, np.zeros(ROWS, np.int32))
 
     def run(case: Case) -> None:
         program, pick, tables = Program(*case, None if case.guide_patch is None else channels), None, None
         if hoisted(batch):
             pick, tables = np.zeros((batch, program.predictions), np.int32), [rows(patch) for patch in program.modes]
-        jax.block_until_ready(engine.run(program, StepRows(numbers, scale, pick), carry, cond, cond, carry.x, tables))
+        read = [given(engine.readers[patch], len(which)) for patch, which in asked_of(program)]
+        jax.block_until_ready(engine.run(program, StepRows(numbers, scale, pick), carry, read, carry.x, tables))
 
     return run
 

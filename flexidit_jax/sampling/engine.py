@@ -28,15 +28,18 @@ from flexidit_jax.common.trees import merge
 from flexidit_jax.common.types import Array, Params, Patch, Prediction
 from flexidit_jax.diffusion.steps import Carry, Steps, advance
 from flexidit_jax.models.adapters import merged
-from flexidit_jax.models.conditioning.condition import Condition, join, shapes, take
+from flexidit_jax.models.conditioning.condition import Condition, Context, Given, shapes, size, take
 from flexidit_jax.models.dit import DiT
 from flexidit_jax.models.flexify import adapter_rank, at
+from flexidit_jax.models.flops import text_tokens
 from flexidit_jax.models.modulation import Modulations
 from flexidit_jax.sampling.guidance import guided
 from flexidit_jax.sampling.packing import predict_pair
 from flexidit_jax.sampling.trajectory import Program, StepRows
 from flexidit_jax.sampling.weights import Weights, maker
 
+#: of a block, what reads conditions
+CROSS = "cross_attention"
 #: platforms whose steps read every block's weights from arrays of its own; a TPU's compiler reads slices in place
 APART = ("cpu", "gpu")
 
@@ -51,30 +54,31 @@ def _predicted(
     rows: StepRows,
     x: Array,
     t: Array,
-    cond: Condition,
-    guide_cond: Condition | None,
+    given: Sequence[Given],
 ) -> Prediction:
-    """The guided prediction at x; t is [B], `params` and `tables` are those of the modes, one where there is one."""
+    """The guided prediction at x; t is [B], and `params`, `tables` and `given` are those of the modes, each once.
 
-    def modulations(model: DiT, params: Params, t: Array, cond: Condition, *picks: int) -> Modulations:
+    A mode that makes both predictions is given [B, 2, ...], and makes those of a sample one after the other.
+    """
+    models = (cond_model,) if guide_model in (None, cond_model) else (cond_model, guide_model)
+
+    def read(mode: int, t: Array, *predictions: int) -> tuple[Given, Modulations]:
+        """What a mode reads beside x, [B predictions, ...]."""
+        reads = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), given[mode])
         if tables is None:
-            return model.apply({"params": params}, t, cond, method="modulations")
-        blocks, last = tables[picks[0] if len(tables) > 1 else 0]
-        pick = jnp.concatenate([rows.pick[:, i] for i in picks])
-        return Modulations(blocks[:, pick], last[pick])
+            return reads, models[mode].apply({"params": params[mode]}, t, reads, method="modulations")
+        pick, (blocks, last) = rows.pick[:, np.array(predictions)].reshape(-1), tables[mode]
+        return reads, Modulations(blocks[:, pick], last[pick])
 
-    first, last = params[0], params[-1]
     if guide_model is None:
-        return cond_model.apply({"params": first}, x, t, cond, modulations(cond_model, first, t, cond, 0))
+        return cond_model.apply({"params": params[0]}, x, t, *read(0, t, 0))
     scale = rows.scale.reshape(-1, *[1] * (x.ndim - 1))  # [B, 1, 1, 1, 1]
     if guide_model != cond_model:
-        made = modulations(cond_model, first, t, cond, 0), modulations(guide_model, last, t, guide_cond, 1)
-        pair = predict_pair(packing, (cond_model, guide_model), (first, last), x, t, (cond, guide_cond), made)
-        return guided(*pair, scale, channels)
-    batch = x.shape[0]  # one call on [conditional, guiding]
-    twice = jnp.concatenate([x, x]), jnp.concatenate([t, t]), join(cond, guide_cond)
-    out = cond_model.apply({"params": first}, *twice, modulations(cond_model, first, *twice[1:], 0, 1))
-    ours, guides = (jax.tree.map(lambda a, i=i: a[i * batch : (i + 1) * batch], out) for i in (0, 1))
+        reads, made = zip(read(0, t, 0), read(1, t, 1), strict=True)
+        return guided(*predict_pair(packing, models, params, x, t, reads, made), scale, channels)
+    x, t = jnp.repeat(x, 2, axis=0), jnp.repeat(t, 2)
+    out = cond_model.apply({"params": params[0]}, x, t, *read(0, t, 0, 1))
+    ours, guides = (jax.tree.map(lambda a, i=i: a[i::2], out) for i in (0, 1))
     return guided(ours, guides, scale, channels)
 
 
@@ -88,8 +92,7 @@ def _step(
     tables: Sequence[Modulations] | None,
     rows: StepRows,
     carry: Carry,
-    cond: Condition,
-    guide_cond: Condition | None,
+    given: Sequence[Given],
     noise: Array,
 ) -> Carry:
     """One row of a solver's table for every sample; noise is shaped like x."""
@@ -99,20 +102,18 @@ def _step(
         tables: Sequence[Modulations] | None,
         rows: StepRows,
         carry: Carry,
-        cond: Condition,
-        guide_cond: Condition | None,
+        given: Sequence[Given],
         noise: Array,
     ) -> Carry:
         def per_sample(numbers: Array) -> Array:
             return numbers.reshape(-1, *[1] * (noise.ndim - 1))  # [B, 1, 1, 1, 1]
 
         numbers = Steps(*rows.numbers.T)
-        prediction = _predicted(
-            cond_model, guide_model, packing, channels, params, tables, rows, carry.x, numbers.t, cond, guide_cond
-        )
+        words = (params, tables, rows, carry.x, numbers.t, given)
+        prediction = _predicted(cond_model, guide_model, packing, channels, *words)
         return advance(Steps(*map(per_sample, numbers)), carry, prediction, noise)
 
-    return on_each(one, mesh, 2)(params, tables, rows, carry, cond, guide_cond, noise)
+    return on_each(one, mesh, 2)(params, tables, rows, carry, given, noise)
 
 
 def _steps() -> Callable[..., Carry]:
@@ -126,14 +127,32 @@ def _compiled(platform: str) -> Callable[..., Carry]:
 
 
 @partial(jax.jit, static_argnames="model")
-def _modulations(model: DiT, params: Params, t: Array, cond: Condition, rows: Array | None) -> Modulations:
+def _modulations(model: DiT, params: Params, t: Array, given: Given, rows: Array | None) -> Modulations:
     """A table: times [K], and for each the row of the conditions; without `rows` a condition each."""
-    return model.apply({"params": params}, t, cond if rows is None else take(cond, rows), method="modulations")
+    return model.apply({"params": params}, t, given if rows is None else take(given, rows), method="modulations")
+
+
+@partial(jax.jit, static_argnames=("model", "apart", "mesh"))
+def _kept(model: DiT, apart: bool, mesh: Mesh | None, params: Params, cond: Condition) -> Context:
+    """What steps read of conditions, [B, n, ...] each."""
+
+    def one(params: Params, cond: Condition) -> Context:
+        count = size(cond)
+        flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), cond)
+        made = model.apply({"params": params}, flat, apart, method="kept")
+        return jax.tree.map(lambda leaf: leaf.reshape(count, -1, *leaf.shape[1:]), made)
+
+    return on_each(one, mesh, 1)(params, cond)
+
+
+@partial(jax.jit, static_argnames="model")
+def _vector(model: DiT, params: Params, cond: Condition) -> Array | None:
+    return model.apply({"params": params}, cond, method="context").vector
 
 
 def compiled_programs() -> int:
-    """How many programs, of steps and of tables, this process has compiled so far."""
-    return _steps()._cache_size() + _modulations._cache_size()
+    """How many programs, of steps, of tables and of what conditions are to steps, this process has compiled so far."""
+    return sum(program._cache_size() for program in (_steps(), _modulations, _kept, _vector))
 
 
 class Engine:
@@ -168,10 +187,19 @@ class Engine:
         self._apart = platform() in APART if apart is None else apart
         if self._mesh is not None:
             self.kind += f", over {devices} devices"
+        self._first: Engine | None = None
+
+    def sized(self, latent: tuple[int, ...]) -> Engine:
+        """The same for latents of another height and width (`DiT.sized`); both read the same weights."""
+        other = Engine(self.model.sized(latent), self._params, self.patches, self._merge, self.devices, self._apart)
+        other._first = self._first or self
+        return other
 
     @cached_property
     def _modes(self) -> dict[Patch, tuple[DiT, Weights]]:
         """Made when they are first asked for: a plan wants none."""
+        if self._first is not None:
+            return {patch: (self.model.at(patch), weights) for patch, (_, weights) in self._first._modes.items()}
         made = maker(self.model, self._apart, self._mesh)
 
         def weights(patch: Patch) -> Weights:
@@ -201,7 +229,7 @@ class Engine:
           hoisted: whether it is handed tables, one a mode, and reads no weights of modulations.
 
         Returns:
-          `run(weights, tables, rows, carry, cond, guide_cond, noise)`, and `weights`.
+          `run(weights, tables, rows, carry, given, noise)`, and `weights`.
         """
         fixed, weights = self._program(program, hoisted)
         return partial(_step, *fixed), weights
@@ -214,14 +242,14 @@ class Engine:
         return fixed, [read[patch] for patch in program.modes]
 
     def modulations(self, patch: Patch) -> tuple[Callable[..., Modulations], Params]:
-        """A mode's program of tables and the weights it reads: `run(weights, t, cond, rows)`."""
+        """A mode's program of tables and the weights it reads: `run(weights, t, given, rows)`."""
         model, weights = self._modes[patch]
-        return partial(_modulations, model), weights.modulation
+        return partial(_modulations, model), weights.conditioning
 
-    def table(self, patch: Patch, t: Array, cond: Condition, rows: Array) -> Modulations:
+    def table(self, patch: Patch, t: Array, given: Given, rows: Array) -> Modulations:
         """Modulations of a mode at times [K], of the conditions `rows` [K]; conditions lie where `whole` puts them."""
         run, weights = self.modulations(patch)
-        return run(weights, *self.whole((t, cond, rows)))
+        return run(weights, *self.whole((t, given, rows)))
 
     def table_shapes(self, patch: Patch, count: int) -> Modulations:
         """Shapes and dtypes of a table of so many rows."""
@@ -229,20 +257,63 @@ class Engine:
         cond = shapes(self.model.conditioner, count)
         return jax.eval_shape(run, weights, jax.ShapeDtypeStruct((count,), np.float32), cond, None)
 
+    @property
+    def keeps(self) -> bool:
+        """Whether blocks read conditions; what they read is made before the steps."""
+        return text_tokens(self.model) > 0
+
+    def kept(self, patch: Patch) -> tuple[Callable[..., Context], Params]:
+        """A mode's program of what steps read of conditions, and the weights it reads: `run(weights, cond)`."""
+        weights = self._modes[patch][1].conditioning
+        read = {"conditioner": weights["conditioner"], "blocks": {CROSS: weights["blocks"].get(CROSS, {})}}
+        return partial(_kept, self.model, self._apart, self._mesh), read
+
+    def given(self, patch: Patch, conds: Sequence[Condition]) -> Given:
+        """What the steps of a mode are given of conditions of B samples, on the host: [B, conditions, ...].
+
+        That is the conditions where modulations alone are made of them, else what is `kept`.
+        """
+        stacked = self.placed({key: np.stack([cond[key] for cond in conds], 1) for key in conds[0]})
+        if not self.keeps:
+            return stacked
+        run, weights = self.kept(patch)
+        return run(weights, stacked)
+
+    def given_shapes(self, patch: Patch, batch: int, conditions: int) -> Given:
+        """Shapes and dtypes of it."""
+        cond = {
+            key: jax.ShapeDtypeStruct((batch, conditions, *leaf.shape[1:]), leaf.dtype)
+            for key, leaf in shapes(self.model.conditioner, 1).items()
+        }
+        run, weights = self.kept(patch)
+        return jax.eval_shape(run, weights, cond) if self.keeps else cond
+
+    def modulating(self, cond: Condition) -> Given:
+        """What modulations are made of conditions, on the host: themselves, or without what blocks read."""
+        if not self.keeps:
+            return cond
+        vector = _vector(self.model, self.kept(self.patches[0])[1], cond)
+        return Context(None if vector is None else np.asarray(vector))
+
+    @cached_property
+    def readers(self) -> dict[Patch, Patch]:
+        """Of each mode the first one that is given the same: they share it where the weights of that are the same."""
+        first: dict[tuple[int, ...], Patch] = {}
+        read = {patch: tuple(map(id, jax.tree.leaves(self.kept(patch)[1]))) for patch in self.patches}
+        return {patch: first.setdefault(read[patch], patch) for patch in self.patches}
+
     def run(
         self,
         program: Program,
         rows: StepRows,
         carry: Carry,
-        cond: Condition,
-        guide_cond: Condition,
+        given: Sequence[Given],
         noise: Array,
         tables: Sequence[Modulations] | None = None,
     ) -> Carry:
         """One evaluation of every sample of a batch; arrays are where `placed` puts them, rows on the host."""
         fixed, weights = self._program(program, tables is not None)
-        guide_cond = None if program.guide_patch is None else guide_cond
-        return _steps()(*fixed, weights, tables, rows, carry, cond, guide_cond, noise)
+        return _steps()(*fixed, weights, tables, rows, carry, given, noise)
 
     def placed(self, batch: Any) -> Any:
         """A tree of arrays [B, ...], B a multiple of the devices, where steps want it: split, or beside the weights.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
@@ -60,3 +61,15 @@ def given_noise(
             f"step_noise must have shape [steps={steps}, *noise.shape] and come with noise, got {np.shape(captured)}"
         )
     return start, np.asarray(captured, np.float32).reshape(steps, n, *latent)
+
+
+def sample_numbers(numbers: Any, count: int) -> np.ndarray:
+    """The numbers of `count` samples of their seeds, int [count].
+
+    Raises:
+      UserError: another number of them, or what are no whole numbers below 2^32.
+    """
+    found = np.asarray(finite_array(numbers, "numbers"))
+    if found.shape != (count,) or not (0 <= found.min() <= found.max() < 2**32) or (found % 1).any():
+        raise UserError(f"numbers must be {count} whole numbers in 0..2^32-1, got {found.tolist()!s:.60}")
+    return found.astype(int)

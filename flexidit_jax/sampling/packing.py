@@ -93,21 +93,22 @@ class StackedRows(PairLayout):
         packed = np.minimum(np.arange(self.long) // self.short, self.share)
         return np.concatenate([np.zeros((self.batch, self.long)), np.tile(packed, (rows, 1))]).astype(np.int32)
 
-    def sources(self, long: Context, short: Context) -> tuple[Array, Array]:
+    def read(self, long: Array, short: Array, blank: int = 0) -> Array:
         """See `models.layout.Layout`: a long row has its own condition, a short one those of its sequences."""
-        rows, length = self.shape[0] - self.batch, short.tokens.shape[1]
+        rows, length = self.shape[0] - self.batch, short.shape[1]
 
-        def laid_out(long: Array, short: Array, blank: int) -> Array:
-            def filled(array: Array, axis: int, more: int) -> Array:
-                sides = [(0, more if i == axis else 0) for i in range(array.ndim)]
-                return jnp.pad(array, sides, constant_values=blank)
+        def filled(array: Array, axis: int, more: int) -> Array:
+            sides = [(0, more if i == axis else 0) for i in range(array.ndim)]
+            return jnp.pad(array, sides, constant_values=blank)
 
-            short = filled(short, 0, rows * self.share - self.batch)
-            short = short.reshape(rows, self.share * length, *short.shape[2:])
-            return jnp.concatenate([filled(long, 1, (self.share - 1) * length), short])
+        short = filled(short, 0, rows * self.share - self.batch)
+        short = short.reshape(rows, self.share * length, *short.shape[2:])
+        return jnp.concatenate([filled(long, 1, (self.share - 1) * length), short])
 
+    def readers(self, long: Context, short: Context) -> Array:
+        """See `models.layout.Layout`."""
         place = (jnp.arange(self.batch) % self.share)[:, None]
-        return laid_out(long.tokens, short.tokens, 0), laid_out(numbered(long, 0), numbered(short, place), -1)
+        return self.read(numbered(long, 0), numbered(short, place), -1)
 
     @property
     def conditions(self) -> int:
@@ -136,9 +137,13 @@ class JoinedRows(PairLayout):
         """See `models.layout.Layout`."""
         return np.tile(np.arange(self.long + self.short) >= self.long, (self.batch, 1)).astype(np.int32)
 
-    def sources(self, long: Context, short: Context) -> tuple[Array, Array]:
+    def read(self, long: Array, short: Array) -> Array:
         """See `models.layout.Layout`: an image's condition, then its guide's."""
-        return self.join(long.tokens, short.tokens), self.join(numbered(long, 0), numbered(short, 1))
+        return self.join(long, short)
+
+    def readers(self, long: Context, short: Context) -> Array:
+        """See `models.layout.Layout`."""
+        return self.join(numbered(long, 0), numbered(short, 1))
 
     @property
     def conditions(self) -> int:
@@ -196,7 +201,7 @@ def predict_pair(
     params: tuple[Params, Params],
     x: Array,
     t: Array,
-    conds: tuple[Condition, Condition],
+    conds: tuple[Condition | Context, Condition | Context],
     modulations: tuple[Modulations, Modulations],
 ) -> tuple[Prediction, Prediction]:
     """The conditional prediction and that of its weaker guide, each with a condition of its own.

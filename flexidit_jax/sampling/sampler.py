@@ -5,92 +5,47 @@ Samples that wait for one program are evaluated together, whichever step of whic
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flexidit_jax.common.arguments import finite_array, shown, typed
+from flexidit_jax.common.arguments import shown, typed
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.progress import Progress
 from flexidit_jax.common.types import Array, Patch
 from flexidit_jax.diffusion.process import NoiseProcess
 from flexidit_jax.diffusion.steps import Carry, begin
-from flexidit_jax.models.conditioning.condition import Condition, guides, negatives, parsed, size, take
+from flexidit_jax.models.conditioning.condition import (
+    NULL,
+    Condition,
+    Given,
+    check_null,
+    guides,
+    negatives,
+    parsed,
+    size,
+    take,
+)
 from flexidit_jax.models.modulation import Modulations
 from flexidit_jax.sampling.calibration import fastest, times_of
 from flexidit_jax.sampling.engine import Engine
 from flexidit_jax.sampling.latency import chooser
-from flexidit_jax.sampling.noise import draws, given_noise, normal
+from flexidit_jax.sampling.noise import draws, given_noise, normal, sample_numbers
 from flexidit_jax.sampling.packing import choices
 from flexidit_jax.sampling.plan import Cost, Plan
 from flexidit_jax.sampling.snapshot import NotFinite, Snapshot
-from flexidit_jax.sampling.spec import SampleSpec
-from flexidit_jax.sampling.tables import Table, Told, hoisted, ready
+from flexidit_jax.sampling.spec import SampleSpec, own_words
+from flexidit_jax.sampling.state import Reading, State
+from flexidit_jax.sampling.tables import Told, asked_of, hoisted, ready
 from flexidit_jax.sampling.trajectory import Program, StepRows, Trajectory
 from flexidit_jax.sampling.unread import unread
 
 #: one for all samples or one for each; a trajectory is a spec that was looked at before
 Specs: TypeAlias = SampleSpec | Trajectory | Sequence[SampleSpec | Trajectory]
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class State:
-    """Samples under way. A value: `Sampler.step` makes another one, and the old one stays good.
-
-    Attributes:
-      carry, cond: [B, ...] on the device.
-      guides: conditions of the guide where a mode guides itself and where a weaker one guides it.
-      told_of: all three as modulations are made of them, whole on every device; None where steps make their own.
-      tables: modulations made of them for steps to come, by mode.
-      chains: the trajectories there are.
-      which: int [B], that of every sample.
-      at: int [B], the evaluations each sample has made.
-      numbers: uint32 [B], which sample of its seed each is.
-      captured: [steps, B, F, H, W, C] instead of drawn noise.
-    """
-
-    carry: Carry
-    cond: Condition
-    guides: tuple[Condition, Condition]
-    told_of: Told | None
-    tables: Mapping[Patch, Table]
-    chains: tuple[Trajectory, ...]
-    which: np.ndarray
-    at: np.ndarray
-    numbers: np.ndarray
-    captured: np.ndarray | None
-
-    def told(self, name: str, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
-        """What the chains of the samples `rows` say at the evaluations they have come to, [rows, ...]."""
-        arrays, which, at = [getattr(chain, name) for chain in self.chains], self.which[rows], self.at[rows]
-        if len(arrays) == 1:
-            return arrays[0][at]
-        found = np.empty((len(at), *arrays[0].shape[1:]), arrays[0].dtype)
-        for i, array in enumerate(arrays):
-            found[which == i] = array[at[which == i]]
-        return found
-
-    def waiting(self, rows: np.ndarray) -> dict[Program, np.ndarray]:
-        """The samples `rows` by the program of their next evaluation."""
-        groups: dict[Program, list[np.ndarray]] = {}
-        for i, chain in enumerate(self.chains):
-            mine = rows[self.which[rows] == i]
-            for at in np.unique(self.at[mine]):
-                groups.setdefault(chain.programs[at], []).append(mine[self.at[mine] == at])
-        return {program: np.sort(np.concatenate(parts)) for program, parts in groups.items()}
-
-    @property
-    def snapshot(self) -> Snapshot:
-        """What there is to see."""
-        steps, seeds = (np.array([getattr(chain, name) for chain in self.chains]) for name in ("steps", "seed"))
-        done, carry = self.told("done"), self.carry
-        return Snapshot(
-            done, steps[self.which], seeds[self.which], carry.x, carry.x0_prev, carry.lost, count=len(self.at)
-        )
 
 
 class Sampler:
@@ -107,12 +62,27 @@ class Sampler:
         self.engine, self._process, self._cost, self._adapters = engine, process, cost, adapters
         self._zeros: Array | None = None
 
+    def meant(self, spec: SampleSpec, batch: int | None = None) -> SampleSpec:
+        """The spec with the model's own words where it says None; `batch` matters with `latency_ms` alone.
+
+        Raises:
+          UserError: see `plan`, where the scale of guidance depends on the plan.
+        """
+        own = own_words(self.engine.model.conditioner)
+        if (known := spec.meant(own)).guidance is not None:
+            return known
+        plan = self._planned(spec.meant(own, share=1.0), batch)  # any scale: no cost depends on it
+        return spec.meant(own, plan.relative_cost(self.engine.patches[0], self._cost))
+
     def plan(self, spec: SampleSpec, batch: int | None = None) -> Plan:
         """What every step of a spec runs; `batch` matters with `latency_ms` alone.
 
         Raises:
           UserError: see `SampleSpec.plan`; more guided channels than there are, no batch with `latency_ms`.
         """
+        return self._planned(self.meant(spec, batch), batch)
+
+    def _planned(self, spec: SampleSpec, batch: int | None) -> Plan:
         layouts, channels = choices(spec.packing, self._adapters), spec.guidance_channels
         if channels is not None and not 1 <= channels <= self.engine.model.latent[-1]:
             raise UserError(f"guidance_channels must lie in 1..{self.engine.model.latent[-1]}, got {channels}")
@@ -126,6 +96,7 @@ class Sampler:
     def unread(self, spec: SampleSpec, negative: Any = None) -> dict[str, str]:
         """What a spec asks for and no step reads, with why: see `sampling.unread`."""
         try:
+            spec = spec.meant(own_words(self.engine.model.conditioner), share=1.0)
             table = spec.table(self._process)
         except UserError:  # said where the spec is used
             return {}
@@ -137,8 +108,9 @@ class Sampler:
         Raises:
           UserError: what this model cannot do.
         """
+        spec = self.meant(spec, batch)
         layouts, channels = choices(spec.packing, self._adapters), spec.guidance_channels
-        table, segments = spec.table(self._process), self.plan(spec, batch).segments
+        table, segments = spec.table(self._process), self._planned(spec, batch).segments
         runs = fastest(segments, layouts, times_of(self.engine, table, batch, channels))
         return Trajectory.of(runs, table, channels, spec.seed)
 
@@ -164,25 +136,26 @@ class Sampler:
         Raises:
           UserError: what this model cannot do, or another number of specs.
         """
-        conditioner, latent, placed = self.engine.model.conditioner, self.engine.model.latent, self.engine.placed
+        latent, placed = self.engine.model.latent, self.engine.placed
+        conditioner = self.engine.model.conditioner
         cond = parsed(conditioner, asked)
         batch = size(cond)
+        conds = cond, *guides(cond, negatives(conditioner, negative, batch))
         if self.engine.even(batch) != batch:
             raise UserError(f"{batch} samples do not split over the devices evenly; {self.engine.even(batch)} would")
-        chains, which = self._chains(specs, batch, batch)
-        numbers = np.arange(batch) if numbers is None else _sample_numbers(numbers, batch)
+        chains, which = self._chains(specs, batch, conds)
+        numbers = np.arange(batch) if numbers is None else sample_numbers(numbers, batch)
         noise, captured = given_noise(noise, captured, latent, batch, max(chain.steps for chain in chains))
         if noise is None:
             seeds = np.array([chain.seed for chain in chains])[which]
             noise = self._drawn(seeds, numbers, -1)
-        guiding = guides(cond, negatives(conditioner, negative, batch))
-        own, told = placed(cond), Told.of(cond, guiding) if hoisted(batch) else None
+        told = Told.of(cond, conds[1:], self.engine.modulating) if hoisted(batch) else None
         return State(
             carry=placed(begin(jnp.asarray(noise))),
-            cond=own,
-            guides=(placed(guiding[0]), own if guiding[1] is cond else placed(guiding[1])),
+            conds=conds,
             told_of=told and told._replace(rows=self.engine.whole(told.rows)),
             tables={},
+            given={},
             chains=chains,
             which=which,
             at=np.zeros(batch, int),
@@ -216,8 +189,8 @@ class Sampler:
         self,
         asked: Any,
         specs: Specs,
-        batch: int | None = None,
         negative: Any = None,
+        batch: int | None = None,
         first: int = 0,
         noise: Array | None = None,
         captured: Array | None = None,
@@ -243,7 +216,7 @@ class Sampler:
         if not callable(progress):
             progress = typed(progress, "bool", "progress")
         batch = self.engine.even(min(batch or n, n))
-        chains, which = self._chains(specs, n, batch)
+        chains, which = self._chains(specs, batch, (cond, *guides(cond, away)))
         most = np.array([chain.steps for chain in chains])[which]
         noise, captured = given_noise(noise, captured, self.engine.model.latent, n, max(most))
         parts = [np.minimum(np.arange(begin, begin + batch), n - 1) for begin in range(0, n, batch)]
@@ -271,8 +244,15 @@ class Sampler:
 
         return all_steps()
 
-    def _chains(self, specs: Specs, count: int, batch: int) -> tuple[tuple[Trajectory, ...], np.ndarray]:
-        """The trajectories of `count` samples in batches of `batch`, one of a spec; which each has, int [count]."""
+    def _chains(
+        self, specs: Specs, batch: int, conds: Sequence[Condition]
+    ) -> tuple[tuple[Trajectory, ...], np.ndarray]:
+        """The trajectories of samples in batches of `batch`, one of a spec; which each sample has, int [samples].
+
+        Args:
+          conds: the three of every sample, see `State`; those that a chain reads are looked at.
+        """
+        count = size(conds[0])
         if not isinstance(specs, Sequence):
             specs = [specs] * count
         if len(specs) != count:
@@ -281,8 +261,20 @@ class Sampler:
             if not isinstance(spec, (SampleSpec, Trajectory)):
                 raise UserError(f"spec must be a SampleSpec, got {type(spec).__name__}")
         place = {spec: i for i, spec in enumerate(dict.fromkeys(specs))}
+        which = np.array([place[spec] for spec in specs])
+        for spec, i in place.items():
+            self._check_null(spec, batch, conds[1][NULL][which == i])
         chains = (spec if isinstance(spec, Trajectory) else self.trajectory(spec, batch) for spec in place)
-        return tuple(chains), np.array([place[spec] for spec in specs])
+        return tuple(chains), which
+
+    def _check_null(self, spec: SampleSpec | Trajectory, batch: int, null: np.ndarray) -> None:
+        """Refuses to lead away from no condition where nothing stands for that; `null` is the guides', bool [B]."""
+        try:
+            check_null(self.engine.model.conditioner, null)
+        except UserError as error:
+            made = spec.programs if isinstance(spec, Trajectory) else self.plan(spec, batch).pairs
+            if any(cond == guide for cond, guide, *_ in made):
+                raise UserError(f"guidance: {error}; or name a negative") from None
 
     def _evaluated(self, state: State, program: Program, rows: np.ndarray) -> State:
         """One evaluation of the samples `rows`, which wait for one program.
@@ -293,6 +285,7 @@ class Sampler:
         fill = min(self.engine.even(1 << (len(rows) - 1).bit_length()), batch) - len(rows)
         read = np.append(rows, np.repeat(rows[-1:], fill))
         state, tables, pick = self._modulated(state, program, read)
+        state, given = self._given(state, program)
         told = StepRows(state.told("numbers", read), state.told("scale", read), pick)
         if not state.told("noisy", read).any():
             noise = self._quiet(len(read))
@@ -301,7 +294,7 @@ class Sampler:
         else:
             seeds = np.array([chain.seed for chain in state.chains])[state.which[read]]
             noise = self._drawn(seeds, state.numbers[read], state.told("step", read))
-        held = state.carry, state.cond, state.guides[program.guide_patch != program.cond_patch]
+        held = state.carry, given
         if len(rows) == batch:
             carry = self.engine.run(program, told, *held, noise, tables)
         else:
@@ -326,6 +319,26 @@ class Sampler:
             state.tables, make, program, chains, state.at.tolist(), state.told_of.numbers, rows.tolist()
         )
         return replace(state, tables=tables), [tables[patch].rows for patch in program.modes], pick
+
+    def _given(self, state: State, program: Program) -> tuple[State, list[Given]]:
+        """What the modes of a program read of conditions; what no evaluation to come reads is let go."""
+        readings = self._readings(state, program)
+        if any(reading not in state.given for reading in readings):
+            left = {reading for other in state.to_come() for reading in self._readings(state, other)}
+            given = {reading: made for reading, made in state.given.items() if reading in left}
+            for patch, which in dict.fromkeys(readings):
+                if (patch, which) not in given:
+                    given[patch, which] = self.engine.given(patch, [state.conds[i] for i in which])
+            state = replace(state, given=given)
+        return state, [state.given[reading] for reading in readings]
+
+    def _readings(self, state: State, program: Program) -> list[Reading]:
+        """What each mode of a program reads, conditions that are the same going by their first number."""
+        own, _, weaker = state.conds
+        same = {2: 0} if weaker is own else {}
+        return [
+            (self.engine.readers[patch], tuple(same.get(i, i) for i in which)) for patch, which in asked_of(program)
+        ]
 
     def _drawn(self, seeds: np.ndarray, numbers: np.ndarray, steps: int | np.ndarray) -> Array:
         """Noise [B, F, H, W, C], of several devices drawn by each for its samples."""
@@ -375,14 +388,6 @@ def batch_size(batch: Any) -> int | None:
     if batch is not None and batch < 1:
         raise UserError(f"batch must be at least 1, got {batch!r}")
     return batch
-
-
-def _sample_numbers(numbers: Any, count: int) -> np.ndarray:
-    """The numbers of `count` samples, int [count]."""
-    found = np.asarray(finite_array(numbers, "numbers"))
-    if found.shape != (count,) or not (0 <= found.min() <= found.max() < 2**32) or (found % 1).any():
-        raise UserError(f"numbers must be {count} whole numbers in 0..2^32-1, got {found.tolist()!s:.60}")
-    return found.astype(int)
 
 
 def _check_state(state: Any) -> None:

@@ -40,7 +40,8 @@ from flexidit_jax.sampling.schedule import (
     weak_first,
 )
 
-GUIDANCE = 1.5
+#: what a spec means for a DiT where it leaves that to the model
+OWN: Mapping[str, Any] = {"steps": 250, "solver": "ddpm", "guidance": 1.5}
 
 
 def _names_the_nearest(cls: type) -> type:
@@ -64,22 +65,25 @@ class SampleSpec:
     A list becomes a tuple and a mapping sorted pairs. A new key has the default that does what was done before it.
     Whoever changes a default writes the one so far into `INTRODUCED`: a record without that key is older than the key.
 
+    What is the model's own, 250 steps of a DiT and 20 of a PixArt, `meant` writes in where it is None.
+
     Attributes:
-      steps: denoising steps.
+      steps: denoising steps; None: the model's own.
       budget: share of the FLOPs of running every step powerful with the same guidance, in (0, 1]; the weak-first
         schedule nearest at or below it is used.
       schedule: instead of a budget, `"4:120,2:130"`: patch:steps in the order executed; or the
         paper's `"x/y"`: the last x conditional and the last y guiding steps powerful.
       guide: schedule of the guide, None meaning the same; never more powerful than `schedule`. `none`
         stands for steps without a guide: `"none:50,4:200"`.
-      guidance: s1 of FlexiDiT section 3.4, for all steps or by stretches: `"1:50,1.5:200"`; 1 runs no guide.
+      guidance: s1 of FlexiDiT section 3.4, for all steps or by stretches: `"1:50,1.5:200"`; 1 runs no guide. None: the
+        model's own, which may be more where fewer FLOPs are spent.
       weak_guidance: s2, the scale where a weaker mode guides; None ties it to s1 as the paper does.
       guidance_interval: (lowest, highest) time at which a guide runs (arXiv 2404.07724), as the network is told it:
         0..1000 from data to noise, of a SiT 0..1 from noise to data.
       guidance_channels: guide only the first few channels (3 for the released DiT's FID).
       solver: a module of `diffusion/solvers`: `"ddpm"`, `"ddim"`, `"dpmpp_2m"` or `"sa_solver"` for a
         Gaussian process, `"euler"` or `"heun"` (twice the evaluations) for flow matching and SiT; or its
-        name and keywords, such as `{"name": "sa_solver", "tau": 0.5}`.
+        name and keywords, such as `{"name": "sa_solver", "tau": 0.5}`; None: the model's own.
       seed: sample i of a seed has the same noise, to the bit, in any batch. None draws one when the spec is made and
         says which: from then on the spec holds that number.
       weak: with three or more modes, the one that a budget or `"x/y"` mixes in; the weakest by default.
@@ -97,15 +101,15 @@ class SampleSpec:
       UserError: what no model could do: types, ranges, keys that exclude each other.
     """
 
-    steps: int = 250
+    steps: int | None = None
     budget: float | None = None
     schedule: str | None = None
     guide: str | None = None
-    guidance: float | str = GUIDANCE
+    guidance: float | str | None = None
     weak_guidance: float | str | None = None
     guidance_interval: tuple[float, float] | None = None
     guidance_channels: int | None = None
-    solver: str | Mapping[str, Any] = "ddpm"
+    solver: str | Mapping[str, Any] | None = None
     seed: int | None = 0
     weak: int | str | tuple[int, ...] | None = None
     latency_ms: float | None = None
@@ -118,7 +122,7 @@ class SampleSpec:
         _check_interval(self.guidance_interval)
         for field in fields(self):
             object.__setattr__(self, field.name, typed(getattr(self, field.name), field.type, field.name))
-        if not isinstance(self.solver_section, (str, dict)):
+        if not isinstance(self.solver_section, (str, dict, type(None))):
             raise UserError(f"solver must be a name, or a name and keywords, got {shown(self.solver)}")
         if self.schedule is not None and self.budget is not None:
             raise UserError(
@@ -142,15 +146,23 @@ class SampleSpec:
             object.__setattr__(self, "seed", drawn_seed())
 
     @property
-    def solver_section(self) -> str | dict[str, Any]:
+    def solver_section(self) -> str | dict[str, Any] | None:
         """The solver as a config has it: a name, or a name and keywords."""
         paired = isinstance(self.solver, tuple) and all(isinstance(p, tuple) and len(p) == 2 for p in self.solver)
         return dict(self.solver) if paired else self.solver
 
-    @property
-    def guidance_text(self) -> str:
-        """The scale, and beside another than Python's, that one."""
-        return f"{self.guidance}" + (f" (in Python {GUIDANCE} unless said)" if self.guidance != GUIDANCE else "")
+    def meant(self, own: Mapping[str, Any], share: float | None = None) -> SampleSpec:
+        """With a model's own words where it says None.
+
+        Args:
+          own: see `own_words`.
+          share: of the FLOPs of running every step powerful with the same guidance; without one a scale that
+            depends on it stays open.
+        """
+        words = {key: value for key, value in own.items() if getattr(self, key) is None}
+        if isinstance(scales := words.get("guidance"), tuple):
+            words["guidance"] = None if share is None else round(float(np.interp(share, *zip(*scales))), 3)
+        return replace(self, **words) if words else self
 
     def table(self, process: NoiseProcess) -> Steps:
         """The solver's rows.
@@ -250,7 +262,15 @@ class SampleSpec:
 
 
 #: what a key that a record leaves out means: its value when it was introduced, where that is no longer the default
-INTRODUCED: dict[str, Any] = {}
+INTRODUCED: dict[str, Any] = {"steps": 250, "solver": "ddpm", "guidance": 1.5}
+
+
+def own_words(conditioner: Any) -> dict[str, Any]:
+    """What a model of a kind of condition is sampled with where nobody says: steps, solver and guidance.
+
+    Guidance is a scale, or pairs of a share of FLOPs and the scale there, ascending, linear between.
+    """
+    return {**OWN, **getattr(conditioner, "sampled", {})}
 
 
 def drawn_seed() -> int:

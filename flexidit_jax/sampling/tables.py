@@ -14,11 +14,12 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from flexidit_jax.common.types import Patch
 from flexidit_jax.diffusion.steps import Steps
-from flexidit_jax.models.conditioning.condition import NULL, Condition, size
+from flexidit_jax.models.conditioning.condition import NULL, Condition, Given, size
 from flexidit_jax.models.modulation import Modulations
 from flexidit_jax.sampling.trajectory import Program, Trajectory
 
@@ -45,28 +46,32 @@ class Table(NamedTuple):
 
 
 class Told(NamedTuple):
-    """The conditions of B samples and of what guides them.
+    """What modulations are made of, of the conditions of B samples and of what guides them.
 
     Attributes:
-      rows: [3 B]: their own, their guide's where a mode guides itself, and where a weaker mode guides.
+      rows: [3 B]: of their own, their guide's where a mode guides itself, and where a weaker mode guides.
       numbers: int [3, B]: the first of `rows` that is the same.
     """
 
-    rows: Condition
+    rows: Given
     numbers: np.ndarray
 
     @classmethod
-    def of(cls, cond: Condition, guides: Sequence[Condition]) -> Told:
-        """From conditions on the host."""
-        rows = cond
-        for guide in guides:
-            rows = {key: np.concatenate([rows[key], guide[key]]) for key in rows}
+    def of(
+        cls, cond: Condition, guides: Sequence[Condition], modulating: Callable[[Condition], Given] = lambda cond: cond
+    ) -> Told:
+        """From conditions on the host; `modulating` says what modulations are made of them."""
+        rows = {key: np.concatenate([part[key] for part in (cond, *guides)]) for key in cond}
+        made = modulating(rows)
+
+        def same(i: int) -> bytes:
+            if isinstance(made, dict) and made[NULL][i]:
+                return b""
+            return b"".join(leaf[i].tobytes() for leaf in jax.tree.leaves(made))
+
         first: dict[bytes, int] = {}
-        numbers = [
-            first.setdefault(b"" if rows[NULL][i] else b"".join(leaf[i].tobytes() for leaf in rows.values()), i)
-            for i in range(size(rows))
-        ]
-        return cls(rows, np.array(numbers).reshape(3, -1))
+        numbers = [first.setdefault(same(i), i) for i in range(size(rows))]
+        return cls(made, np.array(numbers).reshape(3, -1))
 
 
 def hoisted(batch: int) -> bool:
@@ -78,6 +83,11 @@ def reads(program: Program) -> list[tuple[Patch, int]]:
     """The modes that a program evaluates, and which of a sample's three conditions (`Told`) each is told."""
     cond, guide = program.cond_patch, program.guide_patch
     return [(cond, 0)] if guide is None else [(cond, 0), (guide, 1 if guide == cond else 2)]
+
+
+def asked_of(program: Program) -> list[tuple[Patch, tuple[int, ...]]]:
+    """Every mode that a program evaluates, with all of the conditions that it is told, as they come in `reads`."""
+    return [(patch, tuple(which for mode, which in reads(program) if mode == patch)) for patch in program.modes]
 
 
 def ready(

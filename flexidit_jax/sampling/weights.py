@@ -1,4 +1,4 @@
-"""A mode's weights as sampling reads them: of products in the model's dtype, those of modulations apart.
+"""A mode's weights as sampling reads them: of products in the model's dtype, those of conditioning apart.
 
 A network in bfloat16 casts its kernels in every call. Where they do not change, casting them once gives the same bits
 and halves what a call reads. `apart` gives every block arrays of its own: of stacked ones a step copies each block's
@@ -26,6 +26,8 @@ from flexidit_jax.models.dit import DiT
 PARTS, FACTORS = {"embed", "blocks", "final", "deembed"}, {"kernel", "lora_a", "lora_b"}
 #: what modulations are made of, and of blocks and the last norm
 CONDITIONING, OF_NORMS = {"timestep", "conditioner", "projection"}, {"modulation", "norm1", "norm2", "norm"}
+#: of blocks, what `DiT.kept` makes of a condition's tokens
+OF_TOKENS = {("cross_attention", part) for part in ("k", "v", "norm_k")}
 
 
 class Weights(NamedTuple):
@@ -33,11 +35,11 @@ class Weights(NamedTuple):
 
     Attributes:
       network: what every step reads; blocks stacked as `blocks`, or apart as `blocks_0`, `blocks_1`, ...
-      modulation: what `DiT.modulations` reads, blocks stacked. A conditioner is in both.
+      conditioning: what `DiT.modulations` and `DiT.kept` read, blocks stacked. A conditioner is in both.
     """
 
     network: Params
-    modulation: Params
+    conditioning: Params
 
 
 def maker(model: DiT, apart: bool, mesh: Mesh | None = None) -> Callable[[Params], Weights]:
@@ -58,14 +60,15 @@ def maker(model: DiT, apart: bool, mesh: Mesh | None = None) -> Callable[[Params
 
     def weights(params: Params) -> Weights:
         network: dict[str, Array] = {}
-        modulation: dict[str, Array] = {}
+        conditioning: dict[str, Array] = {}
         for path, leaf in flatten(params).items():
             keys = path.split("/")
             part, name = keys[0], keys[-1]
-            conditioning = part in CONDITIONING or (part in ("blocks", "final") and keys[1] in OF_NORMS)
-            in_blocks = part == "blocks" and not conditioning
+            modulates = part in CONDITIONING or (part in ("blocks", "final") and keys[1] in OF_NORMS)
+            before = modulates or (part == "blocks" and tuple(keys[1:3]) in OF_TOKENS)
+            in_blocks = part == "blocks" and not modulates
             cast = part in PARTS and (name in FACTORS or (in_blocks and name == "bias"))
-            if in_blocks and apart:
+            if in_blocks and apart and not before:
                 names = ("q", "k", "v") if three and "/qkv/" in path else ("qkv",)
                 columns = 1 if name == "lora_a" else len(names)
                 arrays = made(leaf, cast, columns)
@@ -75,11 +78,11 @@ def maker(model: DiT, apart: bool, mesh: Mesh | None = None) -> Callable[[Params
                         network[at] = arrays[i * columns + k % columns]
                 continue
             array = made(leaf, cast, 0)[0]
-            if conditioning:
-                modulation[path] = array
-            if not conditioning or part == "conditioner":
+            if before:
+                conditioning[path] = array
+            if not before or part == "conditioner":
                 network[path] = array
-        return Weights(unflatten(network), unflatten(modulation))
+        return Weights(unflatten(network), unflatten(conditioning))
 
     return weights
 

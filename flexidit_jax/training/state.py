@@ -51,15 +51,15 @@ def next_stage(state: TrainState, stage: Stage, optimizer: optax.GradientTransfo
     """Into the next stage: parameters and EMA through `flexify` (it is linear), a new optimizer.
 
     Where the stage freezes the pre-trained weights, it freezes their average: that is the model the
-    run has made so far.
+    run has made so far. What stands for no condition is frozen in every stage.
     """
     params, ema = (
         flexify(merge(state.frozen, tree), stage.patches, stage.adapters) for tree in (state.params, state.ema)
     )
     average, frozen = split_frozen(ema)
     trained, _ = split_frozen(params)
-    if frozen and not state.frozen:
-        trained = average  # new modes begin from the weights that are frozen
+    if jax.tree.structure(frozen) != jax.tree.structure(state.frozen):
+        trained = average  # new modes begin from the weights that this stage comes to freeze
     return _state(trained, average, frozen, optimizer)
 
 

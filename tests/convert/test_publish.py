@@ -88,11 +88,11 @@ def test_an_older_folder_is_read(dit: fd.FlexiDiT, tmp_path: Path) -> None:
     config = json.loads(file.read_text()) | {"_class_name": "Transformer2DModel", "cross_attention_dim": None}
     file.write_text(json.dumps(config))
     jax.tree.map(np.testing.assert_array_equal, fd.load(tmp_path).params, dit.params)
-    file.write_text(json.dumps(config | {"norm_type": "ada_norm_single"}))
+    file.write_text(json.dumps(config | {"norm_type": "ada_norm"}))
     with pytest.raises(UserError) as caught:
         fd.load(tmp_path)
     assert str(caught.value) == (
-        f"{file.parent} is a Transformer2DModel with norm_type 'ada_norm_single', and no DiT, which has 'ada_norm_zero'"
+        f"{file.parent} is a Transformer2DModel with norm_type 'ada_norm', and no DiT, which has 'ada_norm_zero'"
     )
 
 

@@ -43,6 +43,22 @@ def test_kept_times_of_the_published_sampler() -> None:
     assert list(PROCESS.timesteps(1)) == [999]
 
 
+def test_grids_of_pixart() -> None:
+    """diffusers keeps whole times and ends clean; the original takes real ones and ends at the noise of time 0."""
+    kept = PROCESS.chain(20, "diffusers")
+    assert kept.t[::-1].tolist() == [*range(999, 500, -50), *range(500, 49, -50)] and kept.t.dtype == int
+    np.testing.assert_array_equal(kept.alpha_bar, PROCESS.alpha_bar[kept.t])
+    assert kept.alpha_bar_prev[0] == 1
+    real = PROCESS.chain(20, "pixart")
+    np.testing.assert_allclose(real.t[::-1], 999 - 49.95 * np.arange(20), rtol=1e-12)
+    np.testing.assert_allclose([real.end, real.alpha_bar[-1]], PROCESS.alpha_bar[[0, 999]], rtol=1e-12)
+    low, high = np.log(PROCESS.alpha_bar[[49, 50]])
+    np.testing.assert_allclose(np.log(real.alpha_bar[0]), low + 0.95 * (high - low), rtol=1e-12)
+    whole = PROCESS.chain(999, "diffusers").t
+    np.testing.assert_array_equal(whole, np.arange(1, 1000))
+    np.testing.assert_allclose(PROCESS.chain(999, "pixart").alpha_bar, PROCESS.alpha_bar[1:], rtol=1e-12)
+
+
 @pytest.mark.parametrize("n", [0, -1, 1001])
 def test_kept_times_refused(n: int) -> None:
     with pytest.raises(UserError) as caught:

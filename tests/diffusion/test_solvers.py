@@ -156,6 +156,24 @@ def test_order_of_convergence(error: Any, over: Any, order: int, scale: float) -
     assert errors[-1] < (0.01 if order == 1 else 6e-5)
 
 
+@pytest.mark.parametrize("grid", gaussian.GRIDS)
+def test_a_grid_ends_where_it_says(grid: str) -> None:
+    """On clean data, or at the noise of time 0; the lowest row is of first order in all."""
+    chain, kept = GAUSSIAN.chain(200, grid), GAUSSIAN.alpha_bar[0] if grid == "pixart" else 1.0
+    end = kept**0.5, (1 - kept) ** 0.5
+    for solver, error in ((dpmpp_2m, 5e-3), (ddim, 3e-2)):
+        table = solver.table(GAUSSIAN, 200, grid=grid)
+        np.testing.assert_array_equal(table.t, chain.t[::-1])
+        reached = solution((chain.signal[-1], chain.sigma[-1]), end)
+        np.testing.assert_allclose(run(table, chain)[-1], reached, atol=error)
+        share = end[1] / chain.sigma[0]
+        last = [column[-1] for column in (table.cx, table.c0, table.c1)]
+        np.testing.assert_allclose(last, [share, end[0] - share * chain.signal[0], 0], atol=1e-12)
+    table = sa_solver.table(GAUSSIAN, 20, grid=grid)
+    np.testing.assert_array_equal(table.t, GAUSSIAN.timesteps(20, grid)[::-1])
+    assert (table.cx[-1], table.c0[-1]) == (0, 1)
+
+
 def test_which_rows_are_of_first_order() -> None:
     """The first and the last rows of the multistep solvers are DDIM's, and only those."""
     chain = GAUSSIAN.chain(12)
@@ -316,6 +334,8 @@ def test_the_right_x0_is_read_off_the_output() -> None:
         ({"name": "sa_solver", "between": (0, np.nan)}, GAUSSIAN, "solver.between must be finite, got nan at [1]"),
         ({"name": "sa_solver", "between": "ab"}, GAUSSIAN, "solver.between must be an array of numbers, got 'ab'"),
         ({"name": "ddim", "steps": 3}, GAUSSIAN, "unknown config key 'solver.steps'"),
+        ({"name": "ddim", "grid": "diffuser"}, GAUSSIAN, "no solver.grid 'diffuser'; did you mean 'diffusers'?"),
+        ({"name": "ddpm", "grid": "dit"}, GAUSSIAN, "solver.grid is a key of ddim and dpmpp_2m and sa_solver, not of"),
         ({"tau": 1.0}, GAUSSIAN, "solver wants a name, such as"),
     ],
 )

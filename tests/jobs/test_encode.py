@@ -28,7 +28,7 @@ from flexidit_jax.data.synthetic import Dataset as Synthetic
 from flexidit_jax.experiment.experiment import build_experiment
 from flexidit_jax.jobs.encode import _fill, _words
 from flexidit_jax.main import main
-from flexidit_jax.runs import shards
+from flexidit_jax.runs import record_shards, shards
 from flexidit_jax.runs.recovery import newest_step
 from flexidit_jax.runs.shards import of_host
 
@@ -312,7 +312,7 @@ def test_again_makes_nothing(
 def test_a_disk_that_fills_up_leaves_whole_shards(
     encode: Encode, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out, real = tmp_path / "out", latent_shards.ArrayRecordWriter
+    out, real = tmp_path / "out", record_shards.ArrayRecordWriter
 
     class Full:
         def __init__(self, path: str, options: str) -> None:
@@ -321,7 +321,7 @@ def test_a_disk_that_fills_up_leaves_whole_shards(
             self.write, self.close = self._writer.write, self._writer.close
 
     with monkeypatch.context() as patch:
-        patch.setattr(latent_shards, "ArrayRecordWriter", Full)
+        patch.setattr(record_shards, "ArrayRecordWriter", Full)
         assert encode(out) == 2
     message = f"cannot write to {out}/train ({os.strerror(errno.ENOSPC)}); whole shards stay, and once that is mended"
     assert said(capsys) == f"{message} the same command goes on"

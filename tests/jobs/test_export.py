@@ -27,6 +27,7 @@ from flexidit_jax.jobs import export
 from flexidit_jax.main import main
 from flexidit_jax.programs.bundle import Export, write_exported
 from flexidit_jax.programs.export import parse_pairs, runnable_pairs
+from flexidit_jax.sampling.spec import OWN
 
 ROOT = Path(__file__).parents[2]
 SERVE = ROOT / "launch" / "serve_exported.py"
@@ -160,7 +161,7 @@ def test_weights_are_written_once(flex: fd.FlexiDiT, exported: Path) -> None:
 def test_it_says_a_guidance_that_is_not_that_of_python(
     exported: Path, tmp_path: Path, serve: ModuleType, capsys: pytest.CaptureFixture[str], words: list[str], says: str
 ) -> None:
-    assert fd.SampleSpec().guidance == serve.GUIDANCE
+    assert OWN["guidance"] == serve.GUIDANCE
     serve.main([str(exported), "--cond=1", f"--out={tmp_path / 'x.npy'}", *words])
     said, written = capsys.readouterr().out.rsplit("written: ", 1)
     assert (said, written.partition(",")[0]) == (says, str(tmp_path / "x.npy"))

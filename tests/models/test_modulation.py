@@ -72,7 +72,7 @@ def test_ready_modulations_change_nothing(model: DiT, params: Params, patch: tup
     assert np.abs(reference.output).max() > 0.1
     for apart in (False, True):
         weights = maker(model, apart)(plain)
-        made = run(here, weights.modulation, t, cond, method="modulations")
+        made = run(here, weights.conditioning, t, cond, method="modulations")
         assert (made.blocks.shape, made.last.shape) == ((DEPTH, 3, 6, D), (3, 2, D))
         for ours, theirs in zip(run(here, weights.network, x, t, cond, made), reference, strict=True):
             assert np.abs(ours - theirs).max() <= 1e-6 * np.abs(theirs).max(), apart

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -40,6 +42,25 @@ def test_centres(patch: tuple[int, int, int]) -> None:
     np.testing.assert_allclose(
         ours[:, 4].reshape(rows, columns), np.broadcast_to(np.sin(y)[:, None], (rows, columns)), atol=1e-6
     )
+
+
+@pytest.mark.parametrize("latent", [(1, 16, 16), (1, 24, 8)])
+@pytest.mark.parametrize("span", [8.0, 2.0])
+def test_a_span_is_shared_by_rows_and_by_columns_of_any_number(latent: tuple[int, int, int], span: float) -> None:
+    base = (1, 2, 2)
+    rows, columns = (span / (side // 2) * np.arange(side // 2) for side in latent[1:])
+    expected = [np.concatenate([features(x, 8), features(y, 8)]) for y in rows for x in columns]
+    np.testing.assert_allclose(position_embedding(latent, base, base, 16, span), expected, atol=1e-6)
+    weak = position_embedding(latent, (1, 4, 4), base, 16, span)  # in the middle of the patches it covers
+    between = (rows[1] / 2, columns[1] / 2)
+    np.testing.assert_allclose(weak[0], np.concatenate([features(between[1], 8), features(between[0], 8)]), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["pixart_tiny", "pixart_micro_tiny"])
+def test_over_a_span_positions_are_those_of_pixart(name: str) -> None:
+    wanted = np.load(Path(__file__).parents[1] / "golden" / f"{name}.npz")["pos_embed"]
+    ours = position_embedding((1, 16, 16), (1, 2, 2), (1, 2, 2), wanted.shape[-1], 8 / 2)
+    np.testing.assert_array_equal(ours[None], wanted)
 
 
 def test_time_is_added_to_clips_only() -> None:

@@ -38,13 +38,13 @@ def test_equal_words_are_one_key_of_a_table() -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ({"steps": "10"}, "steps must be int, got '10'"),
-        ({"steps": 10.5}, "steps must be int, got 10.5"),
+        ({"steps": "10"}, "steps must be int or None, got '10'"),
+        ({"steps": 10.5}, "steps must be int or None, got 10.5"),
         ({"steps": 2**63}, "steps must lie within 64 bits, got 9223372036854775808"),
-        ({"steps": True}, "steps must be int, got True"),
+        ({"steps": True}, "steps must be int or None, got True"),
         ({"budget": "half"}, "budget must be float or None, got 'half'"),
         ({"schedule": 4}, "schedule must be str or None, got 4"),
-        ({"guidance": None}, "guidance must be float or str, got None"),
+        ({"guidance": True}, "guidance must be float or str or None, got True"),
         ({"seed": 1.5}, "seed must be int or None, got 1.5"),
         ({"seed": 2**32}, f"seed must lie in 0..2^32-1, got {2**32}"),
         ({"guidance_channels": 1.5}, "guidance_channels must be int or None, got 1.5"),
@@ -52,11 +52,10 @@ def test_equal_words_are_one_key_of_a_table() -> None:
         ({"weak": "a"}, "patch 'a' is not one to three positive integers, such as 4, (2, 4) or '2x4x4'"),
         ({"latency_ms": 0}, "latency_ms must be a positive number of milliseconds, got 0"),
         ({"guidance_interval": 3}, "guidance_interval must be (lowest, highest) of the times guided, got 3"),
-        ({"solver": None}, "solver must be str or Mapping[str, Any], got None"),
         ({"solver": 3}, "solver must be a name, or a name and keywords, got 3"),
         ({"solver": {"a", "b"}}, "solver must be made of numbers and words, got set"),
         ({"weak": b"abc"}, "weak must be made of numbers and words, got bytes"),
-        ({"steps": np.zeros((2, 2))}, "steps must be int, got ((0.0, 0.0), (0.0, 0.0))"),
+        ({"steps": np.zeros((2, 2))}, "steps must be int or None, got ((0.0, 0.0), (0.0, 0.0))"),
         ({"guidance": float("nan")}, "guidance must be finite, got nan"),
         ({"weak_guidance": 10**400}, f"weak_guidance must be finite, got 1{96 * '0'}..."),
         ({"weak_guidance": 10**5000}, "weak_guidance must be finite, got an integer of 16610 bits"),
@@ -133,7 +132,7 @@ def test_a_key_that_a_record_leaves_out_means_what_it_meant_when_it_was_introduc
 ) -> None:
     assert fd.SampleSpec.of_record({}).recorded() == INTRODUCED
     monkeypatch.setitem(module.INTRODUCED, "guidance", 4.0)  # as if the default had been 4 once
-    assert fd.SampleSpec.of_record({"steps": 9}) == fd.SampleSpec(steps=9, guidance=4.0)
+    assert fd.SampleSpec.of_record({"steps": 9}) == fd.SampleSpec(steps=9, guidance=4.0, solver="ddpm")
     assert fd.SampleSpec.of_record({"guidance": 2.0}).guidance == 2.0
     with pytest.raises(fd.UserError, match=r"^unknown config key 'sample\.stesp'; did you mean 'steps'\?$"):
         fd.SampleSpec.of_record({"stesp": 9})
@@ -143,6 +142,60 @@ def test_a_key_that_a_record_leaves_out_means_what_it_meant_when_it_was_introduc
 def test_what_is_no_record(record: object) -> None:
     with pytest.raises(fd.UserError, match=r"^a record is a mapping as `recorded` makes it, got \w+$"):
         fd.SampleSpec.of_record(record)
+
+
+# ---------------------------------------------------------------- The model's own words
+
+
+def test_what_nobody_says_is_the_models_own(flex: fd.FlexiDiT, texts: fd.FlexiDiT) -> None:
+    """A DiT as ever; a model of texts as PixArt. What is said holds, word by word."""
+    open_spec = fd.SampleSpec()
+    assert (open_spec.steps, open_spec.solver, open_spec.guidance) == (None, None, None)
+    assert flex.meant() == dataclasses.replace(open_spec, steps=250, solver="ddpm", guidance=1.5)
+    pixart = {"steps": 20, "solver": {"name": "dpmpp_2m", "grid": "diffusers"}}
+    assert texts.meant() == dataclasses.replace(open_spec, **pixart, guidance=4.5)
+    said = fd.SampleSpec(steps=4, solver="ddim", guidance=2.0, budget=0.6)
+    assert texts.meant(spec=said) == flex.meant(spec=said) == said
+    assert texts.meant(steps=7, budget=0.6).solver_section == pixart["solver"]
+    scales = [{run.scale for run in model.plan().segments} for model in (flex, texts)]
+    assert scales == [{1.5}, {4.5}] and len(texts.plan().evaluations) == 20
+
+
+@pytest.mark.parametrize(
+    ("percent", "scale"),
+    [
+        (100, 4.5),
+        (85, 4.5),
+        (82, 4.6),
+        (79, 4.7),
+        (72, 4.7),
+        (68.5, 4.8),
+        (65, 4.9),
+        (60.8, 4.96),
+        (58, 5.0),
+        (30, 5.0),
+    ],
+)
+def test_guidance_rises_where_less_is_spent(texts: fd.FlexiDiT, percent: float, scale: float) -> None:
+    own = module.own_words(texts.model.conditioner)
+    assert fd.SampleSpec().meant(own, percent / 100).guidance == scale
+    assert fd.SampleSpec(guidance=3.0).meant(own, percent / 100).guidance == 3.0
+    assert fd.SampleSpec().meant(module.OWN, percent / 100).guidance == 1.5
+
+
+def test_what_is_spent_is_that_of_the_plan(texts: fd.FlexiDiT) -> None:
+    for words in ({"budget": 0.7}, {"schedule": "4:11,2:9"}, {"schedule": "9/9"}):
+        spec = texts.meant(**words)
+        assert spec == fd.SampleSpec.of_record(spec.recorded()) and spec.steps == 20
+        share = texts.flops(**words).relative
+        assert 0.58 < share < 0.72
+        assert spec.guidance == round(4.9 - (share - 0.65) / 0.07 * (0.2 if share > 0.65 else 0.1), 3)
+        assert {run.scale for run in texts.plan(**words).segments} == {spec.guidance}
+        assert texts.plan(spec=spec) == texts.plan(**words)
+        assert texts.meant(spec=dataclasses.replace(spec, guidance=None)) == spec
+        settled = spec.settled(texts.plan(spec=spec))
+        assert texts.meant(spec=dataclasses.replace(settled, guidance=None)).guidance == spec.guidance
+    assert texts.meant(budget=0.7, guidance=2.0).guidance == 2.0
 
 
 # ---------------------------------------------------------------- Ways to say it

@@ -59,7 +59,7 @@ def test_apart_every_block_has_arrays_of_its_own(flex: FlexiDiT, host: bool) -> 
         for i in range(depth):
             np.testing.assert_array_equal(flat[f"blocks_{i}/{name}"], leaf[i])
             assert flat[f"blocks_{i}/{name}"] is flatten(two.network)[f"blocks_{i}/{name}"]
-    assert one.modulation["blocks"]["modulation"]["kernel"].shape[0] == depth
+    assert one.conditioning["blocks"]["modulation"]["kernel"].shape[0] == depth
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves([one, two]))
 
 

@@ -6,9 +6,9 @@ from flexidit_jax.diffusion.gaussian import Chain, Process
 from flexidit_jax.diffusion.steps import Steps
 
 
-def table(process: Process, steps: int) -> Steps:
-    """x' = sqrt(ab') x0 + sqrt(1 - ab') eps, with eps written through x and x0."""
-    return over(process.chain(steps))
+def table(process: Process, steps: int, grid: str = "dit") -> Steps:
+    """x' = sqrt(ab') x0 + sqrt(1 - ab') eps, with eps written through x and x0; `grid` as in `diffusion.gaussian`."""
+    return over(process.chain(steps, grid))
 
 
 def over(chain: Chain) -> Steps:

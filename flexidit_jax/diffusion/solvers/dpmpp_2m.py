@@ -15,9 +15,9 @@ from flexidit_jax.diffusion.gaussian import Chain, Process
 from flexidit_jax.diffusion.steps import Steps
 
 
-def table(process: Process, steps: int) -> Steps:
-    """The rows of `steps` steps."""
-    return over(process.chain(steps))
+def table(process: Process, steps: int, grid: str = "dit") -> Steps:
+    """The rows of `steps` steps, at the times of a grid (`diffusion.gaussian`)."""
+    return over(process.chain(steps, grid))
 
 
 def over(chain: Chain) -> Steps:

@@ -27,7 +27,9 @@ from flexidit_jax.diffusion.gaussian import Chain, Process
 from flexidit_jax.diffusion.steps import Steps
 
 
-def table(process: Process, steps: int, tau: float = 1.0, between: tuple[float, float] = (0.2, 0.8)) -> Steps:
+def table(
+    process: Process, steps: int, tau: float = 1.0, between: tuple[float, float] = (0.2, 0.8), grid: str = "dit"
+) -> Steps:
     """The rows of `steps` steps.
 
     Args:
@@ -35,6 +37,7 @@ def table(process: Process, steps: int, tau: float = 1.0, between: tuple[float, 
       steps: number of steps, one evaluation each.
       tau: how stochastic: 1 is the usual reverse SDE, 0 the ODE.
       between: the times, as shares of T, at which tau holds; elsewhere it is 0.
+      grid: of times, see `diffusion.gaussian`; each ends with x0 at its lowest time.
 
     Raises:
       UserError: a tau that is negative or not finite, or times that are no stretch of 0..1.
@@ -46,7 +49,7 @@ def table(process: Process, steps: int, tau: float = 1.0, between: tuple[float, 
     pair = finite_array(between, "solver.between")
     if np.shape(pair) != (2,) or not 0 <= pair[0] <= pair[1] <= 1:
         raise UserError(f"solver.between must be (lowest, highest) share of T, within 0..1, got {shown(between)}")
-    chain = process.chain(steps)
+    chain = process.chain(steps, grid)
     low, high = (share * process.steps for share in pair)
     return over(chain, tau * ((low <= chain.t) & (chain.t <= high)))
 

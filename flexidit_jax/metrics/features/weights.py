@@ -18,7 +18,7 @@ from flexidit_jax.common.files import content_digest, folder_named
 from flexidit_jax.common.graph_files import GRAPH_SUFFIX
 from flexidit_jax.common.hub import located
 from flexidit_jax.common.notes import note
-from flexidit_jax.common.tensor_files import SUFFIXES, config_beside, write_safetensors
+from flexidit_jax.common.tensor_files import SUFFIXES, config_of, write_safetensors
 from flexidit_jax.common.weights import Network, full_set, read_weights, weight_files
 
 #: names of weight files in a folder of the transformers library
@@ -96,11 +96,7 @@ def read(path: str | Path, published: Published) -> Weights:
     if (named := _NAMED.search(files[0].name)) and not sha256.startswith(named[1]):
         found = f"{named[1]}.. and has {sha256[: len(named[1])]}.."
         note(f"{files[0]} is named for a SHA-256 of {found}; it is another file, or damaged")
-    said = metadata.get("config")
-    try:
-        config = json.loads(said) if said else config_beside(files[0])
-    except ValueError:
-        raise UserError(f"the metadata of {files[0]} hold a config that is no JSON") from None
+    config = config_of(files[0], metadata)
     return Weights(files[0], sha256, metadata.get("source_sha256", sha256), state, config)
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flexidit_jax.common.axes import laid, ways
 from flexidit_jax.common.types import Array
 from flexidit_jax.models.attention.backend import attend
+from flexidit_jax.models.attention.kept import Kept
 from flexidit_jax.models.attention.seen import Seen
 from flexidit_jax.models.layers import Dense
 
@@ -34,13 +35,21 @@ class Attention(nn.Module):
     backend: str = "auto"
     qk_norm: str | None = None
 
+    def kept(self, source: Array) -> Kept:
+        """What calls read of a source, [R, M, d]; it does not depend on their x."""
+        return self(None, source)
+
     @nn.compact
     def __call__(
-        self, x: Array, source: Array | None = None, rope: tuple[Array, Array] | None = None, seen: Seen | None = None
-    ) -> Array:
+        self,
+        x: Array | None,
+        source: Array | Kept | None = None,
+        rope: tuple[Array, Array] | None = None,
+        seen: Seen | None = None,
+    ) -> Array | Kept:
         """Args:
-          x: [R, L, d].
-          source: [R, M, d], read for k and v; None: x itself.
+          x: [R, L, d]; None for what is `kept` of the source.
+          source: [R, M, d], read for k and v, or what is kept of it; None: x itself.
           rope: cos and sin of angles, [L, e/2] or [R, L, e/2], by which pairs of neighbouring columns of q and k turn;
             of tokens to each other.
           seen: None where every token sees all.
@@ -48,23 +57,26 @@ class Attention(nn.Module):
         Returns:
           [R, L, d].
         """
-        d = x.shape[-1]
         if source is None and not self.has_variable("params", "q"):
             q, k, v = self._fused(x)
         else:
             read = x if source is None else source
-            q, k, v = (
-                self._heads(Dense(d, self.dtype, name=name)(y)) for name, y in (("q", x), ("k", read), ("v", read))
-            )
+            q = None if x is None else self._projected("q", x)
+            k, v = read if isinstance(read, Kept) else (self._projected(name, read) for name in "kv")
         if self.qk_norm is not None:
-            q, k = RmsNorm(name="norm_q")(q), RmsNorm(name="norm_k")(k)
+            q = None if x is None else RmsNorm(name="norm_q")(q)
+            k = k if isinstance(source, Kept) else RmsNorm(name="norm_k")(k)
+        if x is None:
+            return Kept(k, v)
         if rope is not None:
             q, k = turned(q, *rope), turned(k, *rope)
+        d = x.shape[-1]
         x = laid(attend(self.backend, q, k, v, seen), "records", None, "heads")  # [R, L, h, e]
         return Dense(d, self.dtype, name="proj")(x.reshape(*x.shape[:2], d))
 
-    def _heads(self, x: Array) -> Array:
+    def _projected(self, name: str, x: Array) -> Array:
         """[R, N, d] -> [R, N, h, e]."""
+        x = Dense(x.shape[-1], self.dtype, name=name)(x)
         return laid(x, "records", None, "heads").reshape(*x.shape[:2], self.num_heads, -1)
 
     def _fused(self, x: Array) -> Array:

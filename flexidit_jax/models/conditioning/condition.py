@@ -13,12 +13,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from flexidit_jax.common.arguments import finite_array
 from flexidit_jax.common.errors import UserError, nearest
 from flexidit_jax.common.types import Array
+from flexidit_jax.models.attention.kept import Kept
 
 Condition: TypeAlias = dict[str, Array]
 NULL = "null"
@@ -27,15 +27,37 @@ NULL = "null"
 class Context(NamedTuple):
     """What the network reads of a condition; None what a kind of condition does not have.
 
+    No time enters it, so it can be made once, before the steps that read it: with keys and values of its tokens in
+    their place, which no block then computes (`DiT.kept`).
+
     Attributes:
       vector: [B, d], added to the embedded time.
       tokens: [B, M, d].
       mask: bool [B, M], True where a token is one.
+      kept: keys and values of the tokens, by block: a tuple of `Kept`, or one of [B, L, M, h, e].
     """
 
     vector: Array | None = None
     tokens: Array | None = None
     mask: Array | None = None
+    kept: Kept | tuple[Kept, ...] | None = None
+
+    @property
+    def read(self) -> bool:
+        """Whether blocks read it by themselves."""
+        return self.tokens is not None or self.kept is not None
+
+    def of(self, block: Array | int) -> Array | Kept:
+        """What a block reads."""
+        if self.kept is None:
+            return self.tokens
+        if isinstance(self.kept, Kept):
+            return Kept(*(jax.lax.dynamic_index_in_dim(part, block, 1, keepdims=False) for part in self.kept))
+        return self.kept[block]
+
+
+#: a condition, or what the network reads of it, made before
+Given: TypeAlias = Condition | Context
 
 
 def size(cond: Condition) -> int:
@@ -43,14 +65,9 @@ def size(cond: Condition) -> int:
     return cond[NULL].shape[0]
 
 
-def take(cond: Condition, rows: Array) -> Condition:
+def take(cond: Given, rows: Array) -> Given:
     """The samples `rows`, int [n]; one may be taken twice."""
     return jax.tree.map(lambda leaf: leaf[rows], cond)
-
-
-def join(first: Condition, second: Condition) -> Condition:
-    """The samples of both."""
-    return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, second)
 
 
 def as_null(cond: Condition) -> Condition:
@@ -92,18 +109,23 @@ def parsed(conditioner: Any, asked: Any) -> Condition:
       UserError: what the conditioner does not read.
     """
     if not isinstance(asked, Mapping):
-        return conditioner.parse(asked)
+        asked = conditioner.parse(asked)
     wanted = shapes(conditioner, 1)
     for key in asked:
         if key not in wanted:
             raise UserError(f"the condition of this model has no {key!r}{nearest(str(key), wanted)}")
     first = _array(next(iter(asked.values()), ()))
     count = len(next(iter(asked.values()))) if first is None else len(np.atleast_1d(first))
-    given = {NULL: np.zeros(count, bool), **asked}
+    given = {key: _array(value) for key, value in {NULL: np.zeros(count, bool), **asked}.items()}
+    if hasattr(conditioner, "completed"):
+        given = conditioner.completed(given)
     for key, like in wanted.items():
         if key not in given:
             raise UserError(f"the condition lacks {key!r}; it wants {', '.join(conditioner.fields)}")
-        given[key] = array = _array(given[key])
+        array = given[key]
+        if like.dtype == bool and array is not None and array.dtype.kind in "iu" and np.isin(array, (0, 1)).all():
+            array = array.astype(bool)
+        given[key] = array
         shape = (count, *like.shape[1:])
         if array is None or not count or array.shape != shape or not np.can_cast(array.dtype, like.dtype, "same_kind"):
             text = f"{like.dtype} {[count or 'B', *like.shape[1:]]}".replace("'", "")
@@ -150,6 +172,16 @@ def negatives(conditioner: Any, negative: Any, count: int) -> Condition | None:
         each = f" or one for each of {count}" if count > 1 else ""
         raise UserError(f"negative must be one for all samples{each}, got {size(cond)}")
     return take(cond, np.zeros(count, int)) if size(cond) == 1 else cond
+
+
+def check_null(conditioner: Any, null: np.ndarray) -> None:
+    """Refuses samples without a condition, bool [B], where nothing stands for that.
+
+    Raises:
+      UserError: saying what would do.
+    """
+    if hasattr(conditioner, "completed"):
+        conditioner.completed({NULL: null})
 
 
 def guides(cond: Condition, negative: Condition | None) -> tuple[Condition, Condition]:
