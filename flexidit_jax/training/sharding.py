@@ -27,15 +27,15 @@ from flexidit_jax.common.types import Array
 RULES: tuple[tuple[str, tuple[str | tuple[str, ...] | None, ...]], ...] = (
     (r"attention/(qkv|[qkv])/kernel$", ("fsdp", "tensor")),
     (r"attention/proj/kernel$", ("tensor", "fsdp")),
-    (r"mlp/fc1/kernel$", ("fsdp", "tensor")),
-    (r"mlp/fc2/kernel$", ("tensor", "fsdp")),
+    (r"(mlp|conditioner)/fc1/kernel$", ("fsdp", "tensor")),
+    (r"(mlp|conditioner)/fc2/kernel$", ("tensor", "fsdp")),
     (r"(attention/qkv|mlp/fc1)/lora_a$", ("fsdp", None)),
     (r"(attention/qkv|mlp/fc1)/lora_b$", (None, ("tensor", "fsdp"))),  # a rank divides by few devices
     (r"(attention/proj|mlp/fc2)/lora_a$", (("tensor", "fsdp"), None)),
     (r"(attention/proj|mlp/fc2)/lora_b$", (None, "fsdp")),
     (r"(modulation|projection/blocks)/kernel$", ("fsdp", "tensor")),
-    (r"timestep/fc\d/kernel$", ("fsdp", None)),
-    (r"conditioner/table$", (None, "fsdp")),
+    (r"(timestep|_embedding)/fc\d/kernel$", ("fsdp", None)),
+    (r"conditioner/(table|null)$", (None, "fsdp")),
     (r"/embed/kernel$", ("fsdp",)),
     (r"deembed/kernel$", ("fsdp", None, None, None, None)),
 )

@@ -16,6 +16,7 @@ from flexidit_jax.common.types import Array, Params
 from flexidit_jax.diffusion.gaussian import Process
 from flexidit_jax.models.build import build_dit, init
 from flexidit_jax.models.conditioning.condition import of_records
+from flexidit_jax.models.dit import DiT
 from flexidit_jax.training.optimizer import Ema
 from flexidit_jax.training.sharding import made, make_mesh, placed, put_batch
 from flexidit_jax.training.stages import Stage, build_stages
@@ -41,6 +42,14 @@ plain = jax.tree.map(
 records = [(rng.normal(size=(BATCH, *LATENT)).astype(np.float32), rng.integers(0, 10, BATCH)) for _ in range(STEPS)]
 
 
+#: one step of texts, whose null is frozen and split like what is trained
+TEXTS = build_dit(
+    LATENT, {"name": "text", "features": 16, "length": 5, "null_length": 2}, width=32, depth=2, num_heads=4, unroll=2,
+    modulation="single", span=6.0,
+)  # fmt: skip
+TEXT_STAGE = build_stages([{"patches": (2, 4), "steps": 1}], TEXTS.base_patch, {"name": "diffusion"})[0]
+
+
 def moved(program: str) -> list[str]:
     """Collectives that carry activations or latents: the only arrays with a side of 12 or a multiple of 9."""
     found = []
@@ -61,7 +70,15 @@ def begun(plain: Params, stage: Stage, optimizer: optax.GradientTransformation) 
     return state.replace(params=jax.tree.map(shaken, state.params))
 
 
-def run(stage: Stage, sizes: tuple[int, int, int] | None, accumulate: int) -> dict[str, object]:
+def asked(label: np.ndarray) -> dict[str, np.ndarray]:
+    """A batch of records of texts."""
+    tokens = rng.normal(size=(BATCH, 5, 16)).astype(np.float32) * (1 + label[:, None, None])
+    return {"tokens": tokens, "mask": np.arange(5) < 1 + label[:, None] % 5}
+
+
+def run(
+    stage: Stage, sizes: tuple[int, int, int] | None, accumulate: int, model: DiT = model, plain: Params = plain
+) -> dict[str, object]:
     mesh = make_mesh(*sizes) if sizes else None
     optimizer, modes = optax.adamw(1e-3), stage.patches[1:] if stage.adapters else stage.patches
     begin = partial(begun, stage=stage, optimizer=optimizer)
@@ -72,7 +89,8 @@ def run(stage: Stage, sizes: tuple[int, int, int] | None, accumulate: int) -> di
     counts = UpdateCounts([stage], 0)
     logged, programs, where = [], {}, [leaf.sharding for leaf in jax.tree.leaves(state)]
     for number, (x, label) in enumerate(records[: stage.steps]):
-        cond, patch = of_records(model.conditioner, {"label": label}), modes[number % len(modes)]
+        record = {"label": label} if "label" in model.conditioner.fields else asked(label)
+        cond, patch = of_records(model.conditioner, record), modes[number % len(modes)]
         words, counted = (put({"x": x})["x"], put(cond), number), counts.next(patch)
         if patch not in programs:
             programs[patch] = step.lower(state, *words, patch, counted).compile()
@@ -89,4 +107,10 @@ def run(stage: Stage, sizes: tuple[int, int, int] | None, accumulate: int) -> di
 
 if __name__ == "__main__":
     shared = {str(case): run(SHARED, *case) for case in CASES}
-    print(json.dumps({"shared": shared, "adapters": {str(case): run(ADAPTERS, *case) for case in ADAPTED}}))
+    adapters = {str(case): run(ADAPTERS, *case) for case in ADAPTED}
+    read = init(TEXTS, jax.random.key(0))
+    texts = {}
+    for case in ADAPTED:
+        rng = np.random.default_rng(1)
+        texts[str(case)] = run(TEXT_STAGE, *case, TEXTS, read)
+    print(json.dumps({"shared": shared, "adapters": adapters, "texts": texts}))

@@ -50,6 +50,14 @@ def test_an_adapter_is_stored_alike_wherever_heads_are_split(printed: dict[str, 
     assert_steps_agree(adapted, 3)
 
 
+def test_texts_and_what_stands_for_none(printed: dict[str, Runs]) -> None:
+    texts = printed["texts"]
+    assert len(texts) == 2 and all(run["stayed"] for run in texts.values())
+    assert_steps_agree(texts, 1)
+    assert texts["((2, 2, 2), 1)"]["held"] / texts[ONE]["held"] < 0.45
+    assert texts["((2, 2, 2), 1)"]["moved"] == []
+
+
 def test_the_state_is_split_and_stays_where_it_is(runs: Runs) -> None:
     assert all(run["stayed"] for run in runs.values())
     whole = runs[ONE]["held"]

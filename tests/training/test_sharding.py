@@ -52,6 +52,12 @@ D, DEPTH, HEADS = 1152, 28, 16  # DiT-XL
         ("trunk/timestep/fc1/kernel", (256, D), P("fsdp", None)),
         ("trunk/timestep/fc2/kernel", (D, D), P("fsdp", None)),
         ("trunk/conditioner/table", (1001, D), P(None, "fsdp")),
+        ("trunk/conditioner/null", (300, 4096), P(None, "fsdp")),
+        ("trunk/conditioner/fc1/kernel", (4096, D), P("fsdp", "tensor")),
+        ("trunk/conditioner/fc2/kernel", (D, D), P("tensor", "fsdp")),
+        ("trunk/conditioner/resolution_embedding/fc1/kernel", (256, 384), P("fsdp", None)),
+        ("trunk/conditioner/aspect_ratio_embedding/fc2/kernel", (384, 384), P("fsdp", None)),
+        ("trunk/projection/blocks/kernel", (D, 6 * D), P("fsdp", "tensor")),
         ("tokens/embed/kernel", (1, 4, 4, 4, D), P(None, None, None, None, "fsdp")),
         ("tokens/deembed/kernel", (D, 1, 4, 4, 8), P("fsdp", None, None, None, None)),
         ("tokens/deembed/bias", (1, 4, 4, 8), P()),
@@ -99,18 +105,28 @@ def test_every_rule_meets_a_leaf_that_is_its_own(small: TrainState) -> None:
     assert met - {None} == {pattern for pattern, _ in RULES if adapted or "lora" not in pattern}
 
 
+@pytest.fixture(scope="module")
+def texts() -> TrainState:
+    """The shapes of a training state of a small PixArt with micro-conditions."""
+    section = {"name": "text", "features": 4096, "length": 120, "null_length": 120, "resolution": (512, 512)}
+    model = build_dit((1, 64, 64, 4), section, size="S", modulation="single", span=32.0)
+    return abstract(partial(init, model, jax.random.key(0)), Stage(((1, 2, 2), (1, 4, 4)), 5), optax.adamw(1e-3))
+
+
 @pytest.mark.parametrize(("fsdp", "tensor"), [(2, 1), (2, 2)])
-def test_every_large_leaf_is_split(small: TrainState, fsdp: int, tensor: int) -> None:
+def test_every_large_leaf_is_split(small: TrainState, texts: TrainState, fsdp: int, tensor: int) -> None:
     mesh, whole = SimpleNamespace(shape={"data": 1, "fsdp": fsdp, "tensor": tensor}), []
 
     def check(path: str, leaf: jax.ShapeDtypeStruct) -> None:
         axes = str(spec(path, leaf.shape, mesh))
         if leaf.size >= 2**16 and "fsdp" not in axes:
             whole.append(path)
-        in_blocks = re.search(r"(qkv|proj|fc1|fc2|modulation)/kernel$", path) and "timestep" not in path
+        in_blocks = re.search(r"(qkv|/[qkv]|proj|fc1|fc2|modulation|projection/blocks)/kernel$", path)
+        in_blocks = in_blocks and not re.search("timestep|_embedding/", path)
         assert ("tensor" in axes) == bool(in_blocks or re.search(r"(qkv|fc1)/lora_b$|(proj|fc2)/lora_a$", path)), path
 
     map_named(check, small)
+    map_named(check, texts)
     assert whole == []
 
 

@@ -10,6 +10,7 @@ import pytest
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.trees import flatten, merge
 from flexidit_jax.common.types import Params
+from flexidit_jax.models.build import build_dit, init
 from flexidit_jax.models.flexify import at, flexify
 from flexidit_jax.training.losses.diffusion import Loss as Diffusion
 from flexidit_jax.training.losses.distillation import Loss as Distillation
@@ -205,6 +206,26 @@ def test_new_modes_begin_from_the_average_that_is_frozen(plain: Params) -> None:
         np.testing.assert_allclose(leaf, share * np.asarray(theirs[path]), atol=1e-6, err_msg=path)
     assert min(np.abs(ours[f"{part}/{leaf}"]).max() for part in ("embed", "deembed") for leaf in ("kernel", "bias")) > 0
     jax.tree.map(np.testing.assert_array_equal, second.params, second.ema)
+
+
+def test_what_stands_for_no_condition_is_frozen_in_every_stage() -> None:
+    """And is no sign of a stage before that froze the pre-trained weights."""
+    section = {"name": "text", "features": 6, "length": 4, "null_length": 2}
+    model = build_dit((1, 8, 8, 4), section, width=12, depth=1, num_heads=2, modulation="single", span=4.0)
+    adam = AdamW().build(optax.constant_schedule(1e-3))
+    state = first_state(init(model, jax.random.key(0)), Stage((P2,), 10), adam)
+    null = state.frozen["trunk"]["conditioner"]["null"]
+    state = state.replace(ema=jax.tree.map(lambda leaf: 0.5 * leaf, state.params))
+    shared = next_stage(state, Stage((P2, P4), 10), adam)  # trained goes on from what is trained
+    trained, average = (flatten(tree["trunk"]["blocks"]) for tree in (shared.params, shared.ema))
+    for path, leaf in flatten(state.params["trunk"]["blocks"]).items():
+        np.testing.assert_array_equal(trained[path], leaf, err_msg=path)
+        np.testing.assert_array_equal(average[path], 0.5 * np.asarray(leaf), err_msg=path)
+    adapted = next_stage(state, Stage((P2, P4), 10, adapters=2), adam)  # from the average, which is frozen
+    jax.tree.map(np.testing.assert_array_equal, adapted.params, adapted.ema)
+    for one in (state, shared, adapted):
+        np.testing.assert_array_equal(one.frozen["trunk"]["conditioner"]["null"], null)
+        assert "null" not in "/".join(flatten(one.params))
 
 
 def test_the_first_average_is_a_copy(plain: Params) -> None:

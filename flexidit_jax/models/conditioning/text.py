@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
+from flexidit_jax.common.axes import laid
 from flexidit_jax.common.build import positive
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.types import Array
@@ -92,8 +93,9 @@ class Conditioner(nn.Module):
     def __call__(self, cond: Condition) -> Context:
         tokens, mask = self._with_null(cond)
         init = nn.initializers.normal(0.02)
-        h = nn.gelu(Dense(self.width, jnp.float32, init, name="fc1")(tokens), approximate=True)
-        tokens = Dense(self.width, jnp.float32, init, name="fc2")(h)  # [B, M, d]
+        h = laid(Dense(self.width, jnp.float32, init, name="fc1")(tokens), "records", None, "heads")
+        h = nn.gelu(h, approximate=True)
+        tokens = laid(Dense(self.width, jnp.float32, init, name="fc2")(h), "records")  # [B, M, d]
         if self.resolution is None:
             return Context(None, tokens, mask)
         size = NumberEmbedding(self.width // 3, name="resolution_embedding")
