@@ -40,10 +40,11 @@ class FlopCount(NamedTuple):
         return f"{unguided} of powerful unguided, {guided} of powerful with the same guidance"
 
 
-def row_macs(width: int, length: int, mlp_ratio: int = 4, text_tokens: int = 0) -> int:
+def row_macs(width: int, length: int, mlp_ratio: float = 4, text_tokens: int = 0) -> int:
     """MACs of one row of `length` tokens in one block, without adaLN: every token meets every other, and all text."""
     cross = 2 * (length + text_tokens) * width**2 + 2 * length * text_tokens * width if text_tokens else 0
-    return (4 + 2 * mlp_ratio) * length * width**2 + 2 * length**2 * width + cross
+    mlp = 2 * length * width * round(mlp_ratio * width)
+    return 4 * length * width**2 + mlp + 2 * length**2 * width + cross
 
 
 def text_tokens(model: DiT) -> int:
@@ -57,7 +58,7 @@ def transformer_macs(
     tokens: int,
     token_in: int,
     token_out: int,
-    mlp_ratio: int = 4,
+    mlp_ratio: float = 4,
     text_tokens: int = 0,
     lora_rank: int = 0,
 ) -> int:
