@@ -74,6 +74,8 @@ def get_config(variant: str = "") -> ConfigDict:
         "guidance_channels": None,
         "weak": None,
         "packing": "separate",
+        "size": None,
+        "aspect": None,
         "solver": "ddpm",
         "seed": 0,
         "first": 0,

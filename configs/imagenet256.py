@@ -80,6 +80,8 @@ def get_config(variant: str = "") -> ConfigDict:
         "guidance_channels": 3,
         "weak": None,
         "packing": "separate",
+        "size": None,
+        "aspect": None,
         "solver": "ddpm",
         "seed": 0,
         "first": 0,

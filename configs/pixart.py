@@ -9,16 +9,16 @@ The folder of a diffusers pipeline is read from ./weights/pixart. What lies apar
 
 from ml_collections import ConfigDict
 
-#: side of the latent, positions' scale, tokens of a text, factor of the VAE's latents, micro-conditions
+#: side of the latent, scale of positions, tokens of a text, micro-conditions
 VARIANTS = {
-    "": (32, 1.0, 120, 0.18215, False),
-    "alpha256": (32, 1.0, 120, 0.18215, False),
-    "alpha512": (64, 1.0, 120, 0.18215, False),
-    "alpha1024": (128, 2.0, 120, 0.18215, True),
-    "sigma256": (32, 0.5, 300, 0.13025, False),
-    "sigma512": (64, 1.0, 300, 0.13025, False),
-    "sigma1024": (128, 2.0, 300, 0.13025, False),
-    "sigma2048": (256, 4.0, 300, 0.13025, False),
+    "": (32, 1.0, 120, False),
+    "alpha256": (32, 1.0, 120, False),
+    "alpha512": (64, 1.0, 120, False),
+    "alpha1024": (128, 2.0, 120, True),
+    "sigma256": (32, 0.5, 300, False),
+    "sigma512": (64, 1.0, 300, False),
+    "sigma1024": (128, 2.0, 300, False),
+    "sigma2048": (256, 4.0, 300, False),
 }
 
 
@@ -27,13 +27,13 @@ def get_config(variant: str = "") -> ConfigDict:
         from flexidit_jax.common.errors import UserError
 
         raise UserError(f"configs/pixart.py has no variant {variant!r}; known: {', '.join(filter(None, VARIANTS))}")
-    side, scale, length, factor, micro = VARIANTS[variant]
+    side, scale, length, micro = VARIANTS[variant]
     config = ConfigDict()
     config.seed = 0
     config.init_from = "./weights/pixart"
     config.profile_at = None
     config.dataset = None
-    config.codec = {"name": "sd_vae", "path": "./weights/pixart", "scale": factor, "slice": 1}
+    config.codec = {"name": "sd_vae", "path": "./weights/pixart", "scale": None, "slice": 1}
     config.text = {
         "name": "t5",
         "path": "./weights/pixart",
@@ -93,6 +93,8 @@ def get_config(variant: str = "") -> ConfigDict:
         "guidance_channels": None,
         "weak": None,
         "packing": "separate",
+        "size": None,
+        "aspect": None,
         "solver": None,
         "seed": 0,
         "first": 0,

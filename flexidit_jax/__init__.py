@@ -10,19 +10,20 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from flexidit_jax.api import FlexiDiT, FlopCount, NotFinite, Prediction, SampleSpec, UserError, load
+    from flexidit_jax.api import FlexiDiT, FlopCount, NotFinite, Prediction, SampleSpec, UserError
+    from flexidit_jax.loading import load
 
 __all__ = ["FlexiDiT", "FlopCount", "NotFinite", "Prediction", "SampleSpec", "UserError", "load"]
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """A public name, from `api` when it is asked for: a command line with a mistake in it needs no jax."""
+    """A public name, read when it is asked for: a command line with a mistake in it needs no jax."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from flexidit_jax import api
+    from flexidit_jax import api, loading
 
-    return getattr(api, name)
+    return getattr(loading if name == "load" else api, name)
 
 
 def __dir__() -> list[str]:

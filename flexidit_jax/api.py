@@ -1,4 +1,4 @@
-"""The public Python face: `load(path) -> FlexiDiT`."""
+"""A model ready to predict and to sample; `loading` makes one of whatever holds one."""
 
 from __future__ import annotations
 
@@ -16,14 +16,12 @@ from flexidit_jax.common import build
 from flexidit_jax.common.arguments import finite_array, path_of, shown, typed
 from flexidit_jax.common.build import Section
 from flexidit_jax.common.errors import UserError
-from flexidit_jax.common.notes import note
 from flexidit_jax.common.program_cache import keep_session_programs
 from flexidit_jax.common.trees import count
 from flexidit_jax.common.types import Array, Params, Patch, Prediction, as_patch, patch_name, short_patch_name
+from flexidit_jax.convert.peft_layout import write_peft
 from flexidit_jax.convert.publish import write_published
-from flexidit_jax.convert.read_model import read_model
 from flexidit_jax.convert.saved import write_saved
-from flexidit_jax.convert.which_process import asked_process, process_of
 from flexidit_jax.diffusion.process import NoiseProcess, read_by
 from flexidit_jax.models import adapters as lora
 from flexidit_jax.models.build import describe, recorded_dit
@@ -36,12 +34,13 @@ from flexidit_jax.sampling.asked import conditions, features, fitting
 from flexidit_jax.sampling.engine import Engine
 from flexidit_jax.sampling.plan import Plan
 from flexidit_jax.sampling.sampler import Sampler
+from flexidit_jax.sampling.sizes import size_of
 from flexidit_jax.sampling.snapshot import NotFinite, Snapshot, gathered
 from flexidit_jax.sampling.spec import SampleSpec
 from flexidit_jax.sampling.takes_spec import takes_spec
 
-#: what `import flexidit_jax` offers
-__all__ = ["FlexiDiT", "FlopCount", "NotFinite", "Prediction", "SampleSpec", "UserError", "load"]
+#: what `import flexidit_jax` offers beside `loading.load`
+__all__ = ["FlexiDiT", "FlopCount", "NotFinite", "Prediction", "SampleSpec", "UserError"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +84,11 @@ class FlexiDiT:
         """The modes, powerful first."""
         return patches_of(self.params)
 
+    @property
+    def pixels(self) -> tuple[int, ...] | None:
+        """Height and width of pictures; None without a codec, which tells."""
+        return self.codec and tuple(self.codec.data_shape(self.model.latent)[1:3])
+
     @cached_property
     def _engine(self) -> Engine:
         keep_session_programs()
@@ -99,7 +103,8 @@ class FlexiDiT:
     @cached_property
     def sampler(self) -> Sampler:
         """Samples a step at a time: `start`, `step`, `run` (`sampling.sampler`); what `sample` and `steps` use."""
-        return Sampler(self._engine, self.process, self._cost, adapters=adapter_rank(self.params) is not None)
+        adapters = adapter_rank(self.params) is not None
+        return Sampler(self._engine, self.process, self._cost, adapters, lambda: self.pixels)
 
     def __repr__(self) -> str:
         names = ", ".join(map(short_patch_name, self.patches))
@@ -147,6 +152,19 @@ class FlexiDiT:
         other = dataclasses.replace(self, model=model)
         vars(other)["_engine"] = self._engine.sized(model.latent)
         return other
+
+    def of_size(self, specs: Sequence[SampleSpec]) -> tuple[FlexiDiT, list[SampleSpec]]:
+        """The model for latents of the size that specs ask for, and the specs with that size in pixels.
+
+        Raises:
+          UserError: see `sampling.sizes.size_of`.
+        """
+        found = size_of([(spec.size, spec.aspect) for spec in specs], self.model, self.codec, self.patches)
+        if found is None:
+            return self, list(specs)
+        size, latent = found
+        flex = self if latent == self.model.latent else self.sized(latent)
+        return flex, [dataclasses.replace(spec, size=size, aspect=None) for spec in specs]
 
     def predict(self, x: Array, t: Array, labels: Any, patch: int | str | tuple[int, ...] | None = None) -> Prediction:
         """One call of the network.
@@ -315,7 +333,11 @@ class FlexiDiT:
         return self._engine.weight_bytes()
 
     def export(
-        self, path: str | Path, patch: int | str | tuple[int, ...] | None = None, overwrite: bool = False
+        self,
+        path: str | Path,
+        patch: int | str | tuple[int, ...] | None = None,
+        overwrite: bool = False,
+        adapters_only: bool = False,
     ) -> None:
         """Writes one mode as a DiT or PixArt of a published layout, which other programs read.
 
@@ -323,11 +345,14 @@ class FlexiDiT:
           path: `.safetensors` or `.pt` (with torch), or a folder for diffusers.
           patch: the mode; the most powerful by default.
           overwrite: replace another model that is there.
+          adapters_only: write a folder of PEFT with the mode's LoRA, which is otherwise merged.
 
         Raises:
           UserError: a mode the layout cannot hold, another model at the path, or one that cannot be written.
         """
         file, mode = path_of(path, "path"), self._mode(patch)
+        if typed(adapters_only, "bool", "adapters_only"):
+            return write_peft(file, self.params, mode, typed(overwrite, "bool", "overwrite"))
         model = self.model.at(mode)
         write_published(file, model, at(self.params, mode), typed(overwrite, "bool", "overwrite"))
 
@@ -345,13 +370,17 @@ class FlexiDiT:
             themselves.
         """
         folder, adapters_only = path_of(path, "path"), typed(adapters_only, "bool", "adapters_only")
-        config = {
+        write_saved(folder, self.sections, self.params, adapters_only, typed(overwrite, "bool", "overwrite"))
+
+    @property
+    def sections(self) -> dict[str, Any]:
+        """What `of` makes this model of, without its weights."""
+        return {
             "model": describe(self.model),
             "process": build.describe(self.process),
             "codec": None if self.codec is None else build.describe(self.codec),
             **({} if self.text is None else {"text": build.describe(self.text)}),
         }
-        write_saved(folder, config, self.params, adapters_only, typed(overwrite, "bool", "overwrite"))
 
     def _mode(self, patch: int | str | tuple[int, ...] | None) -> Patch:
         """A mode of this model, the most powerful by default."""
@@ -364,52 +393,6 @@ class FlexiDiT:
     def _cost(self, patch: Patch) -> int:
         rank = lora.rank_of(self.params["modes"][patch_name(patch)]) or 0
         return forward_flops(self.model, patch, 0 if self.merge_adapters else rank)
-
-
-def load(
-    path: str | Path,
-    num_heads: int | None = None,
-    base: str | Path | FlexiDiT | None = None,
-    weights: str | None = None,
-    process: str | Section | None = None,
-) -> FlexiDiT:
-    """Loads a model from whatever holds one.
-
-    Args:
-      path: a training run's folder (its newest checkpoint, EMA weights), one step inside its
-        `checkpoints`, a folder written by `save`, a weight file of a DiT or PixArt (.safetensors, .pt), or a diffusers
-        folder, whose VAE is used where it is a whole pipeline; or, where there is no such path, the name of a model
-        at the Hugging Face hub, `"owner/model"` or `"hf:owner/model@revision"` (the extra `hub`).
-      num_heads: for a weight file, whose tensors do not tell; published sizes need none.
-      base: for a folder saved with `adapters_only`, the model they were made for.
-      weights: where there are several, "ema" for averaged ones (the default), "raw" for those they are the average of;
-        in a weight file also the words that stand before their names.
-      process: what a DiT weight file or a diffusers folder is for, which its tensors do not tell: a name such as
-        "sit", or a section such as {"name": "flow", "shift": 3.0}; "gaussian" by default.
-
-    Raises:
-      UserError: nothing there that holds a model, a file that is damaged or of another layout, weights that are not
-        finite, or a model of other heads or of another process than are asked for.
-    """
-    keep_session_programs()
-    path_of(path, "path")  # looked at, and left as it is: a str may be a name at the hub
-    num_heads, weights = typed(num_heads, "int | None", "num_heads"), typed(weights, "str | None", "weights")
-    if not (base is None or isinstance(base, FlexiDiT)):
-        path_of(base, "base")
-
-    def stored() -> Params | None:
-        if base is None or isinstance(base, FlexiDiT):
-            return base and base.params
-        return read_model(base, num_heads, None, lambda: None)[1]
-
-    asked = asked_process(process)
-    config, params = read_model(path, num_heads, weights, stored)
-    if base is not None and config.get("base") is None:
-        note(f"{path} holds all of its weights; base= is not read")
-    flex = FlexiDiT.of(config, params, process_of(Path(path), config["process"], asked))
-    if num_heads is not None and flex.model.num_heads != num_heads:
-        raise UserError(f"{path} is a model of {flex.model.num_heads} heads, but num_heads={num_heads}; leave that out")
-    return flex
 
 
 @partial(jax.jit, static_argnames=("model", "patch"))

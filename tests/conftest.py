@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,7 +29,7 @@ import pytest  # noqa: E402
 
 import flexidit_jax as fd  # noqa: E402
 from flexidit_jax.common import notes  # noqa: E402
-from flexidit_jax.common.tensor_files import write_safetensors  # noqa: E402
+from flexidit_jax.common.tensor_files import read_safetensors, write_safetensors  # noqa: E402
 from flexidit_jax.main import main  # noqa: E402
 from flexidit_jax.metrics.features import clip, inception  # noqa: E402
 from flexidit_jax.models.pretrained.autoencoder_kl import VAE  # noqa: E402
@@ -106,6 +107,32 @@ def vae_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_safetensors(folder / "diffusion_pytorch_model.safetensors", write_vae(params))
     (folder / "config.json").write_text(json.dumps({"norm_num_groups": 2, "scaling_factor": 0.18215}))
     return folder
+
+
+@pytest.fixture(scope="session")
+def pixart_pipeline(tmp_path_factory: pytest.TempPathFactory, vae_folder: Path) -> Path:
+    """A whole pipeline of a PixArt, the golden one reading the features of the golden T5. Do not write into it."""
+    root = tmp_path_factory.mktemp("pixart")
+    state, metadata = read_safetensors(GOLDEN / "pixart_tiny.safetensors")
+    wide = np.random.default_rng(0).normal(size=(36, 32)).astype(np.float32) / 6
+    state["caption_projection.linear_1.weight"] = wide
+    t5 = GOLDEN / "t5_tiny.safetensors"
+    configs = {
+        "transformer": json.loads(metadata["config"]) | {"caption_channels": 32},
+        "text_encoder": json.loads(str(np.load(GOLDEN / "t5_tiny.npz")["config"])),
+        "vae": json.loads((vae_folder / "config.json").read_text()) | {"scaling_factor": 0.13025},
+    }
+    for part, config in configs.items():
+        (root / part).mkdir()
+        (root / part / "config.json").write_text(json.dumps(config))
+    write_safetensors(root / "transformer" / "diffusion_pytorch_model.safetensors", state)
+    shutil.copy(vae_folder / "diffusion_pytorch_model.safetensors", root / "vae")
+    shutil.copy(t5, root / "text_encoder" / "model.safetensors")
+    (root / "tokenizer").mkdir()
+    shutil.copy(GOLDEN / "t5_tiny_spiece.model", root / "tokenizer" / "spiece.model")
+    index = {"_class_name": "PixArtSigmaPipeline", "text_encoder": ["transformers", "T5EncoderModel"]}
+    (root / "model_index.json").write_text(json.dumps(index))
+    return root
 
 
 @pytest.fixture(scope="session")

@@ -51,7 +51,9 @@ def test_names() -> None:
     assert set(fd.__all__) == {"FlexiDiT", "FlopCount", "NotFinite", "Prediction", "SampleSpec", "UserError", "load"}
     assert fd.FlopCount._fields == ("total", "relative", "relative_unguided")
     assert fd.Prediction._fields == ("output", "variance")
-    assert list(inspect.signature(fd.load).parameters) == ["path", "num_heads", "base", "weights", "process"]
+    parameters = list(inspect.signature(fd.load).parameters)
+    assert parameters[:7] == ["path", "num_heads", "base", "weights", "process", "codec", "text"]
+    assert parameters[7:] == ["input_size", "interpolation_scale", "length", "null", "null_mask"]
     assert list(inspect.signature(fd.FlexiDiT.predict).parameters) == ["self", "x", "t", "labels", "patch"]
 
 

@@ -24,6 +24,7 @@ FLOOR = {
     "sampling": 3,
     "training": 3,
     "api": 4,
+    "loading": 5,
     "evaluation": 5,
     "programs": 5,
     "experiment": 6,

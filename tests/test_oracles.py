@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from flexidit_jax.api import load
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.convert.dit_layout import read_dit
 from flexidit_jax.convert.weight_files import read_state_dict
+from flexidit_jax.loading import load
 from flexidit_jax.training.optimizer import AdamW
 
 pytestmark = pytest.mark.oracle

@@ -21,6 +21,7 @@ from flexidit_jax.common.placement import put
 from flexidit_jax.common.tensor_files import SUFFIXES, config_beside
 from flexidit_jax.common.types import Array, Params
 from flexidit_jax.common.weights import full_set, read_weights, weight_files, within
+from flexidit_jax.models.pretrained import stripes
 from flexidit_jax.models.pretrained.autoencoder_kl import VAE
 from flexidit_jax.models.pretrained.autoencoder_kl_layout import NETWORK, read_vae
 
@@ -30,6 +31,7 @@ WEIGHTS = f"{STEM}.safetensors"
 #: of the published model: pixels per latent along a side, channels of images and of latents
 FACTOR, CHANNELS, LATENT_CHANNELS = 8, 3, 4
 DTYPES = ("float32", "bfloat16")
+SCALE = 0.18215
 #: parts of the network that run, one half to encode and one to decode
 ENCODER, DECODER = {"encoder", "quant_conv"}, {"decoder", "post_quant_conv"}
 
@@ -46,20 +48,21 @@ class Codec:
         `config.json`), also within that of a pipeline as `vae`; or the weight file. Without a config.json beside it,
         norms have the published 32 groups. Where there is no such path, the name of a model at the Hugging Face hub,
         such as "stabilityai/sd-vae-ft-ema" (see `common.hub`).
-      scale: latents are the posterior's times this.
-      slice: images (frames) per device at once; bounds memory, changes results by rounding only.
+      scale: latents are the posterior's times this; None: what the config.json there says, else 0.18215.
+      slice: images (frames) per device at once; bounds memory, changes results by rounding only. One of more than
+        512x512 pixels counts as several, and is convolved in stripes (`models.pretrained.stripes`).
       dtype: of the encoder's convolutions and products, "float32" or "bfloat16".
       decode_dtype: of the decoder's convolutions and products. Images depend on it, latents do not.
     """
 
     path: str = f"./weights/{SOURCE.split('/')[1]}"  # with two slashes it is no name at the hub
-    scale: float = 0.18215
+    scale: float | None = SCALE
     slice: int = 4
     dtype: str = "float32"
     decode_dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        build.positive("codec", scale=self.scale, slice=self.slice)
+        build.positive("codec", slice=self.slice, **({} if self.scale is None else {"scale": self.scale}))
         for key in ("dtype", "decode_dtype"):
             if (value := getattr(self, key)) not in DTYPES:
                 raise UserError(f"codec.{key} must be 'float32' or 'bfloat16', got {value!r}")
@@ -129,7 +132,8 @@ class Codec:
         shape = (len(x), *self.latent_shape(x.shape[1:]))
         model, params = self._weights(x)
         images = x.reshape(-1, *x.shape[2:])  # [B F, H, W, 3]
-        parts = [jax.block_until_ready(_moments(model, params, part)) for part in _slices(images, self.slice)]
+        size = self._at_once(images.shape[1] * images.shape[2])
+        parts = [jax.block_until_ready(_moments(model, params, part)) for part in _slices(images, size)]
         mean, std = (_joined(jnp, moment, len(images)).reshape(shape) for moment in zip(*parts, strict=True))
         return mean, std
 
@@ -155,7 +159,7 @@ class Codec:
         Returns:
           scaled latents like `mean`, float32.
         """
-        return _latents(mean, std, key, self.scale)
+        return _latents(mean, std, key, self._scale)
 
     def decode(self, latents: Array) -> np.ndarray:
         """Scaled latents [B, F, h, w, 4] -> uint8 [B, F, 8 h, 8 w, 3].
@@ -167,9 +171,14 @@ class Codec:
             raise UserError(f"sd_vae decodes latents [B, F, h, w, 4], got {list(latents.shape)}")
         model, params = self._weights(latents, decoding=True)
         z = latents.reshape(-1, *latents.shape[2:])  # [B F, h, w, 4]
-        parts = [to_uint8(_decode(model, params, part, self.scale)) for part in _slices(z, self.slice)]
+        size = self._at_once(z.shape[1] * z.shape[2] * FACTOR**2)
+        parts = [to_uint8(_decode(model, params, part, self._scale)) for part in _slices(z, size)]
         images = _joined(np, parts, len(z))  # [B F, H, W, 3]
         return images.reshape(*latents.shape[:2], *images.shape[1:])
+
+    def _at_once(self, pixels: int) -> int:
+        """How many images of so many pixels."""
+        return max(1, self.slice * stripes.WHOLE // max(pixels, stripes.WHOLE))
 
     @property
     def _files(self) -> list[Path]:
@@ -183,6 +192,16 @@ class Codec:
             return [path]
         return weight_files(path, STEM) or weight_files(path / "vae", STEM)
 
+    @cached_property
+    def _scale(self) -> float:
+        if self.scale is not None:
+            return self.scale
+        files = self._files
+        said = config_beside(files[0]).get("scaling_factor") if files else None
+        if said is not None and (type(said) not in (int, float) or not said > 0):
+            raise UserError(f"{files[0].parent}/config.json says scaling_factor is {said!r}, and no positive number")
+        return SCALE if said is None else said
+
     def _groups(self) -> int:
         """Of the norms: all that config.json adds to the weights, since its other values must be those of this codec.
 
@@ -190,7 +209,7 @@ class Codec:
           UserError: one is not, or the file is no JSON.
         """
         config = config_beside(self._files[0])
-        expected = {"act_fn": "silu", "scaling_factor": self.scale, "shift_factor": None, "latents_mean": None}
+        expected = {"act_fn": "silu", "scaling_factor": self._scale, "shift_factor": None, "latents_mean": None}
         for key, value in expected.items():
             if config.get(key, value) != value:
                 where = "; set codec.scale to it" if key == "scaling_factor" else ""

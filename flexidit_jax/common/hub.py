@@ -23,6 +23,7 @@ Needed = Callable[[Sequence[str]], Sequence[str]]
 
 FORCED = "hf:"
 _NAME = re.compile(r"(?P<model>\w[\w.-]*/[\w.-]+)(?P<file>/[^@]+)?(?:@(?P<revision>[\w./-]+))?")
+UNITS = {"GB": 1e9, "MB": 1e6, "kB": 1e3}
 _COMMIT = re.compile("[0-9a-f]{40}")
 
 
@@ -130,8 +131,11 @@ def _fetch(model: str, revision: str, needed: Needed) -> Fetched:
     reason = "HF_HUB_OFFLINE is set"
     if not constants.HF_HUB_OFFLINE:
         try:
-            info = HfApi().model_info(model, revision=revision, timeout=10)
-            files = [glob.escape(file) for file in needed([file.rfilename for file in info.siblings])]
+            info = HfApi().model_info(model, revision=revision, timeout=10, files_metadata=True)
+            wanted = needed([file.rfilename for file in info.siblings])
+            if size := sum(file.size or 0 for file in info.siblings if file.rfilename in wanted):
+                note(f"{model} at the hub: {_bytes(size)} in {len(wanted)} files, fetched unless the cache has them")
+            files = [glob.escape(file) for file in wanted]
             folder = Path(snapshot_download(model, revision=revision, allow_patterns=files))
             return Fetched(model, folder.name, folder)
         except UserError:
@@ -146,6 +150,12 @@ def _fetch(model: str, revision: str, needed: Needed) -> Fetched:
         note(f"the hub is not asked for {model} ({reason}); its cache has it")
         return there
     raise _Refused(f"cannot be read ({reason}), nor does the cache hold all of it")
+
+
+def _bytes(count: int) -> str:
+    """In the largest unit of which there is one."""
+    unit = next((unit for unit in ("GB", "MB") if count >= UNITS[unit]), "kB")
+    return f"{count / UNITS[unit]:.1f} {unit}"
 
 
 def _cached(model: str, revision: str, needed: Needed) -> Fetched | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,25 @@ _EIGHT_BITS = {
     "F8_E5M2": ml_dtypes.float8_e5m2,
     "F8_E8M0": ml_dtypes.float8_e8m0fnu,
 }
+
+
+class Tensors(Mapping[str, np.ndarray]):
+    """Arrays by name, each read when it is asked for, every time anew: who copies them one by one holds them once."""
+
+    def __init__(self, unread: Unread) -> None:
+        self._unread = unread
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._unread[name]()
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._unread
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._unread)
+
+    def __len__(self) -> int:
+        return len(self._unread)
 
 
 def open_tensors(path: Path) -> tuple[Unread, dict[str, str]]:

@@ -16,8 +16,8 @@ import numpy as np
 
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.files import written_aside
-from flexidit_jax.common.tensor_files import json_object, read_safetensors, told, write_safetensors
-from flexidit_jax.common.weights import Network, read_weights, weight_files
+from flexidit_jax.common.tensor_files import Tensors, json_object, read_safetensors, told, write_safetensors
+from flexidit_jax.common.weights import Network, open_weights, weight_files
 from flexidit_jax.convert.replaced import check_config, check_tensors
 from flexidit_jax.models.dit import DiT
 from flexidit_jax.models.position import position_embedding
@@ -65,7 +65,7 @@ def read_folder(folder: Path, which: str | None = None) -> tuple[dict[str, np.nd
 
     Args:
       folder: it, or that of a whole pipeline.
-      which: see `common.weights.read_weights`.
+      which: see `common.weights.open_weights`.
 
     Raises:
       UserError: another transformer; missing, unexpected or unreadable files or keys.
@@ -191,8 +191,8 @@ def _names(depth: int) -> dict[str, list[str]]:
     return names
 
 
-def weights_in(root: Path, network: Network, which: str | None) -> dict[str, np.ndarray]:
-    """The tensors of a transformer's own folder; for the arguments see `common.weights.read_weights`.
+def weights_in(root: Path, network: Network, which: str | None) -> Tensors:
+    """The tensors of a transformer's own folder, unread; for the arguments see `common.weights.open_weights`.
 
     Raises:
       UserError: none are there, or they cannot be read.
@@ -202,7 +202,7 @@ def weights_in(root: Path, network: Network, which: str | None) -> dict[str, np.
         raise UserError(
             f"{root} holds no weights; put {STEM}.safetensors there (or .bin, or their shards with the index)"
         )
-    return read_weights(files, network, which)[0]
+    return Tensors(open_weights(files, network, which)[0])
 
 
 def root_of(folder: Path) -> Path | None:

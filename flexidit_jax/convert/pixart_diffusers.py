@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +18,14 @@ import numpy as np
 
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.files import written_aside
-from flexidit_jax.common.tensor_files import json_object, read_safetensors, told, write_safetensors
+from flexidit_jax.common.tensor_files import Tensors, json_object, misnamed, read_safetensors, told, write_safetensors
 from flexidit_jax.common.types import Params
 from flexidit_jax.common.weights import Network
 from flexidit_jax.convert import replaced
 from flexidit_jax.convert.diffusers_layout import LARGEST, STEM, weights_in
 from flexidit_jax.convert.dit_layout import StateDict
 from flexidit_jax.convert.pixart_layout import NULL, read_pixart
+from flexidit_jax.convert.said import Said
 from flexidit_jax.models.dit import DiT
 
 CLASS = "PixArtTransformer2DModel"
@@ -70,21 +73,22 @@ def is_pixart(config: Mapping[str, Any]) -> bool:
     return config.get("_class_name") == CLASS or config.get("norm_type") == NORM
 
 
-def read_folder(root: Path, which: str | None = None) -> tuple[DiT, Params]:
+def read_folder(root: Path, which: str | None, said: Said) -> tuple[DiT, Params]:
     """The folder of a transformer, sharded or not -> the model and its plain parameters.
 
     Args:
       root: it, not that of a pipeline.
-      which: see `common.weights.read_weights`.
+      which: see `common.weights.open_weights`.
+      said: `length` and what is to stand for no text; the config tells all else.
 
     Raises:
       UserError: another transformer; missing, unexpected or unreadable files or keys.
     """
     file = root / "config.json"
-    return read_named(weights_in(root, NETWORK, which), json_object(file), str(file))
+    return read_named(weights_in(root, NETWORK, which), json_object(file), str(file), said)
 
 
-def read_named(state: StateDict, config: Mapping[str, Any], where: str) -> tuple[DiT, Params]:
+def read_named(state: StateDict, config: Mapping[str, Any], where: str, said: Said) -> tuple[DiT, Params]:
     """A state dict of diffusers and its config -> the model and its plain parameters.
 
     Raises:
@@ -99,7 +103,8 @@ def read_named(state: StateDict, config: Mapping[str, Any], where: str) -> tuple
     if type(scale) not in (int, float) or not 0 < scale <= LARGEST:
         raise UserError(f"{where} must say interpolation_scale as a positive number, got {scale!r}")
     try:
-        model, params = read_pixart(published(state), heads, side, scale)
+        read = replace(said, num_heads=heads, input_size=side, interpolation_scale=scale)
+        model, params = read_pixart(published(state), read)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
     check_config(config, model, where)
@@ -128,8 +133,8 @@ def write_folder(folder: Path, model: DiT, state: StateDict, overwrite: bool = F
         file.write_text(json.dumps(config, indent=2) + "\n")
 
 
-def published(state: StateDict) -> dict[str, np.ndarray]:
-    """A state dict of diffusers by its published names.
+def published(state: StateDict) -> StateDict:
+    """A state dict of diffusers by its published names; a tensor is read when it is asked for.
 
     Raises:
       UserError: missing or unexpected keys, all named.
@@ -138,11 +143,9 @@ def published(state: StateDict) -> dict[str, np.ndarray]:
     micro = any(key.startswith(f"{EMBEDDER}.resolution_embedder.") for key in state)
     names = _names(depth, micro, EMPTY_TEXT in state)
     wanted = {key for keys in names.values() for key in keys}
-    problems = [f"missing {key}" for key in sorted(wanted) if key not in state]
-    problems += [f"unexpected {key}" for key in state if key not in wanted]
-    if problems:
+    if problems := misnamed(sorted(wanted), state):
         raise UserError(f"not a {CLASS}: {told(problems)}")
-    return {name: np.concatenate([state[key] for key in keys]) for name, keys in names.items()}
+    return Tensors({name: partial(_joined, state, keys) for name, keys in names.items()})
 
 
 def to_diffusers(model: DiT, state: StateDict) -> dict[str, np.ndarray]:
@@ -199,6 +202,15 @@ def check_config(config: Mapping[str, Any], model: DiT, where: str) -> None:
             raise UserError(f"{where} says {key} is {said!r}, which no PixArt that is read has")
         if key in wanted and said != wanted[key]:
             raise UserError(f"{where} says {key} is {said!r}, but the weights are of a PixArt with {wanted[key]!r}")
+
+
+def _joined(state: StateDict, keys: Sequence[str]) -> np.ndarray:
+    """Tensors one after another, which are alike."""
+    first, *others = parts = [state[key] for key in keys]
+    for key, part in zip(keys[1:], others, strict=True):
+        if part.shape != first.shape:
+            raise UserError(f"{keys[0]} is {list(first.shape)}, but {key} {list(part.shape)}")
+    return np.concatenate(parts) if others else first
 
 
 def _names(depth: int, micro: bool, null: bool) -> dict[str, tuple[str, ...]]:

@@ -7,16 +7,17 @@ the text are one linear; `y_embedding`, the features of no text, and `pos_embed`
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from flexidit_jax.common.errors import UserError
-from flexidit_jax.common.tensor_files import differences, told
+from flexidit_jax.common.tensor_files import misnamed, told
 from flexidit_jax.common.types import Array, Params
 from flexidit_jax.common.weights import Network
 from flexidit_jax.convert.dit_layout import Heads, StateDict, heads_of
+from flexidit_jax.convert.said import Said
 from flexidit_jax.models.build import build_dit
 from flexidit_jax.models.dit import DiT
 from flexidit_jax.models.fold import folded
@@ -27,8 +28,13 @@ NETWORK = Network(
     "t_block.1.weight",
     ("x_embedder", "t_embedder", "t_block", "y_embedder", "csize_embedder", "ar_embedder", "blocks", "final_layer"),
 )
-#: there are no weights of these two, and diffusers has neither
-REFUSED = {"attn.sr": "compresses keys and values", "attn.q_norm": "normalises queries and keys"}
+#: below a block: there are no weights of these, and diffusers has none
+REFUSED = {
+    "attn.sr": "compresses keys and values",
+    "attn.norm": "compresses keys and values",
+    "attn.q_norm": "normalises queries and keys",
+    "attn.k_norm": "normalises queries and keys",
+}
 #: of positions: side of the latent in patches over their span
 SCALES = (0.5, 1.0, 2.0, 4.0)
 #: width of a head of all published models
@@ -65,40 +71,52 @@ BLOCK = {
 NULL = "y_embedder.y_embedding"
 
 
-def read_pixart(
-    state: StateDict, num_heads: Heads = None, input_size: int | None = None, scale: float | None = None
-) -> tuple[DiT, Params]:
+def read_pixart(state: StateDict, said: Said | None = None) -> tuple[DiT, Params]:
     """A state dict of the published layout -> the model it describes and its plain parameters.
+
+    Tensors are read one by one: besides the parameters no more than one is held.
 
     Args:
       state: arrays by name, of any float type.
-      num_heads: wanted where heads are not 72 wide.
-      input_size: the latent's side, wanted where `pos_embed` is missing.
-      scale: of positions, wanted there too.
+      said: `num_heads` is wanted where heads are not 72 wide, `input_size` and `interpolation_scale` where `pos_embed`
+        is missing; `length` holds where no tensor tells; with a `null` other than "stored" what stands for no text is
+        left out.
 
     Raises:
-      UserError: missing, extra or misshapen keys (all named), or a model that the tensors alone do not tell.
+      UserError: missing, extra or misshapen keys (all that are missing or extra named), or a model that the tensors
+        alone do not tell.
     """
+    said = said or Said()
     for key in state:
         for part, does in REFUSED.items():
             if f".{part}." in key:
                 raise UserError(f"{key} is of a PixArt that {does}, which is not read; one without would do")
-    model = _model_of(state, num_heads, input_size, scale)
+    stored = NULL in state and said.null in (None, "stored")
+    if said.null == "stored" and not stored:
+        raise UserError(f"null='stored', but there is no {NULL.rpartition('.')[2]}; null='empty' reads an empty text")
+    model = _model_of(state, said, stored)
     shapes = _shapes(model)
-    if "pos_embed" not in state:
-        del shapes["pos_embed"]
-    if problems := differences(shapes, state):
+    shapes = {key: shape for key, shape in shapes.items() if key != "pos_embed" or key in state}
+    if problems := misnamed([*shapes, NULL] if NULL in state else shapes, state):
         raise UserError("not a PixArt state dict: " + told(problems))
-    model = _with_positions(model, state, scale)
+    model = _with_positions(model, state, said.interpolation_scale)
+
+    def take(name: str) -> np.ndarray:
+        array = state[name]
+        if array.shape != shapes[name]:
+            raise UserError(f"not a PixArt state dict: {name} is {list(array.shape)} instead of {list(shapes[name])}")
+        return _float32(array)
 
     def linear(name: str) -> Params:
-        return {"kernel": _float32(state[f"{name}.weight"]).T, "bias": _float32(state[f"{name}.bias"])}
+        return {"kernel": take(f"{name}.weight").T, "bias": take(f"{name}.bias")}
 
     def stacked(name: str) -> Params:
-        layers = [linear(f"blocks.{i}.{name}") for i in range(model.depth)]
-        return {leaf: np.stack([layer[leaf] for layer in layers]) for leaf in ("kernel", "bias")}
+        return {
+            "kernel": _stacked(lambda i: take(f"blocks.{i}.{name}.weight").T, model.depth),
+            "bias": _stacked(lambda i: take(f"blocks.{i}.{name}.bias"), model.depth),
+        }
 
-    tables = np.stack([_float32(state[f"blocks.{i}.scale_shift_table"]) for i in range(model.depth)])
+    tables = _stacked(lambda i: take(f"blocks.{i}.scale_shift_table"), model.depth)
     params: Params = {"blocks": {"modulation": {"table": tables}}}
     for path, name in _outside(model.conditioner.resolution is not None).items():
         _put(params, path, linear(name))
@@ -107,15 +125,15 @@ def read_pixart(
     cross = params["blocks"]["cross_attention"]
     both = {leaf: np.split(array, 2, axis=-1) for leaf, array in cross.pop("kv").items()}
     cross |= {part: {leaf: np.ascontiguousarray(both[leaf][i]) for leaf in both} for i, part in enumerate("kv")}
-    if NULL in state:
-        params["conditioner"]["null"] = _float32(state[NULL])
+    if stored:
+        params["conditioner"]["null"] = take(NULL)
     last = linear("final_layer.linear")
     return model, params | {
         "embed": {
-            "kernel": _float32(state["x_embedder.proj.weight"]).transpose(2, 3, 1, 0)[None],
-            "bias": _float32(state["x_embedder.proj.bias"]),
+            "kernel": take("x_embedder.proj.weight").transpose(2, 3, 1, 0)[None],
+            "bias": take("x_embedder.proj.bias"),
         },
-        "final": {"modulation": {"table": _float32(state["final_layer.scale_shift_table"])}},
+        "final": {"modulation": {"table": take("final_layer.scale_shift_table")}},
         "deembed": {
             "kernel": last["kernel"].reshape(model.width, *model.patch, -1),
             "bias": last["bias"].reshape(*model.patch, -1),
@@ -167,6 +185,15 @@ def write_pixart(model: DiT, params: Params) -> dict[str, np.ndarray]:
     return {name: np.ascontiguousarray(array) for name, array in state.items()}
 
 
+def _stacked(layer: Callable[[int], np.ndarray], depth: int) -> np.ndarray:
+    """[depth, ...] of what is made one layer after another."""
+    first = layer(0)
+    stack = np.empty((depth, *first.shape), first.dtype)
+    for i in range(depth):
+        stack[i] = layer(i) if i else first
+    return stack
+
+
 def _outside(micro: bool) -> dict[str, str]:
     return OUTSIDE | MICRO if micro else OUTSIDE
 
@@ -212,8 +239,13 @@ def _with_positions(model: DiT, state: StateDict, scale: float | None) -> DiT:
     raise UserError(f"pos_embed holds positions of none of the scales {', '.join(f'{scale:g}' for scale in SCALES)}")
 
 
-def _model_of(state: StateDict, num_heads: Heads, input_size: int | None, scale: float | None) -> DiT:
-    """The model a published state dict describes, from the few tensors that tell."""
+def _model_of(state: StateDict, said: Said, stored: bool) -> DiT:
+    """The model a published state dict describes, from the few tensors that tell and what is said.
+
+    Args:
+      stored: whether its features of no text are taken.
+    """
+    input_size, scale = said.input_size, said.interpolation_scale
     telling = {
         "x_embedder.proj.weight": 4,
         "final_layer.linear.weight": 2,
@@ -238,24 +270,24 @@ def _model_of(state: StateDict, num_heads: Heads, input_size: int | None, scale:
     missing = {"input_size": input_size} | ({} if "pos_embed" in state else {"interpolation_scale": scale})
     if lacking := [key for key, value in missing.items() if value is None]:
         raise UserError(
-            f"the state dict lacks pos_embed, which tells {' and '.join(lacking)}; say them in a config.json beside the"
-            ' file, such as {"input_size": 32, "interpolation_scale": 0.5}'
+            f"the state dict lacks pos_embed, which tells {' and '.join(lacking)}; say them in a config.json"
+            ' beside the file, such as {"input_size": 32, "interpolation_scale": 0.5}, or as arguments so named'
         )
-    micro, null = _has_micro(state), len(state[NULL]) if NULL in state else 0
+    micro, null = _has_micro(state), len(state[NULL]) if stored else 0
     return build_dit(
         latent=(1, input_size, input_size, channels),
         conditioner={
             "name": "text",
             "features": state["y_embedder.y_proj.fc1.weight"].shape[1],
-            "length": null or LENGTHS[micro],
+            "length": null or said.length or LENGTHS[micro],
             "null_length": null,
-            "null_mask": "caption" if null else "own",
+            "null_mask": said.null_mask or ("caption" if null else "own"),
             "resolution": (8 * input_size, 8 * input_size) if micro else None,
         },
         patch=patch,
         width=width,
         depth=sum(bool(re.fullmatch(r"blocks\.\d+\.scale_shift_table", key)) for key in state),
-        num_heads=_heads(width, num_heads),
+        num_heads=_heads(width, said.num_heads),
         mlp_ratio=max(1, state["blocks.0.mlp.fc1.weight"].shape[0] // width),
         learn_variance=state["final_layer.linear.weight"].shape[0] == 2 * patch * patch * channels,
         modulation="single",

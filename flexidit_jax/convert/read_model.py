@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from flexidit_jax.common.errors import UserError
-from flexidit_jax.common.hub import located
+from flexidit_jax.common.hub import FORCED, located, pinned
 from flexidit_jax.common.tensor_files import SUFFIXES, json_object
 from flexidit_jax.common.types import Params
 from flexidit_jax.common.weights import full_set, within
 from flexidit_jax.convert import pixart_diffusers, pixart_layout
 from flexidit_jax.convert.diffusers_layout import STEM, is_diffusers_folder, read_folder, root_of
-from flexidit_jax.convert.dit_layout import Heads, read_dit
-from flexidit_jax.convert.saved import WEIGHTS, read_saved
+from flexidit_jax.convert.dit_layout import StateDict, read_dit
+from flexidit_jax.convert.peft_layout import FILES as ADAPTERS
+from flexidit_jax.convert.peft_layout import is_peft, read_peft
+from flexidit_jax.convert.said import Said
+from flexidit_jax.convert.saved import WEIGHTS, Lent, lent_to, read_saved
 from flexidit_jax.convert.weight_files import read_state_dict
 from flexidit_jax.models.build import describe
 from flexidit_jax.models.dit import DiT
 from flexidit_jax.models.flexify import flexify
+
+#: of a pipeline: what its folders hold
+INDEX = "model_index.json"
+#: tokens of a text, of the pipelines of a PixArt
+LENGTHS = {"PixArtAlphaPipeline": 120, "PixArtSigmaPipeline": 300}
 
 
 def files_of_model(names: Sequence[str]) -> list[str]:
@@ -33,8 +40,14 @@ def files_of_model(names: Sequence[str]) -> list[str]:
         inside = within(names, root)
         if "config.json" in inside and (weights := full_set(inside, STEM)):
             folders = {root: weights, **{other: full_set(within(names, other), STEM) for other in others}}
-            return [f"{at}{name}" for at, found in folders.items() if found for name in ("config.json", *found)]
+            index = [INDEX] if root and INDEX in names else []
+            return [
+                *index,
+                *(f"{at}{name}" for at, found in folders.items() if found for name in ("config.json", *found)),
+            ]
     here = within(names, "")
+    if ADAPTERS[0] in here:
+        return [name for name in here if name in ADAPTERS]
     config = [name for name in here if name == "config.json"]
     if config and WEIGHTS in here:
         return [*config, WEIGHTS]
@@ -47,43 +60,49 @@ def files_of_model(names: Sequence[str]) -> list[str]:
     )
 
 
-def read_model(
-    path: str | Path, num_heads: Heads, which: str | None, base: Callable[[], Params | None]
-) -> tuple[dict[str, Any], Params]:
-    """The `model`, `process` and `codec` sections, and the stored tree (`models.flexify`).
+def read_model(path: str | Path, said: Said, which: str | None, base: Lent) -> tuple[dict[str, Any], Params]:
+    """The `model`, `process` and `codec` sections, of a pipeline also `text`, and the stored tree (`models.flexify`).
 
     Weights by themselves do not tell their process: its section is None.
 
     Args:
       path: see `flexidit_jax.load`; a `Path` is never a name at the hub.
-      num_heads: where nothing there tells: a number, or numbers by width.
+      said: where nothing there tells.
       which: its `weights`.
-      base: reads the stored tree that adapters saved by themselves were made for.
+      base: reads the model that adapters by themselves were made for.
 
     Raises:
       UserError: nothing there that holds a model, or a file that is damaged or of another layout.
     """
     try:
-        return _read(path, num_heads, which, base)
+        return _read(path, said, which, base)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror})") from None
 
 
-def _read(
-    path: str | Path, num_heads: Heads, which: str | None, base: Callable[[], Params | None]
-) -> tuple[dict[str, Any], Params]:
+def _read(path: str | Path, said: Said, which: str | None, base: Lent) -> tuple[dict[str, Any], Params]:
+    name = str(path)
     if isinstance(path, str):
         if "://" in path:
             raise UserError(f"{path} is an address; give a path, or a model of the hub as hf:owner/model")
         path = located(path, files_of_model)
+        name = pinned(name)
     if not path.exists():
         raise UserError(f"{path} does not exist; give a run's folder, a saved model or a DiT weight file")
     if path.is_file() and path.name.startswith(STEM) and is_diffusers_folder(path.parent):
         path = path.parent
     if path.is_dir() and (root := root_of(path)) is not None:
         if pixart_diffusers.is_pixart(json_object(root / "config.json")):
-            return _published(*pixart_diffusers.read_folder(root, which), path / "vae")
+            text, length = _text_of(path, name)
+            if said.null is None and text is not None:
+                said = replace(said, null="empty")
+            said = replace(said, length=said.length or length)
+            config, params = _published(*pixart_diffusers.read_folder(root, which, said), path / "vae")
+            return {**config, "text": text}, params
         return _published(*read_dit(*read_folder(path, which)), path / "vae")
+    if is_peft(path):
+        config, params = lent_to(path, base)
+        return {**config, "base": str(path)}, read_peft(path, params)
     if (path / WEIGHTS).is_file():
         return read_saved(path, which, base)
     if path.is_dir() and (found := sorted(file.name for file in path.iterdir() if file.name.endswith(SUFFIXES))):
@@ -91,27 +110,43 @@ def _read(
             raise UserError(f"{path} holds several weight files; name one, such as {path / found[0]}")
         path = path / found[0]
     if path.is_file():
-        state, said = read_state_dict(path, which)
+        state, tells = read_state_dict(path, which)
         try:
-            return _published(*_network(state, said, num_heads))
+            return _published(*_network(state, tells, said))
         except UserError as error:
-            raise UserError(f"{path}: {error}") from None
+            raise UserError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
     from flexidit_jax.convert.run_weights import load_weights  # orbax, which sampling a saved model does not need
 
     return load_weights(path, which)
 
 
-def _network(state: dict[str, np.ndarray], said: Mapping[str, Any], num_heads: Heads) -> tuple[DiT, Params]:
-    """The model of a weight file and its plain parameters, of whatever layout."""
-    heads, side = said.get("num_heads", num_heads), said.get("input_size")
-    scale = said.get("interpolation_scale")
+def _network(state: StateDict, tells: Mapping[str, Any], said: Said) -> tuple[DiT, Params]:
+    """The model of a weight file and its plain parameters, of whatever layout; what the file tells holds."""
+    if pixart_diffusers.NETWORK.mark in state and "config" in tells:
+        return pixart_diffusers.read_named(state, tells["config"], "its config", said)
+    said = replace(said, **{key: value for key, value in tells.items() if key != "config"})
     if pixart_diffusers.NETWORK.mark in state:
-        if "config" in said:
-            return pixart_diffusers.read_named(state, said["config"], "its config")
-        return pixart_layout.read_pixart(pixart_diffusers.published(state), heads, side, scale)
+        return pixart_layout.read_pixart(pixart_diffusers.published(state), said)
     if pixart_layout.NETWORK.mark in state:
-        return pixart_layout.read_pixart(state, heads, side, scale)
-    return read_dit(state, heads, side)
+        return pixart_layout.read_pixart(state, said)
+    return read_dit(state, said.num_heads, said.input_size)
+
+
+def _text_of(pipeline: Path, name: str) -> tuple[dict[str, Any] | None, int | None]:
+    """The section of a pipeline's text encoder and how many tokens its texts have; None where it does not tell.
+
+    Args:
+      pipeline: its folder, which of a pipeline at the hub holds no more than was fetched.
+      name: what it is called: its path, or `hf:owner/model@commit`.
+    """
+    index = json_object(pipeline / INDEX) if (pipeline / INDEX).is_file() else {}
+    length = LENGTHS.get(index.get("_class_name"))
+    if name.startswith(FORCED):
+        kind = index.get("text_encoder")
+        there = isinstance(kind, list) and kind[-1:] == ["T5EncoderModel"]
+    else:
+        there = (pipeline / "text_encoder").is_dir()
+    return {"name": "t5", "path": name} if there else None, length
 
 
 def _published(model: DiT, params: Params, vae: Path | None = None) -> tuple[dict[str, Any], Params]:

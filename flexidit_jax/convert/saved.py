@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
@@ -21,6 +21,9 @@ from flexidit_jax.common.types import Params, as_patch, patch_name
 from flexidit_jax.convert.replaced import check_config, check_tensors
 from flexidit_jax.models.build import describe, init, recorded_dit
 from flexidit_jax.models.flexify import adapter_rank, flexify, patches_of, split_frozen
+
+#: reads the model that adapters saved by themselves were made for, as `convert.read_model` does; None without one
+Lent: TypeAlias = Callable[[], tuple[dict[str, Any], Params] | None]
 
 FORMAT = "flexidit_jax/1"
 WEIGHTS = "model.safetensors"
@@ -61,8 +64,8 @@ def write_saved(
         raise UserError(f"cannot write to {folder} ({error.strerror})") from None
 
 
-def read_saved(folder: Path, which: str | None, lent: Callable[[], Params | None]) -> tuple[dict[str, Any], Params]:
-    """The config and the stored tree of a folder; `lent` reads the stored tree that adapters were made for.
+def read_saved(folder: Path, which: str | None, lent: Lent) -> tuple[dict[str, Any], Params]:
+    """The config and the stored tree of a folder; `lent` reads the model that adapters were made for.
 
     Raises:
       UserError: another format, a choice of weights where there is none, tensors that are missing, unexpected,
@@ -77,8 +80,7 @@ def read_saved(folder: Path, which: str | None, lent: Callable[[], Params | None
         raise UserError(f"{folder} is a saved model, which has one set of weights; leave out weights={which!r}")
     params = unflatten(read_safetensors(folder / WEIGHTS)[0])
     if config["base"] is not None:
-        if (base := lent()) is None:
-            raise UserError(f"{folder} holds adapters only; pass the model they were made for as base=")
+        _, base = lent_to(folder, lent)
         frozen = {key: base[key] for key in ("trunk", "tokens")}
         found, wanted = fingerprint(frozen), config["base"]
         if found != wanted:
@@ -92,6 +94,17 @@ def read_saved(folder: Path, which: str | None, lent: Callable[[], Params | None
     if problems:
         raise UserError(f"{folder / WEIGHTS} does not hold this model: " + told(problems))
     return config, params
+
+
+def lent_to(folder: Path, lent: Lent) -> tuple[dict[str, Any], Params]:
+    """The model that a folder of adapters was made for.
+
+    Raises:
+      UserError: none is given.
+    """
+    if (base := lent()) is None:
+        raise UserError(f"{folder} holds adapters only; pass the model they were made for as base=")
+    return base
 
 
 def _as_now(file: Path) -> dict[str, Any]:

@@ -7,39 +7,37 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from flexidit_jax.common.errors import UserError
-from flexidit_jax.common.tensor_files import config_beside, json_text
-from flexidit_jax.common.weights import read_weights
+from flexidit_jax.common.tensor_files import Tensors, config_beside, json_text
+from flexidit_jax.common.weights import open_weights
 from flexidit_jax.convert import dit_layout, pixart_diffusers, pixart_layout
 
 #: the mark of a DiT is a PixArt's too
 NETWORKS = (pixart_layout.NETWORK, pixart_diffusers.NETWORK, dit_layout.NETWORK)
 
 
-def read_state_dict(path: Path, which: str | None = None) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def read_state_dict(path: Path, which: str | None = None) -> tuple[Tensors, dict[str, Any]]:
     """Reads safetensors, or what torch saved with torch installed, as wrapped and prefixed as files are.
 
     Args:
       path: the file.
-      which: of raw and averaged weights, see `common.weights.read_weights`.
+      which: of raw and averaged weights, see `common.weights.open_weights`.
 
     Returns:
-      The tensors by the names of their layout; and of `num_heads`, `input_size` (the latent's side) and
+      The tensors by the names of their layout, unread; and of `num_heads`, `input_size` (the latent's side) and
       `interpolation_scale` what the metadata of the file, or else the `config.json` beside it, says, with all of a
       `config` of diffusers where there is one.
 
     Raises:
-      UserError: see `common.weights.read_weights`, or a number that is none.
+      UserError: see `common.weights.open_weights`, or a number that is none.
     """
-    state, metadata = read_weights([path], NETWORKS, which)
+    state, metadata = open_weights([path], NETWORKS, which)
     beside, inside = path.parent / "config.json", f"the metadata of {path}"
     config = config_beside(path)
     said = _numbers(config, str(beside)) | _numbers(metadata, inside)
     if isinstance(text := metadata.get("config"), str):
         config = json_text(text, inside)
-    return state, said | ({"config": config} if "_class_name" in config else {})
+    return Tensors(state), said | ({"config": config} if "_class_name" in config else {})
 
 
 def _numbers(says: Mapping[str, Any], where: str) -> dict[str, int | float]:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from flexidit_jax.api import FlexiDiT, load
+from flexidit_jax.api import FlexiDiT
 from flexidit_jax.common import build
 from flexidit_jax.common.config import difference
 from flexidit_jax.common.errors import UserError
@@ -20,14 +20,17 @@ from flexidit_jax.common.hub import pinned
 from flexidit_jax.common.notes import note
 from flexidit_jax.common.types import Params, Patch, short_patch_name
 from flexidit_jax.convert.read_model import read_model
+from flexidit_jax.convert.said import Said
 from flexidit_jax.convert.which_process import process_of
 from flexidit_jax.experiment.experiment import Experiment
 from flexidit_jax.experiment.typed import was_typed
+from flexidit_jax.loading import load
 from flexidit_jax.models.build import MACHINE, describe, init
 from flexidit_jax.models.flexify import adapter_rank, at
 from flexidit_jax.models.fold import folded
 from flexidit_jax.runs.binding import FREE_WITHIN, check_config, recorded_config, without
 from flexidit_jax.runs.recovery import has_checkpoint
+from flexidit_jax.sampling.empty_text import completed
 from flexidit_jax.training.sharding import made, placed
 
 
@@ -71,11 +74,28 @@ def _has_own(workdir: Path) -> bool:
 
 
 def load_source(experiment: Experiment) -> FlexiDiT:
-    """The model of `init_from`; of what it does not tell, its process and heads, the config's are taken."""
-    source, ours = experiment.init_from, experiment.model
-    config, params = read_model(source, {ours.width: ours.num_heads}, None, lambda: None)
+    """The model of `init_from`; of what it does not tell the config's is taken."""
+    source = experiment.init_from
+    said = _said(experiment)
+    config, params = read_model(source, said, None, lambda: None)
+    if experiment.text is not None:
+        config["text"] = build.describe(experiment.text)
+    config, params = completed(config, params, said)
     asked = build.describe(experiment.process) if config["process"] is None else None
     return FlexiDiT.of(config, params, process_of(Path(source), config["process"], asked))
+
+
+def _said(experiment: Experiment) -> Said:
+    """What the config says of a model whose file does not tell."""
+    ours, text = experiment.model, experiment.model.conditioner
+    side = ours.latent[1]
+    return Said(
+        num_heads={ours.width: ours.num_heads},
+        input_size=side,
+        interpolation_scale=ours.span and side / ours.base_patch[1] / ours.span,
+        length=getattr(text, "length", None),
+        null_mask=getattr(text, "null_mask", None),
+    )
 
 
 def recorded(experiment: Experiment, workdir: Path) -> dict[str, Any]:

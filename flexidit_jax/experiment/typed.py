@@ -16,12 +16,15 @@ from flexidit_jax.common.errors import UserError
 from flexidit_jax.experiment.sections import Sampling
 from flexidit_jax.runs.binding import FREE, FREE_WITHIN
 from flexidit_jax.sampling.spec import SampleSpec
-from flexidit_jax.sampling.takes_spec import CHOOSING, put_aside
+from flexidit_jax.sampling.takes_spec import CHOOSING, SIZES, put_aside
 from flexidit_jax.sampling.unread import check_read
 
 HELD_OUT: dict[str, Any] = {"validation": None, "held_out_share": 0.0}
 #: by section, keys of which one says it all, each with the value that says nothing
-EXCLUSIVE = {"sample": dict.fromkeys(CHOOSING), "dataset": HELD_OUT, "dataset.of": HELD_OUT}
+EXCLUSIVE = (
+    *(("sample", dict.fromkeys(ways)) for ways in (CHOOSING, SIZES)),
+    *((section, HELD_OUT) for section in ("dataset", "dataset.of")),
+)
 #: what a preset stands for: typed, it holds instead of what a config says of these
 PRESET = {"model.size": ("model.width", "model.depth", "model.num_heads")}
 
@@ -53,7 +56,7 @@ def let_win(config: ConfigDict, typed: Collection[str]) -> None:
     Raises:
       UserError: two of them say the same; both flags are named.
     """
-    for section, nothing in EXCLUSIVE.items():
+    for section, nothing in EXCLUSIVE:
         there = dict(leaves(config))
         said = [key for key, none in nothing.items() if there.get(f"{section}.{key}", none) != none]
         own = [key for key in said if f"{section}.{key}" in typed]
@@ -64,7 +67,7 @@ def let_win(config: ConfigDict, typed: Collection[str]) -> None:
             if key not in own:
                 override(config, f"{section}.{key}", str(nothing[key]))
     there = dict(leaves(config))
-    words = {key: there[f"sample.{key}"] for key in CHOOSING if f"sample.{key}" in typed}
+    words = {key: there[f"sample.{key}"] for key in (*CHOOSING, *SIZES) if f"sample.{key}" in typed}
     aside = [f"sample.{key}" for key in put_aside(words)]
     for preset, stands_for in PRESET.items():
         aside += stands_for if preset in typed and there[preset] is not None else ()

@@ -51,7 +51,8 @@ def run(config: ConfigDict, workdir: Path) -> int:
     if "sample" in section.programs:
         asked, model = experiment.sample, experiment.model
         batch = asked.batch or size(model.conditioner.parse(asked.labels))
-        lowerings += sampling_programs(model, experiment.process, train, asked.spec, batch, where.devices[0])
+        words = asked.spec, batch, where.devices[0], experiment.codec
+        lowerings += sampling_programs(model, experiment.process, train, *words)
         print("sampling: one device with a batch of its own; several sample side by side")
 
     larger = section.largest_batch

@@ -93,7 +93,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
     flops = flex.flops(spec=drawn)
 
     # ---------------------------------------------------------------- The folder: what is there, what is missing
-    frames, *image = flex.codec.data_shape(flex.model.latent)
+    frames, *image = flex.codec.data_shape(flex.of_size([spec])[0].model.latent)
     image = image if flex.model.latent[0] == 1 else [frames, *image]
     words = {"num": num, "shard": size, "image": image}
     defaults = experiment.defaults | {"codec.decode_dtype": getattr(flex.codec, "dtype", None)}  # as there was no key

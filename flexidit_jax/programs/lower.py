@@ -107,16 +107,16 @@ def training_programs(model: DiT, process: NoiseProcess, train: Training, seed: 
 
 
 def sampling_programs(
-    model: DiT, process: NoiseProcess, train: Training, spec: SampleSpec, batch: int, device: Any
+    model: DiT, process: NoiseProcess, train: Training, spec: SampleSpec, batch: int, device: Any, codec: Any = None
 ) -> Iterator[Lowering]:
     """The step of every pair of modes that a spec runs, on one chip; a pod samples with one such a chip.
 
     What `latency_ms` would choose depends on the chip: then, the pairs of all steps powerful and of all steps
-    weak. `packing="auto"` means every packing.
+    weak. `packing="auto"` means every packing. `codec` tells latents of the spec's size, which is in pixels.
     """
     stage = train.stages[-1]
     state = _state(model, train, stage)
-    flex = FlexiDiT(model, merge(state.frozen, state.params), process, codec=None)
+    flex, [spec] = FlexiDiT(model, merge(state.frozen, state.params), process, codec).of_size([spec])
     layouts = choices(spec.packing, adapters=stage.adapters is not None)
     here = SingleDeviceSharding(device)
 

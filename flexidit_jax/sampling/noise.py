@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from flexidit_jax.common.arguments import finite_array
+from flexidit_jax.common.arguments import finite_array, typed
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.types import Array
 from flexidit_jax.models.patch import as_video
@@ -73,3 +73,17 @@ def sample_numbers(numbers: Any, count: int) -> np.ndarray:
     if found.shape != (count,) or not (0 <= found.min() <= found.max() < 2**32) or (found % 1).any():
         raise UserError(f"numbers must be {count} whole numbers in 0..2^32-1, got {found.tolist()!s:.60}")
     return found.astype(int)
+
+
+def first_number(first: Any, n: int) -> int:
+    """The number of the first of n samples.
+
+    Raises:
+      UserError: not a whole number, or one from which there are not so many.
+    """
+    first = typed(first, "int", "first")
+    if first < 0:
+        raise UserError(f"first must be at least 0, got {first!r}")
+    if first > 2**32 - n:
+        raise UserError(f"first must lie in 0..2^32-{n} for {n} samples, got {first!r}")
+    return first

@@ -34,7 +34,7 @@ from flexidit_jax.models.modulation import Modulations
 from flexidit_jax.sampling.calibration import fastest, times_of
 from flexidit_jax.sampling.engine import Engine
 from flexidit_jax.sampling.latency import chooser
-from flexidit_jax.sampling.noise import draws, given_noise, normal, sample_numbers
+from flexidit_jax.sampling.noise import draws, first_number, given_noise, normal, sample_numbers
 from flexidit_jax.sampling.packing import choices
 from flexidit_jax.sampling.plan import Cost, Plan
 from flexidit_jax.sampling.snapshot import NotFinite, Snapshot
@@ -56,10 +56,18 @@ class Sampler:
       process: its noise process.
       cost: FLOPs of one call in a mode.
       adapters: whether every mode has kernels of its own.
+      pixels: height and width of the pictures of its latents; None where nobody tells.
     """
 
-    def __init__(self, engine: Engine, process: NoiseProcess, cost: Cost, adapters: bool) -> None:
-        self.engine, self._process, self._cost, self._adapters = engine, process, cost, adapters
+    def __init__(
+        self,
+        engine: Engine,
+        process: NoiseProcess,
+        cost: Cost,
+        adapters: bool,
+        pixels: Callable[[], tuple[int, ...] | None] = lambda: None,
+    ) -> None:
+        self.engine, self._process, self._cost, self._adapters, self._pixels = engine, process, cost, adapters, pixels
         self._zeros: Array | None = None
 
     def meant(self, spec: SampleSpec, batch: int | None = None) -> SampleSpec:
@@ -68,6 +76,8 @@ class Sampler:
         Raises:
           UserError: see `plan`, where the scale of guidance depends on the plan.
         """
+        if spec.aspect is not None or (spec.size is not None and spec.size != self._pixels()):
+            raise UserError("a sampler draws one size; take that of the model of another, of FlexiDiT.of_size")
         own = own_words(self.engine.model.conditioner)
         if (known := spec.meant(own)).guidance is not None:
             return known
@@ -362,20 +372,6 @@ def _taken(tree: Any, rows: Array) -> Any:
 def _put(carry: Carry, new: Carry, rows: Array) -> Carry:
     """`carry` with the samples `rows` from `new`; a row past the end is left out."""
     return jax.tree.map(lambda old, leaf: old.at[rows].set(leaf, mode="drop"), carry, new)
-
-
-def first_number(first: Any, n: int) -> int:
-    """The number of the first of n samples.
-
-    Raises:
-      UserError: not a whole number, or one from which there are not so many.
-    """
-    first = typed(first, "int", "first")
-    if first < 0:
-        raise UserError(f"first must be at least 0, got {first!r}")
-    if first > 2**32 - n:
-        raise UserError(f"first must lie in 0..2^32-{n} for {n} samples, got {first!r}")
-    return first
 
 
 def batch_size(batch: Any) -> int | None:

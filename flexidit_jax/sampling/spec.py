@@ -39,6 +39,7 @@ from flexidit_jax.sampling.schedule import (
     text_of,
     weak_first,
 )
+from flexidit_jax.sampling.sizes import check_size
 
 #: what a spec means for a DiT where it leaves that to the model
 OWN: Mapping[str, Any] = {"steps": 250, "solver": "ddpm", "guidance": 1.5}
@@ -96,6 +97,8 @@ class SampleSpec:
         compiles and times all four, says so, and keeps the times in `packing.json` under
         $FLEXIDIT_JAX_CACHE or ~/.cache/flexidit_jax. That pays for many samples at one batch size, not
         for a few, and it may change the last bits; hence "separate", the fewest FLOPs, by default.
+      size: (height, width) of pictures in pixels, drawn exactly; None: what the model was trained at.
+      aspect: instead, width to height such as "3:2": the nearest bin of PixArt's (see `sampling.sizes`).
 
     Raises:
       UserError: what no model could do: types, ranges, keys that exclude each other.
@@ -114,12 +117,15 @@ class SampleSpec:
     weak: int | str | tuple[int, ...] | None = None
     latency_ms: float | None = None
     packing: str = "separate"
+    size: tuple[int, int] | None = None
+    aspect: str | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):
             object.__setattr__(self, field.name, _hashable(getattr(self, field.name), field.name))
         _check_latency(self.latency_ms)
         _check_interval(self.guidance_interval)
+        check_size(self.size, self.aspect)
         for field in fields(self):
             object.__setattr__(self, field.name, typed(getattr(self, field.name), field.type, field.name))
         if not isinstance(self.solver_section, (str, dict, type(None))):

@@ -13,8 +13,8 @@ from flexidit_jax.sampling.schedule import X_OVER_Y
 from flexidit_jax.sampling.spec import SampleSpec, check_known, drawn_seed
 from flexidit_jax.sampling.unread import ASKS, check_read
 
-#: ways to choose a schedule: a keyword that is one puts those of a spec aside
-CHOOSING = ("budget", "schedule", "latency_ms")
+#: ways to choose a schedule, and to say a size: a keyword that is one puts those of a spec aside
+CHOOSING, SIZES = ("budget", "schedule", "latency_ms"), ("size", "aspect")
 
 
 def spec_of(spec: SampleSpec | None, words: Mapping[str, Any], also: Iterable[str], where: str) -> SampleSpec:
@@ -34,13 +34,15 @@ def spec_of(spec: SampleSpec | None, words: Mapping[str, Any], also: Iterable[st
 
 def put_aside(words: Mapping[str, Any]) -> list[str]:
     """The keys whose values of before go, to None, where these words are said: they would speak of the same."""
-    aside = CHOOSING if any(words.get(key) is not None for key in CHOOSING) else ()
+    aside = [key for ways in (CHOOSING, SIZES) if any(words.get(one) is not None for one in ways) for key in ways]
     both = X_OVER_Y.fullmatch(str(words.get("schedule")))  # speaks for the guide too
     return [key for key in (*aside, *(("guide",) if both else ())) if key not in words]
 
 
 def takes_spec(positional: str, several: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Lets a method be told its `spec`, keys of one, or both: keys then stand in place of the spec's own.
+
+    It is the method of the model for the size that the spec asks for, in pixels (`FlexiDiT.of_size`).
 
     Args:
       positional: the order in which words may also be given without their names, those of the method among them; a
@@ -74,12 +76,13 @@ def takes_spec(positional: str, several: bool = False) -> Callable[[Callable[...
                 raise UserError("spec must be a SampleSpec, got NoneType")
             specs = [spec_of(one, words, also, method.__name__) for one in (given if listed else [given])]
             beside = {} if given is not None else others  # a negative goes along with ready specs, guided or not
+            flex, specs = leading[0].of_size(specs)
             typed = {word: value for word, value in (words | beside).items() if value is not None}
             if several and not typed.keys().isdisjoint(ASKS):
-                sampler, negative = leading[0].sampler, others.get("negative")
+                sampler, negative = flex.sampler, others.get("negative")
                 alike = dict.fromkeys(replace(one, seed=0) for one in specs)  # no plan reads a seed
                 check_read([sampler.unread(one, negative) for one in alike], typed)
-            return method(*leading, **others, spec=specs if listed else specs[0])
+            return method(flex, *leading[1:], **others, spec=specs if listed else specs[0])
 
         told.__signature__ = _signature(inspect.signature(method), place, order, several)
         return told

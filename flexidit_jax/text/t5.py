@@ -172,10 +172,14 @@ class Encoder:
         """
         return {"encoder": self._digest, "length": self.length, "clean": self.clean}
 
-    def encode(self, prompts: Sequence[str]) -> dict[str, np.ndarray]:
+    def encode(self, prompts: Sequence[str], padded: bool = False) -> dict[str, np.ndarray]:
         """Prompts -> `tokens` [B, M, d] float32, zero where there is no text, and `mask` bool [B, M].
 
         "" has a token, its end. A line says which prompts lose words, and which hold characters that T5 knows not.
+
+        Args:
+          prompts: texts.
+          padded: keep what the network makes of places without text too, which some trainings read.
 
         Raises:
           UserError: no texts; see `check` and `load`, or a tokenizer of another model.
@@ -190,12 +194,12 @@ class Encoder:
         if unknown := _of_prompts(prompts, found.unknown):
             note(f"characters that T5 does not know: {unknown}")
         batch = min(self.batch, len(prompts))
-        padded = ((0, -len(prompts) % batch), (0, 0))  # so that one program does for all
-        ids, mask = (np.pad(array, padded, mode="edge") for array in (found.ids, found.mask))
+        filled = ((0, -len(prompts) % batch), (0, 0))  # so that one program does for all
+        ids, mask = (np.pad(array, filled, mode="edge") for array in (found.ids, found.mask))
         rows = (slice(i, i + batch) for i in range(0, len(ids), batch))
         parts = [np.asarray(self._network(ids[part], mask[part])) for part in rows]
         tokens = np.concatenate(parts)[: len(prompts)]
-        return {"tokens": np.where(found.mask[..., None], tokens, 0.0), "mask": found.mask}
+        return {"tokens": np.where(found.mask[..., None] | padded, tokens, 0.0), "mask": found.mask}
 
     def free(self) -> None:
         """Gives back the memory of the network; the next `encode` reads it again."""

@@ -16,7 +16,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from flexidit_jax.api import FlexiDiT, load
+from flexidit_jax.api import FlexiDiT
+from flexidit_jax.codecs import sd_vae
 from flexidit_jax.codecs.identity import Codec as Identity
 from flexidit_jax.codecs.sd_vae import Codec, _decode, _joined, _moments, _slices
 from flexidit_jax.common import build
@@ -24,6 +25,8 @@ from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.pixels import to_uint8
 from flexidit_jax.common.tensor_files import read_safetensors, write_safetensors
 from flexidit_jax.common.trees import flatten
+from flexidit_jax.loading import load
+from flexidit_jax.models.pretrained import stripes
 from flexidit_jax.models.pretrained.autoencoder_kl import VAE
 from flexidit_jax.models.pretrained.autoencoder_kl_layout import write_vae
 from flexidit_jax.runs.binding import origin
@@ -381,3 +384,32 @@ def test_a_fingerprint_is_of_the_file_and_of_the_groups(codec: Codec, folder: Pa
     assert fingerprint() != published
     with pytest.raises(UserError, match="do not exist"):
         Codec(str(tmp_path / "none")).fingerprint()
+
+
+def test_a_scale_of_none_is_that_of_the_config(folder: Path, tmp_path: Path, x: np.ndarray) -> None:
+    codec = dataclasses.replace(Codec(str(folder)), scale=None)
+    np.testing.assert_array_equal(codec.encode(x[:1]), Codec(str(folder)).encode(x[:1]))
+    shutil.copytree(folder, tmp_path / "sdxl")
+    config = json.loads((folder / "config.json").read_text())
+    (tmp_path / "sdxl" / "config.json").write_text(json.dumps(config | {"scaling_factor": 0.13025}))
+    latents = codec.encode(x[:1]) * np.float32(0.13025 / 0.18215)
+    sdxl = Codec(str(tmp_path / "sdxl"), scale=None)
+    np.testing.assert_allclose(sdxl.encode(x[:1]), latents, rtol=1e-5)
+    assert np.abs(sdxl.decode(latents).astype(int) - codec.decode(codec.encode(x[:1]))).max() <= 1
+    (tmp_path / "sdxl" / "config.json").write_text(json.dumps(config | {"scaling_factor": "large"}))
+    with pytest.raises(UserError, match=r"config\.json says scaling_factor is 'large', and no positive number$"):
+        Codec(str(tmp_path / "sdxl"), scale=None).check()
+
+
+def test_large_images_are_fewer_at_once(codec: Codec, x: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    monkeypatch.setattr(sd_vae, "_slices", lambda images, size: sizes.append(size) or _slices(images, size))
+    monkeypatch.setattr(stripes, "WHOLE", 16 * 24)
+    four = dataclasses.replace(codec, slice=4)
+    four.moments(x)
+    monkeypatch.setattr(stripes, "WHOLE", 16 * 24 // 2)
+    four.moments(x)
+    four.decode(np.zeros((1, 1, 2, 3, 4), np.float32))
+    monkeypatch.setattr(stripes, "WHOLE", 1)
+    assert four._at_once(16 * 24) == 1
+    assert sizes == [4, 2, 2]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,7 +22,8 @@ from flexidit_jax.common import hub
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.hub import located, pinned
 from flexidit_jax.common.tensor_files import read_safetensors, write_safetensors
-from flexidit_jax.convert.read_model import files_of_model
+from flexidit_jax.convert.read_model import files_of_model, read_model
+from flexidit_jax.convert.said import Said
 
 COMMIT, OLDER = "0123456789abcdef0123456789abcdef01234567", "89abcdef0123456789abcdef0123456789abcdef"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -228,10 +230,13 @@ def online(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], lis
 
     def holds(source: Path) -> list:
         fetched: list = []
-        names = [file.relative_to(source).as_posix() for file in source.rglob("*") if file.is_file()]
+        sizes = {
+            file.relative_to(source).as_posix(): file.stat().st_size for file in source.rglob("*") if file.is_file()
+        }
 
-        def info(self: object, model: str, revision: str, timeout: float) -> SimpleNamespace:
-            return SimpleNamespace(sha=COMMIT, siblings=[SimpleNamespace(rfilename=name) for name in names])
+        def info(self: object, model: str, revision: str, timeout: float, files_metadata: bool) -> SimpleNamespace:
+            siblings = [SimpleNamespace(rfilename=name, size=size) for name, size in sizes.items()]
+            return SimpleNamespace(sha=COMMIT, siblings=siblings)
 
         def snapshot(model: str, revision: str, allow_patterns: Sequence[str]) -> str:
             fetched.append((model, revision, sorted(allow_patterns)))
@@ -248,18 +253,44 @@ def online(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], lis
     return holds
 
 
-def test_only_what_is_needed_is_fetched(online: Callable, pipeline: Path, dit: fd.FlexiDiT) -> None:
+def test_only_what_is_needed_is_fetched(
+    online: Callable, pipeline: Path, dit: fd.FlexiDiT, capsys: pytest.CaptureFixture[str]
+) -> None:
     (pipeline / "transformer" / "diffusion_pytorch_model.bin").write_bytes(b"as much again")
     (pipeline / "transformer" / "diffusion_pytorch_model.fp16.safetensors").write_bytes(b"half as much")
     (pipeline / "text_encoder").mkdir()
     (pipeline / "text_encoder" / "model.safetensors").write_bytes(b"of something else")
     fetched = online(pipeline)
     assert fd.load("facebook/DiT").patches == dit.patches
-    files = ["transformer/config.json", f"transformer/{WEIGHTS}", "vae/config.json", f"vae/{WEIGHTS}"]
+    files = ["model_index.json", "transformer/config.json", f"transformer/{WEIGHTS}"]
+    files += ["vae/config.json", f"vae/{WEIGHTS}"]
     assert fetched == [("facebook/DiT", "main", files)]  # by its name, which the cache then knows without the hub
+    size = sum((pipeline / file).stat().st_size for file in files) / 1e6
+    assert capsys.readouterr().err.splitlines()[0] == (
+        f"note: facebook/DiT at the hub: {size:.1f} MB in 5 files, fetched unless the cache has them"
+    )
     assert pinned("facebook/DiT") == f"hf:facebook/DiT@{COMMIT}"
     Codec("facebook/DiT@v2").check()
-    assert fetched[1:] == [("facebook/DiT", "v2", files[2:])]
+    assert fetched[1:] == [("facebook/DiT", "v2", files[3:])]
+
+
+def test_of_a_pipeline_of_texts_the_encoder_is_fetched_when_it_is_wanted(
+    online: Callable, pixart_pipeline: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(pixart_pipeline, tmp_path / "up")
+    fetched = online(tmp_path / "up")
+    name = f"hf:PixArt/Sigma@{COMMIT}"
+    config, params = read_model("PixArt/Sigma", Said(), None, lambda: None)
+    assert config["text"] == {"name": "t5", "path": name} and config["codec"]["scale"] == 0.13025
+    assert config["model"]["conditioner"]["length"] == 300 and "null" not in params["trunk"]["conditioner"]
+    fd.load("PixArt/Sigma", null="none")
+    fd.load("PixArt/Sigma")  # what stands for no text wants the encoder
+    [(_, _, files)] = fetched
+    assert {file.partition("/")[0] for file in files} == {"model_index.json", "transformer", "vae"}
+    flex = fd.load("PixArt/Sigma", null="empty")
+    assert flex.model.conditioner.null_length == 1
+    encoder = ["text_encoder/config.json", "text_encoder/model.safetensors", "tokenizer/spiece.model"]
+    assert fetched[1:] == [("PixArt/Sigma", COMMIT, encoder)]
 
 
 @pytest.mark.parametrize(

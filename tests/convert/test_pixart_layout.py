@@ -13,6 +13,7 @@ import flexidit_jax as fd
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.convert.pixart_diffusers import published
 from flexidit_jax.convert.pixart_layout import read_pixart, write_pixart
+from flexidit_jax.convert.said import Said
 from flexidit_jax.models.position import position_embedding
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -32,7 +33,7 @@ def heads(state: State) -> int:
 
 
 def test_there_and_back_to_the_bit(state: State, tmp_path: Path) -> None:
-    model, params = read_pixart(state, heads(state))
+    model, params = read_pixart(state, Said(heads(state)))
     back = write_pixart(model, params)
     assert back.keys() == state.keys()
     assert all(np.array_equal(back[key], state[key]) for key in state)
@@ -98,7 +99,7 @@ def test_a_mode_exports_by_itself(state: State, tmp_path: Path, patch: int) -> N
 
 def test_features_with_a_mask_of_their_own_are_not_written(state: State) -> None:
     """Who reads `y_embedding` reads it by the mask of a caption."""
-    model, params = read_pixart(state, heads(state))
+    model, params = read_pixart(state, Said(heads(state)))
     back = write_pixart(model.clone(conditioner=model.conditioner.clone(null_mask="own")), params)
     assert back.keys() == state.keys() - {"y_embedder.y_embedding"}
 
@@ -107,16 +108,16 @@ def test_features_with_a_mask_of_their_own_are_not_written(state: State) -> None
 def test_the_scale_is_read_off_the_positions(state: State, scale: float) -> None:
     width, patch = state["pos_embed"].shape[-1], (1, 2, 2)
     moved = {**state, "pos_embed": position_embedding((1, 16, 16), patch, patch, width, 8 / scale)[None]}
-    assert read_pixart(moved, heads(state), scale=scale)[0].span == 8 / scale
+    assert read_pixart(moved, Said(heads(state), interpolation_scale=scale))[0].span == 8 / scale
     with pytest.raises(UserError, match=rf"^interpolation_scale is 3, but pos_embed holds positions of scale {scale}$"):
-        read_pixart(moved, heads(state), scale=3)
+        read_pixart(moved, Said(heads(state), interpolation_scale=3))
 
 
 def test_depth_is_read_off_the_keys(state: State) -> None:
     deep = dict(state)
     for key in [key for key in state if key.startswith("blocks.0.")]:
         deep |= {key.replace("blocks.0.", f"blocks.{i}."): state[key] for i in range(42)}
-    model, params = read_pixart(deep, heads(state))
+    model, params = read_pixart(deep, Said(heads(state)))
     assert model.depth == 42 and params["blocks"]["mlp"]["fc1"]["bias"].shape[0] == 42
 
 
@@ -158,4 +159,4 @@ def test_another_network_is_refused(state: State, change: dict[str, float | None
         else:
             changed[key] = factor * state.get(key, np.zeros(1, np.float32))
     with pytest.raises(UserError, match=rf"^{re.escape(message)}"):
-        read_pixart(changed, heads(state))
+        read_pixart(changed, Said(heads(state)))

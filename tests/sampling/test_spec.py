@@ -124,6 +124,8 @@ INTRODUCED = {
     "weak": None,
     "latency_ms": None,
     "packing": "separate",
+    "size": None,
+    "aspect": None,
 }
 
 

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from flexidit_jax.api import load
 from flexidit_jax.common.config import load_config
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.types import Array, Prediction
 from flexidit_jax.diffusion.flow import Process
 from flexidit_jax.experiment.experiment import build_experiment
 from flexidit_jax.jobs import train
+from flexidit_jax.loading import load
 from flexidit_jax.training.losses.flow import Loss
 
 CONFIG = Path(__file__).parents[2] / "configs" / "digits.py"

@@ -14,19 +14,11 @@ import jax
 import jax.numpy as jnp
 
 from flexidit_jax.common.types import Array
+from flexidit_jax.models.attention.xla import attend
+from flexidit_jax.models.pretrained.stripes import Conv, GroupNorm
 
 #: log variances are kept in this range before they become a standard deviation
 LOG_VARIANCE = (-30.0, 20.0)
-
-
-def conv(features: int, side: int, dtype: jnp.dtype, name: str) -> nn.Conv:
-    """A convolution that keeps the size."""
-    return nn.Conv(features, (side, side), padding=side // 2, dtype=dtype, name=name)
-
-
-def norm(groups: int, name: str) -> nn.GroupNorm:
-    """Group norm with affine, eps 1e-6, in float32; two passes, as E[x^2] - E[x]^2 loses digits."""
-    return nn.GroupNorm(groups, epsilon=1e-6, use_fast_variance=False, dtype=jnp.float32, name=name)
 
 
 class Resnet(nn.Module):
@@ -38,11 +30,10 @@ class Resnet(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        h = conv(self.features, 3, self.dtype, "conv1")(nn.silu(norm(self.groups, "norm1")(x)))  # [B, H, W, d]
-        h = conv(self.features, 3, self.dtype, "conv2")(nn.silu(norm(self.groups, "norm2")(h)))  # [B, H, W, d]
+        h = Conv(self.features, self.dtype, name="conv1")(x, GroupNorm(self.groups, name="norm1")(x))  # [B, H, W, d]
         if x.shape[-1] != self.features:
-            x = conv(self.features, 1, self.dtype, "conv_shortcut")(x)  # [B, H, W, d]
-        return x + h
+            x = Conv(self.features, self.dtype, side=1, name="conv_shortcut")(x)  # [B, H, W, d]
+        return Conv(self.features, self.dtype, name="conv2")(h, GroupNorm(self.groups, name="norm2")(h), x)
 
 
 class Attention(nn.Module):
@@ -55,9 +46,9 @@ class Attention(nn.Module):
     def __call__(self, x: Array) -> Array:
         b, height, width, d = x.shape
         dense = partial(nn.Dense, d, dtype=self.dtype)
-        h = norm(self.groups, "group_norm")(x).reshape(b, -1, 1, d)  # [B, HW, 1, d]
+        h = GroupNorm(self.groups, name="group_norm")(x)(x).reshape(b, -1, 1, d)  # [B, HW, 1, d]
         q, k, v = (dense(name=name)(h) for name in ("to_q", "to_k", "to_v"))
-        h = jax.nn.dot_product_attention(q, k, v)  # [B, HW, 1, d]
+        h = attend(q, k, v, None)  # [B, HW, 1, d]
         return x + dense(name="to_out_0")(h).reshape(b, height, width, d)  # [B, H, W, d]
 
 
@@ -93,8 +84,7 @@ class Up(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)  # [B, 2H, 2W, d]
-        return conv(x.shape[-1], 3, self.dtype, "conv")(x)
+        return Conv(x.shape[-1], self.dtype, double=True, name="conv")(x)  # [B, 2H, 2W, d]
 
 
 class Level(nn.Module):
@@ -131,13 +121,13 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        x = conv(self.widths[0], 3, self.dtype, "conv_in")(x)  # [B, H, W, d0]
+        x = Conv(self.widths[0], self.dtype, name="conv_in")(x)  # [B, H, W, d0]
         for i, width in enumerate(self.widths):
             resample = None if i + 1 == len(self.widths) else ("downsamplers_0", Down)
             x = Level(width, self.resnets, self.groups, self.dtype, resample, name=f"down_blocks_{i}")(x)
         x = Middle(self.groups, self.dtype, name="mid_block")(x)  # [B, H/f, W/f, d]
-        x = nn.silu(norm(self.groups, "conv_norm_out")(x))
-        return conv(2 * self.latent, 3, self.dtype, "conv_out")(x)  # [B, H/f, W/f, 2C]
+        norm = GroupNorm(self.groups, name="conv_norm_out")(x)
+        return Conv(2 * self.latent, self.dtype, name="conv_out")(x, norm)  # [B, H/f, W/f, 2C]
 
 
 class Decoder(nn.Module):
@@ -151,13 +141,13 @@ class Decoder(nn.Module):
 
     @nn.compact
     def __call__(self, z: Array) -> Array:
-        x = conv(self.widths[-1], 3, self.dtype, "conv_in")(z)  # [B, H/f, W/f, d]
+        x = Conv(self.widths[-1], self.dtype, name="conv_in")(z)  # [B, H/f, W/f, d]
         x = Middle(self.groups, self.dtype, name="mid_block")(x)
         for i, width in enumerate(reversed(self.widths)):
             resample = None if i + 1 == len(self.widths) else ("upsamplers_0", Up)
             x = Level(width, self.resnets, self.groups, self.dtype, resample, name=f"up_blocks_{i}")(x)
-        x = nn.silu(norm(self.groups, "conv_norm_out")(x))  # [B, H, W, d0]
-        return conv(self.channels, 3, self.dtype, "conv_out")(x)  # [B, H, W, 3]
+        norm = GroupNorm(self.groups, name="conv_norm_out")(x)
+        return Conv(self.channels, self.dtype, name="conv_out")(x, norm)  # [B, H, W, 3]
 
 
 class VAE(nn.Module):

@@ -1,0 +1,76 @@
+"""What stands for no text where a model's files hold nothing that does: features of an empty one, encoded once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from flexidit_jax.common import build
+from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.hub import FORCED
+from flexidit_jax.common.notes import note
+from flexidit_jax.common.trees import merge
+from flexidit_jax.common.types import Params
+from flexidit_jax.convert.said import Said
+
+
+def completed(config: Mapping[str, Any], params: Params, said: Said) -> tuple[dict[str, Any], Params]:
+    """A model as `convert.read_model` reads it, with features of no text where it has none and they can be had.
+
+    They can where its `text` is on this machine. What is asked for by name is fetched, and refused where it cannot be.
+
+    Raises:
+      UserError: `said.null` is "empty", and there is no text encoder, or it is not one of this model.
+    """
+    text, conditioner = config.get("text"), config["model"]["conditioner"]
+    lacks = conditioner.get("null_length") == 0
+    if said.null != "empty" and (said.null is not None or not lacks or text is None or _is_elsewhere(text)):
+        return dict(config), params
+    if text is None:
+        raise UserError("null='empty' wants a text encoder; name one as text=, such as the folder of its pipeline")
+    section = {**text, "length": text.get("length") or conditioner["length"]}
+    try:
+        encoder = build.part("flexidit_jax.text", "Encoder", section, "text")
+        return with_empty_text(config, params, encoder, said.null_mask)
+    except UserError as error:
+        if said.null is not None:
+            raise
+        note(f"nothing stands for no text yet, as its encoder cannot be used: {error}")
+        return dict(config), params
+
+
+def with_empty_text(
+    config: Mapping[str, Any], params: Params, encoder: Any, mask: str | None = None
+) -> tuple[dict[str, Any], Params]:
+    """A model with the features that its text encoder, whose memory is given back, makes of "".
+
+    Args:
+      config, params: as `convert.read_model` reads them.
+      encoder: see `text`.
+      mask: which of the features count: "own" (None), those of its tokens; or "caption", all there is room for.
+
+    Raises:
+      UserError: an encoder of other features, or one that cannot be read.
+    """
+    conditioner = config["model"]["conditioner"]
+    try:
+        found = encoder.encode([""], padded=mask == "caption")
+    finally:
+        encoder.free()
+    [features], [own] = found["tokens"], found["mask"]
+    features = np.array(features if mask == "caption" else features[own], np.float32)
+    if features.shape[1] != conditioner["features"]:
+        raise UserError(
+            f"the text encoder {encoder.path} makes features of {features.shape[1]} channels, and the model reads"
+            f" {conditioner['features']}; the encoder that it was trained with would do"
+        )
+    conditioner = {**conditioner, "null_length": len(features), "null_mask": mask or "own"}
+    null = {"trunk": {"conditioner": {"null": features}}}
+    return {**config, "model": {**config["model"], "conditioner": conditioner}}, merge(params, null)
+
+
+def _is_elsewhere(text: Mapping[str, Any]) -> bool:
+    """Whether a text encoder would first have to be fetched."""
+    return str(text.get("path")).startswith(FORCED)

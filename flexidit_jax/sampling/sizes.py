@@ -1,0 +1,126 @@
+"""Sizes of pictures, asked for in pixels or by the ratio of their sides: drawn exactly so, or refused.
+
+A ratio picks the nearest bin of PixArt's, heights and widths of about as many pixels as the model was trained at.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any
+
+from flexidit_jax.common.arguments import shown
+from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.notes import note
+from flexidit_jax.common.types import Patch
+from flexidit_jax.models.dit import DiT
+
+#: (height, width) of bins of models for pictures of 256 pixels, of which others have multiples; no higher than wide
+LOW = (
+    *((128, 512), (128, 496), (128, 480), (128, 464), (144, 448), (144, 432), (144, 416), (160, 400), (160, 384)),
+    *((176, 368), (176, 352), (176, 336), (192, 336), (192, 320), (208, 304), (208, 288), (224, 288), (224, 272)),
+    *((240, 272), (240, 256), (256, 256)),
+)
+#: all of them: one has no counterpart
+BINS = LOW + tuple((w, h) for h, w in LOW if h < w and (h, w) != (176, 336))
+#: side of the pictures that these are for
+SIDE = 256
+#: shares of the trained pixels, and ratios of sides, beyond which a size is far from what was trained
+PIXELS, RATIOS = (0.5, 2.0), (0.25, 4.0)
+_RATIO = re.compile(r"\s*([0-9]+)\s*:\s*([0-9]+)\s*")
+
+
+def check_size(size: Any, aspect: Any) -> None:
+    """Refuses words that are no size.
+
+    Raises:
+      UserError: saying what would do.
+    """
+    whole = isinstance(size, tuple) and all(type(side) is int and side > 0 for side in size)
+    if size is not None and not (whole and len(size) == 2):
+        raise UserError(f"size must be (height, width) in pixels, such as (512, 768), got {shown(size)}")
+    if aspect is not None and (not isinstance(aspect, str) or not _ratio(aspect)):
+        raise UserError(f"aspect must be the width to the height, such as '3:2', got {shown(aspect)}")
+    if size is not None and aspect is not None:
+        raise UserError(f"give a size or an aspect, not both (size={size!r}, aspect={aspect!r})")
+
+
+def size_of(
+    words: Sequence[tuple[tuple[int, int] | None, str | None]], model: DiT, codec: Any, patches: Sequence[Patch]
+) -> tuple[tuple[int, int], tuple[int, ...]] | None:
+    """Height and width in pixels of what is asked for at once, and the latent; None where nobody says a size.
+
+    Args:
+      words: size and aspect of every spec.
+      codec: tells pixels of latents.
+      patches: modes, all of which must divide the latent.
+
+    Raises:
+      UserError: several sizes at once; one that cannot be drawn exactly, where the nearest are named; or a model that
+        draws its own alone.
+    """
+    if len(asked := set(words)) > 1:
+        raise UserError("what is drawn in one call is of one size; call once for each size")
+    [(size, aspect)] = asked
+    if size is None and aspect is None:
+        return None
+    what = f"size={size!r}" if aspect is None else f"aspect={aspect!r}"
+    if codec is None:
+        raise UserError(f"{what}: this model has no codec, which tells pixels of latents; FlexiDiT.sized takes latents")
+    frames, *latent, channels = model.latent
+    trained = codec.data_shape(model.latent)[1:3]
+    units = [
+        pixels // side * math.lcm(*(patch[axis] for patch in patches))
+        for axis, pixels, side in zip((1, 2), trained, latent, strict=True)
+    ]
+    if model.span is None and size != trained:
+        raise UserError(f"{what}: this model draws {_said(trained)} alone, since its positions count patches")
+    if aspect is not None:
+        size = _bin(aspect, trained, units)
+    elif any(side % unit for side, unit in zip(size, units, strict=True)):
+        near = (_near(side, unit) for side, unit in zip(size, units, strict=True))
+        raise UserError(
+            f"{what}: sides must be multiples of {_said(units)} pixels, a patch of the weakest mode; the nearest are"
+            " a height of {} and a width of {}".format(*near)
+        )
+    _warn(size, trained)
+    scales = [pixels // side for pixels, side in zip(trained, latent, strict=True)]
+    return size, (frames, *(side // scale for side, scale in zip(size, scales, strict=True)), channels)
+
+
+def _ratio(aspect: str) -> Fraction | None:
+    """Height over width of `"3:2"`; None of what is none."""
+    found = _RATIO.fullmatch(aspect)
+    width, height = map(int, found.groups()) if found else (0, 0)
+    return Fraction(height, width) if width and height else None
+
+
+def _bin(aspect: str, trained: Sequence[int], units: Sequence[int]) -> tuple[int, int]:
+    """The bin of the nearest key, of those whose sides can be drawn."""
+    side = round(math.sqrt(math.prod(trained)))
+    sizes = [(h * side // SIDE, w * side // SIDE) for h, w in BINS if h * side % SIDE == w * side % SIDE == 0]
+    sizes = [size for size in sizes if not any(one % unit for one, unit in zip(size, units, strict=True))]
+    if not sizes:
+        raise UserError(f"aspect={aspect!r}: no bin of pictures of {side} pixels can be drawn; give a size")
+    return min(sizes, key=lambda size: abs(round(size[0] / size[1], 2) - _ratio(aspect)))  # keys are known to 1/100
+
+
+def _near(side: int, unit: int) -> str:
+    """The sides below and above that can be drawn."""
+    low = side // unit * unit
+    return " or ".join(str(one) for one in ((low, low + unit) if side % unit else (side,)) if one)
+
+
+def _warn(size: Sequence[int], trained: Sequence[int]) -> None:
+    share, ratio = math.prod(size) / math.prod(trained), size[0] / size[1]
+    if not (PIXELS[0] <= share <= PIXELS[1] and RATIOS[0] <= ratio <= RATIOS[1]):
+        note(
+            f"{_said(size)} is far from the {_said(trained)} that this model was trained at ({share:.2g} times the"
+            " pixels); its pictures may repeat or fall apart"
+        )
+
+
+def _said(size: Sequence[int]) -> str:
+    return "x".join(map(str, size))
