@@ -4,7 +4,7 @@
     python -m flexidit_jax.main --config=configs/pixart.py:alpha512 --mode=generate --prompts=prompts.txt --out=pictures
 
 The folder of a diffusers pipeline is read from ./weights/pixart. What lies apart is named apart: `init_from`,
-`codec.path` (the VAE) and `text.path` (T5 v1.1 xxl). Nothing here was run with published weights.
+`codec.path` (the VAE) and `config.text.path` (T5 v1.1 xxl). Nothing here was run with published weights.
 """
 
 from ml_collections import ConfigDict

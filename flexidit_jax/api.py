@@ -28,7 +28,7 @@ from flexidit_jax.models.build import describe, recorded_dit
 from flexidit_jax.models.conditioning.condition import Condition, parsed, size
 from flexidit_jax.models.dit import DiT
 from flexidit_jax.models.flexify import adapter_rank, at, flexify, patches_of
-from flexidit_jax.models.flops import FlopCount, forward_flops
+from flexidit_jax.models.flops import FlopCount, forward_flops, kept_flops
 from flexidit_jax.models.patch import as_video, grid
 from flexidit_jax.sampling.asked import conditions, features, fitting
 from flexidit_jax.sampling.engine import Engine
@@ -212,11 +212,16 @@ class FlexiDiT:
         return self.sampler.meant(spec, batch)
 
     @takes_spec("steps schedule guide")
-    def flops(self, spec: SampleSpec, batch: int | None = None) -> FlopCount:
-        """FLOPs per sample of a `sample` call with the same spec; every evaluation counts, padding does not."""
-        chosen = self.plan(spec=spec, batch=batch)
-        total, unguided = chosen.total_cost(self._cost), sum(chosen.evaluations) * self._cost(self.patches[0])
-        return FlopCount(total, chosen.relative_cost(self.patches[0], self._cost), total / unguided)
+    def flops(self, spec: SampleSpec, batch: int | None = None, text_kept: bool = False) -> FlopCount:
+        """FLOPs per sample of a `sample` call with the same spec; every evaluation counts, padding does not.
+
+        Keys and values of a text count in every evaluation, as the paper has it; with `text_kept` once for each of the
+        texts that are read, as sampling makes them.
+        """
+        chosen, kept = self.plan(spec=spec, batch=batch), typed(text_kept, "bool", "text_kept")
+        of_null = any(cond == guide for cond, guide in chosen.pairs)
+        once = kept_flops(self.model) * (1 + of_null) if kept else 0
+        return chosen.flops(self.patches[0], partial(self._cost, text_kept=kept), once)
 
     @takes_spec(
         "steps budget schedule guide guidance weak_guidance guidance_interval guidance_channels solver seed weak batch"
@@ -390,9 +395,9 @@ class FlexiDiT:
             raise UserError(f"patch: the model has no mode {short_patch_name(mode)}; it has {known}")
         return mode
 
-    def _cost(self, patch: Patch) -> int:
+    def _cost(self, patch: Patch, text_kept: bool = False) -> int:
         rank = lora.rank_of(self.params["modes"][patch_name(patch)]) or 0
-        return forward_flops(self.model, patch, 0 if self.merge_adapters else rank)
+        return forward_flops(self.model, patch, 0 if self.merge_adapters else rank, text_kept)
 
 
 @partial(jax.jit, static_argnames=("model", "patch"))

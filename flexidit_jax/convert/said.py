@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from flexidit_jax.common.arguments import path_of, typed
+from flexidit_jax.common.arguments import path_of, shown, typed
 from flexidit_jax.common.build import Section
 from flexidit_jax.common.errors import UserError, nearest
 from flexidit_jax.convert.dit_layout import Heads
@@ -80,7 +80,7 @@ class Said:
             (value, words), said = there[field.name], getattr(self, field.name)
             if said is not None and said != value:
                 has = f"a model of {words.format(value)}" if value is not None else "no PixArt"
-                raise UserError(f"{path} is {has}, but {field.name}={said!r}; leave that out")
+                raise UserError(f"{path} is {has}, but {field.name}={shown(said)}; leave that out")
 
 
 def apart(codec: str | Path | Section | None, text: str | Path | Section | None) -> dict[str, Section]:

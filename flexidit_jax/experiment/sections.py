@@ -27,14 +27,14 @@ class Sampling:
 
     Attributes:
       spec: how; its keys stand in the section like the others.
-      labels, prompts, batch, files, preview_every, out: see `build_sampling`.
-      others: the other arguments of `FlexiDiT.sample`: negative, first, noise, step_noise, decode, progress,
-        images_per_prompt.
+      labels, prompts, images_per_prompt, batch, files, preview_every, out: see `build_sampling`.
+      others: the other arguments of `FlexiDiT.sample`: negative, first, noise, step_noise, decode, progress.
     """
 
     spec: SampleSpec
     labels: Any
     prompts: Any
+    images_per_prompt: int
     batch: int | None
     files: Files
     preview_every: int | None
@@ -45,7 +45,8 @@ class Sampling:
         """Every key that samples depend on with its value, JSON-ready; `of_record` reads it."""
         others = {key: _listed(value) for key, value in self.others.items() if key != "progress"}
         asked = {"labels": _listed(self.labels), "prompts": _listed(self.prompts)}
-        return {**asked, "batch": self.batch, **others, **self.spec.recorded()}
+        counts = {"images_per_prompt": self.images_per_prompt, "batch": self.batch}
+        return {**asked, **counts, **others, **self.spec.recorded()}
 
     @classmethod
     def of_record(cls, record: Section) -> Sampling:
@@ -74,6 +75,7 @@ def build_sampling(section: Section) -> Sampling:
     def own(
         labels: Any = None,
         prompts: Any = None,
+        images_per_prompt: int = 1,
         batch: int | None = None,
         files: Section | None = None,
         preview_every: int | None = None,
@@ -84,7 +86,6 @@ def build_sampling(section: Section) -> Sampling:
         step_noise: Any = None,
         decode: bool = True,
         progress: bool = True,
-        images_per_prompt: int = 1,
     ) -> dict[str, Any]:
         """The keys that no spec has.
 
@@ -92,6 +93,7 @@ def build_sampling(section: Section) -> Sampling:
           labels: of the samples, one each: numbers, ranges such as 0-3, names where the model knows them.
           prompts: of a model of texts, in place of labels: a file with a prompt a line, one prompt, a list of them, or
             a folder of features that `--mode=encode` wrote; also `--prompts`.
+          images_per_prompt: pictures of each label or prompt, one after the other.
           batch: samples per call of the network.
           files: what is written.
           preview_every: steps between pictures of the estimate so far; None draws none.
@@ -101,7 +103,6 @@ def build_sampling(section: Section) -> Sampling:
           noise, step_noise: given instead of drawn.
           decode: False writes latents.
           progress: whether a bar is shown.
-          images_per_prompt: pictures of each label or prompt, one after the other.
         """
         build.positive("sample", images_per_prompt=images_per_prompt)
         counts = {"batch": batch, "preview_every": preview_every}
@@ -110,10 +111,11 @@ def build_sampling(section: Section) -> Sampling:
         return {
             "labels": labels,
             "prompts": prompts,
+            "images_per_prompt": images_per_prompt,
             **counts,
             "out": out,
             "files": build.call(Files, files or {}, "sample.files"),
-            "others": {**others, "decode": decode, "progress": progress, "images_per_prompt": images_per_prompt},
+            "others": {**others, "decode": decode, "progress": progress},
         }
 
     of_spec, rest = build.split(section, "sample", SampleSpec, own)

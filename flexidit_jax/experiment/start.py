@@ -48,9 +48,6 @@ def trained_model(experiment: Experiment, workdir: Path) -> FlexiDiT:
     else:
         flex = load(workdir)
         check_config(workdir, experiment.raw, experiment.defaults)
-    ours, theirs = (type(one.model.conditioner).__module__.rpartition(".")[2] for one in (experiment, flex))
-    if ours != theirs:
-        raise UserError(f"this config is for a model of {ours}, and what it begins from is one of {theirs}")
     machine = {key: getattr(experiment.model, key) for key in MACHINE}
     text = experiment.text or flex.text
     return dataclasses.replace(flex, model=flex.model.clone(**machine), codec=experiment.codec, text=text)
@@ -78,6 +75,9 @@ def load_source(experiment: Experiment) -> FlexiDiT:
     source = experiment.init_from
     said = _said(experiment)
     config, params = read_model(source, said, None, lambda: None)
+    ours, theirs = (one["conditioner"]["name"] for one in (describe(experiment.model), config["model"]))
+    if ours != theirs:
+        raise UserError(f"this config is for a model of {ours}, and init_from={source} is one of {theirs}")
     if experiment.text is not None:
         config["text"] = build.describe(experiment.text)
     config, params = completed(config, params, said)

@@ -92,26 +92,30 @@ class Texts:
         self.kept.check(reads.features, length, _fingerprint(flex))
 
 
-def texts_of(experiment: Experiment) -> Texts | None:
-    """The prompts of the `sample` section; None for a model of something else, or a ready condition.
+def texts_of(prompts: Any, labels: Any, conditioner: Any) -> Texts | None:
+    """The prompts of a `sample` section; None for a model of something else, or a ready condition.
+
+    Args:
+      prompts, labels: its keys.
+      conditioner: of the model.
 
     Raises:
       UserError: no prompts, or what are none; prompts for a model of something else.
     """
-    asked, reads = experiment.sample, hasattr(experiment.model.conditioner, "features")
-    if asked.prompts is None:
-        if reads and asked.labels is None:
+    reads = hasattr(conditioner, "features")
+    if prompts is None:
+        if reads and labels is None:
             raise UserError("nothing is asked for; --prompts='a red apple' would do, or a file with a prompt a line")
         return None
     if not reads:
         raise UserError("sample.prompts are for a model of texts, and this one is of another kind; set sample.labels")
-    if asked.labels is not None:
+    if labels is not None:
         raise UserError("sample.labels and sample.prompts speak of the same; give one of them")
-    folder = Path(asked.prompts).expanduser() if isinstance(asked.prompts, str) and asked.prompts else None
-    if folder is not None and len(str(folder)) < 1024 and folder.is_dir():
+    folder = Path(prompts).expanduser() if isinstance(prompts, str) and 0 < len(prompts) < 1024 else None
+    if folder is not None and folder.is_dir():
         kept = TextFeatures(folder)
         return Texts(kept.prompts, kept)
-    return Texts(read_prompts(asked.prompts))
+    return Texts(read_prompts(prompts))
 
 
 def said(asked: Mapping[str, Any], number: int, spec: SampleSpec, negative: Any) -> dict[str, Any]:
@@ -184,7 +188,8 @@ def encode_texts(experiment: Experiment, workdir: Path) -> int:
     """
     if cluster.several():
         raise UserError("prompts are read by one process, over its own devices (text.devices); start it alone")
-    texts, reads = texts_of(experiment), experiment.model.conditioner
+    reads = experiment.model.conditioner
+    texts = texts_of(experiment.sample.prompts, None, reads)
     if texts.kept is not None:
         raise UserError(f"{texts.kept.folder} holds features of texts already; --prompts names a file of prompts here")
     encoder = fitting(experiment.text, reads)

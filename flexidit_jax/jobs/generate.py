@@ -67,12 +67,12 @@ def run(config: ConfigDict, workdir: Path) -> int:
     if section is None:
         raise UserError("this config has no generate section; give it one, such as config.generate = {'num': 50_000}")
     folder = out_folder(section.out, workdir / "generated")
-    texts = texts_of(experiment)
+    texts = texts_of(experiment.sample.prompts, None, experiment.model.conditioner)
     wanted = [experiment.codec.check, *([] if texts is None else [partial(texts.check_files, experiment)])]
     flex, *_ = together(partial(trained_model, experiment, workdir), *wanted)
     flex = dataclasses.replace(flex, devices=jax.local_device_count())
-    others, kind = experiment.sample.others, section.labels if texts is None else "balanced"
-    negative, each = others["negative"], others["images_per_prompt"]
+    kind = section.labels if texts is None else "balanced"
+    negative, each = experiment.sample.others["negative"], experiment.sample.images_per_prompt
     if texts is None:
         negatives(flex.model.conditioner, negative, 1)  # one for all
         classes = getattr(flex.model.conditioner, "classes", None)

@@ -45,18 +45,19 @@ def run(config: ConfigDict, workdir: Path) -> int:
         raise UserError("sample.decode=False draws latents, which are no pictures; of sample.files set npz alone")
     if not decode and asked.preview_every:
         raise UserError("sample.decode=False draws latents, which are no pictures; leave sample.preview_every out")
-    texts = texts_of(experiment)
+    texts = texts_of(asked.prompts, asked.labels, experiment.model.conditioner)
     wanted = [experiment.codec.check] if decode else []
     wanted += [] if texts is None else [partial(texts.check_files, experiment)]
     flex, *_ = together(partial(trained_model, experiment, workdir), *wanted)
     if texts is None:
         labels, cond = asked.labels, flex.model.conditioner.parse(asked.labels)
         negatives(flex.model.conditioner, others["negative"], size(cond))
-        n = size(cond) * others["images_per_prompt"]
+        n = size(cond)
     else:
         texts.check(flex)
         asked, labels = replace(asked, prompts=list(texts.prompts)), texts.asked
-        n = len(labels) * others["images_per_prompt"]
+        n = len(labels)
+    n *= (each := asked.images_per_prompt)
     batch = min(asked.batch or n, n)
     meant = flex.meant(spec=asked.spec, batch=batch)
     plan = flex.plan(spec=meant, batch=batch)
@@ -71,17 +72,18 @@ def run(config: ConfigDict, workdir: Path) -> int:
     failure = None
     with Compilations() as compiled:
         try:
+            words = {"spec": spec, "batch": batch, "images_per_prompt": each, **others}
             if asked.preview_every is None:
-                images = flex.sample(labels, spec=spec, batch=batch, decode=decode, **others)
+                images = flex.sample(labels, decode=decode, **words)
             else:
-                chain = flex.steps(labels, spec=spec, batch=batch, **others)
+                chain = flex.steps(labels, **words)
                 images = gathered(_with_previews(flex, chain, asked.preview_every, folder), flex.decode)
         except NotFinite as error:
             images, failure = error.images, error
     seconds, programs = time.perf_counter() - clock, compiled_programs() - before
 
-    each = (prompt for prompt in (texts.prompts if texts else ()) for _ in range(others["images_per_prompt"]))
-    says = [said({"prompt": prompt}, i, meant, others["negative"]) for i, prompt in enumerate(each, others["first"])]
+    drawn = [{"prompt": prompt} for prompt in (texts.prompts if texts else ()) for _ in range(each)]
+    says = [said(prompt, i, meant, others["negative"]) for i, prompt in enumerate(drawn, others["first"])]
     written = asked.files.write(folder, images, failure.failed if failure else (), says)
     try:
         with written_aside(folder / "sample.json") as file:

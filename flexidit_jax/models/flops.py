@@ -2,9 +2,12 @@
 
 Multiply and add count separately; the denoiser alone, no decoder. In multiply-adds (MACs), for N
 tokens of width d: a block costs `12 N d^2 + 2 N^2 d + 6 d^2` (qkv and proj 4, MLP 8; scores and
-values; adaLN), cross-attention to M text tokens adds `2 N d^2 + 2 M d^2 + 2 N M d`, an unmerged
-LoRA of rank r adds `N r (d_in + d_out)` per adapted layer. Embed, de-embed, the final adaLN and the
-timestep MLP (under 0.01 % of XL/2) complete the count.
+values; adaLN, which a "single" modulation has once), cross-attention to M text tokens adds
+`2 N d^2 + 2 M d^2 + 2 N M d`, an unmerged LoRA of rank r adds `N r (d_in + d_out)` per adapted layer.
+Embed, de-embed, the final adaLN and the timestep MLP (under 0.01 % of XL/2) complete the count.
+
+The paper counts keys and values of a text, `2 M d^2`, in every call. Sampling makes them once a prompt
+(`sampling.engine`): `text_kept` counts a call of it.
 
 XLA's own `cost_analysis` counts a scanned block once, hence this module; a test holds it against
 the lowering of an unrolled model.
@@ -13,6 +16,8 @@ the lowering of an unrolled model.
 from __future__ import annotations
 
 from typing import NamedTuple
+
+import jax.numpy as jnp
 
 from flexidit_jax.common.types import Patch
 from flexidit_jax.models.dit import DiT
@@ -40,9 +45,10 @@ class FlopCount(NamedTuple):
         return f"{unguided} of powerful unguided, {guided} of powerful with the same guidance"
 
 
-def row_macs(width: int, length: int, mlp_ratio: float = 4, text_tokens: int = 0) -> int:
+def row_macs(width: int, length: int, mlp_ratio: float = 4, text_tokens: int = 0, text_kept: bool = False) -> int:
     """MACs of one row of `length` tokens in one block, without adaLN: every token meets every other, and all text."""
-    cross = 2 * (length + text_tokens) * width**2 + 2 * length * text_tokens * width if text_tokens else 0
+    projected = length if text_kept else length + text_tokens
+    cross = 2 * projected * width**2 + 2 * length * text_tokens * width if text_tokens else 0
     mlp = 2 * length * width * round(mlp_ratio * width)
     return 4 * length * width**2 + mlp + 2 * length**2 * width + cross
 
@@ -50,6 +56,16 @@ def row_macs(width: int, length: int, mlp_ratio: float = 4, text_tokens: int = 0
 def text_tokens(model: DiT) -> int:
     """M, the tokens of a condition, which every block reads; 0 where it has none."""
     return getattr(model.conditioner, "length", 0)
+
+
+def kept_flops(model: DiT) -> int:
+    """FLOPs of the keys and values of one text in all blocks."""
+    return 2 * model.depth * 2 * text_tokens(model) * model.width**2
+
+
+def kept_bytes(model: DiT) -> int:
+    """Bytes of the keys and values of one text in all blocks."""
+    return model.depth * 2 * text_tokens(model) * model.width * jnp.dtype(model.dtype).itemsize
 
 
 def transformer_macs(
@@ -61,6 +77,8 @@ def transformer_macs(
     mlp_ratio: float = 4,
     text_tokens: int = 0,
     lora_rank: int = 0,
+    text_kept: bool = False,
+    modulation: str = "block",
 ) -> int:
     """MACs of one forward pass of one sample.
 
@@ -71,20 +89,23 @@ def transformer_macs(
       mlp_ratio: hidden width of the MLP over d.
       text_tokens: M, for models with cross-attention; 0 without.
       lora_rank: r of adapters kept unmerged on qkv, proj, fc1 and fc2; 0 when merged or absent.
+      text_kept: whether keys and values of the text are there already.
+      modulation: see `models.modulation`.
     """
     d, n = width, tokens
-    block = row_macs(d, n, mlp_ratio, text_tokens) + 6 * d**2
-    block += n * lora_rank * d * (4 + 2 + 2 * (1 + mlp_ratio))
-    ends = n * d * (token_in + token_out) + 2 * d**2
-    return depth * block + ends + 256 * d + d**2
+    block = row_macs(d, n, mlp_ratio, text_tokens, text_kept)
+    block += n * lora_rank * (8 * d + 2 * round(mlp_ratio * d))
+    adaln = 6 * d**2 if modulation == "single" else (6 * depth + 2) * d**2
+    return depth * block + adaln + n * d * (token_in + token_out) + 256 * d + d**2
 
 
-def forward_flops(model: DiT, patch: Patch, lora_rank: int = 0) -> int:
+def forward_flops(model: DiT, patch: Patch, lora_rank: int = 0, text_kept: bool = False) -> int:
     """FLOPs (two per MAC) of one sample through one mode of a model.
 
     Args:
       model, patch: the network and the mode.
       lora_rank: of adapters this mode runs unmerged.
+      text_kept: whether it is handed keys and values of the condition's tokens.
     """
     volume = patch[0] * patch[1] * patch[2] * model.latent[-1]
     macs = transformer_macs(
@@ -96,6 +117,8 @@ def forward_flops(model: DiT, patch: Patch, lora_rank: int = 0) -> int:
         mlp_ratio=model.mlp_ratio,
         text_tokens=text_tokens(model),
         lora_rank=lora_rank,
+        text_kept=text_kept,
+        modulation=model.modulation,
     )
     return 2 * macs
 

@@ -143,7 +143,8 @@ def write_exported(flex: FlexiDiT, section: Export, tables: Mapping[str, Steps],
             text = pair_text(*pair)
             content = export_step(engine, pair, channels, section.platforms)
             programs[text] = _write(aside / f"step_{text.replace('+', '_')}.bin", content) | {"weights": names[text]}
-        before: dict[str, dict[str, Any]] = {"modulations": {}, "kept": {}}
+        before: dict[str, Any] = {kind: {} for kind in made}
+        before |= {"modulated": modulated(engine, flex.patches[0])} if engine.keeps else {}
         for patch, (kind, (exported, _)) in itertools.product(modes, made.items()):
             name = f"{kind}_{short_patch_name(patch)}"
             written = _write(aside / f"{name}.bin", exported(engine, patch, section.platforms))
@@ -165,7 +166,6 @@ def write_exported(flex: FlexiDiT, section: Export, tables: Mapping[str, Steps],
             "tables": list(tables),
             "programs": programs,
             **before,
-            "modulated": modulated(engine, flex.patches[0]),
             "weights": {name: {"shape": leaf.shape, "dtype": str(leaf.dtype)} for name, leaf in weights.items()},
         }
         shutil.copyfile(SCRIPT, aside / SCRIPT.name)

@@ -39,6 +39,7 @@ class Compiled:
         neither product nor attention, and what these move (see `programs.launches`).
       weight_copies: bytes of weights that a GPU writes anew in one run (see `programs.weight_copies`).
       largest_batch: that fits, where it was asked for (see `programs.largest_batch`).
+      kept: bytes of keys and values of texts, made once a prompt, which are among the arguments.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Compiled:
     bytes_other: float | None = None
     weight_copies: float | None = None
     largest_batch: int | None = None
+    kept: int = 0
 
     @property
     def total(self) -> int | None:
@@ -103,7 +105,8 @@ def compile_program(lowering: Lowering, where: Slice) -> Compiled:
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        return Compiled(*known, time.perf_counter() - clock, fits=False, temporaries=_needed(str(error)))
+        seconds, needed = time.perf_counter() - clock, _needed(str(error))
+        return Compiled(*known, seconds, fits=False, temporaries=needed, kept=lowering.kept)
     seconds = time.perf_counter() - clock
     memory = compiled.memory_analysis()
     program = parse(compiled.as_text())
@@ -119,6 +122,7 @@ def compile_program(lowering: Lowering, where: Slice) -> Compiled:
         traffic=collectives(program),
         moved=moved_bytes(program),
         unknown_loops=len(program.runs()[1]),
+        kept=lowering.kept,
     )
     if where.devices[0].platform == "gpu":
         made = replace(made, **counted(program)._asdict(), weight_copies=weight_copies(program, lowering.weights))
@@ -141,6 +145,7 @@ def table(programs: Sequence[Compiled], where: Slice) -> str:
         new = None if one.outputs is None else one.outputs - one.aliased
         memory = (_gib(one.arguments), _gib(new), _gib(one.temporaries), _gib(one.total), _fits(one, where))
         lines.append(f"| {one.name} | {one.batch} | {' | '.join(memory)} | {one.seconds:.0f} s |")
+    lines += _of_texts(programs)
     lines += _on_gpu(programs)
     lines += [
         "",
@@ -158,6 +163,13 @@ def table(programs: Sequence[Compiled], where: Slice) -> str:
         best = f"{1e3 * bounds[least]:.3g} ms | {least}" if bounds else "- | -"
         lines.append(f"| {one.name} | {work} | {_gib(one.moved)} | {said} | {best} |")
     return "\n".join(lines)
+
+
+def _of_texts(programs: Sequence[Compiled]) -> list[str]:
+    """What is kept of texts, where they are read."""
+    lines = [f"| {one.name} | {_gib(one.kept)} |" for one in programs if one.kept]
+    heads = ("", "| program | of the arguments, keys and values of texts, GiB |", "|---|---|")
+    return [*heads, *lines] if lines else []
 
 
 def _on_gpu(programs: Sequence[Compiled]) -> list[str]:

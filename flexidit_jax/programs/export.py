@@ -11,8 +11,8 @@ draws [B]. Modulations are those of a mode at K times and conditions, made for m
 and last of the conditional mode, then of the guide where that is another; `pick` int32 [B, predictions] is the row of
 them that each sample reads. Arguments are arrays and lists of them, a condition a list in the order of its sorted
 names: whoever calls an artifact needs none of this package's types. Where blocks read conditions by themselves, `kept`
-makes once what steps are handed in place of a condition; the first of it is what modulations are made of, where the
-manifest says that they are (`modulated`), else they are handed an empty list.
+makes once what steps are handed in place of a condition; modulations are handed the first of it, or nothing where they
+are not made of conditions (`modulated` in the manifest, 1 or 0).
 Lowering asks for no device, so programs for a TPU or a GPU are made on any machine.
 """
 
@@ -111,9 +111,9 @@ def export_modulations(engine: Engine, patch: Patch, platforms: Sequence[str]) -
     return _serialised(modulations, platforms, _shapes(leaves), jax.ShapeDtypeStruct((count,), np.float32), fields)
 
 
-def modulated(engine: Engine, patch: Patch) -> bool:
-    """Whether modulations are made of conditions too."""
-    return not engine.keeps or _given(engine, patch, 1).vector is not None
+def modulated(engine: Engine, patch: Patch) -> int:
+    """How many of the arrays that `kept` makes modulations are made of too."""
+    return int(_given(engine, patch, 1).vector is not None)
 
 
 def export_kept(engine: Engine, patch: Patch, platforms: Sequence[str]) -> bytes:

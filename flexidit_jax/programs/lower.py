@@ -21,7 +21,7 @@ from flexidit_jax.diffusion.steps import Carry, Steps, lost_shape
 from flexidit_jax.models.build import init
 from flexidit_jax.models.conditioning.condition import Given, shapes
 from flexidit_jax.models.dit import DiT
-from flexidit_jax.models.flops import forward_flops
+from flexidit_jax.models.flops import forward_flops, kept_bytes
 from flexidit_jax.models.modulation import Modulations
 from flexidit_jax.sampling.engine import APART, Engine
 from flexidit_jax.sampling.packing import choices
@@ -48,6 +48,7 @@ class Lowering:
       chips: that run it together.
       image_flops: model FLOPs of an image (`models.flops`).
       image_recomputed: FLOPs that remat adds to them.
+      image_kept: bytes of what is kept of the texts of an image and of its guide, which are among the arguments.
       lowered: makes it from shapes for a batch, for its devices.
       multiple: what divides every batch.
       weights: how the names of the arguments that hold weights begin.
@@ -58,6 +59,7 @@ class Lowering:
     chips: int
     image_flops: float
     image_recomputed: float
+    image_kept: int
     lowered: Callable[[int], jax.stages.Lowered]
     multiple: int
     weights: tuple[str, ...]
@@ -71,6 +73,11 @@ class Lowering:
     def recomputed(self) -> float:
         """Of one run on one chip."""
         return self.image_recomputed * self.batch / self.chips
+
+    @property
+    def kept(self) -> int:
+        """Bytes of one run on one chip."""
+        return self.image_kept * self.batch // self.chips
 
     def lower(self) -> jax.stages.Lowered:
         return self.lowered(self.batch)
@@ -100,6 +107,7 @@ def training_programs(model: DiT, process: NoiseProcess, train: Training, seed: 
                 mesh.size,
                 training_flops(model, stage, patch),
                 recomputed_flops(model, patch),
+                0,
                 partial(lowered, step, state, rest),
                 mesh.shape["data"] * mesh.shape["fsdp"] * train.accumulate,
                 ("state.params[", "state.frozen["),
@@ -140,8 +148,9 @@ def sampling_programs(
                 f"sample, {pair_text(*pair)}{layout}",
                 batch,
                 1,
-                float(sum(forward_flops(flex.model, patch) for patch in pair if patch is not None)),
+                float(sum(forward_flops(flex.model, patch, text_kept=True) for patch in pair if patch is not None)),
                 0.0,
+                kept_bytes(flex.model) * sum(patch is not None for patch in pair),
                 partial(lowered, Program(*pair, packing, pair[1] and spec.guidance_channels)),
                 1,
                 ("weights[",),

@@ -151,20 +151,21 @@ def sample(folder, cond, negative=None, table=None, schedule=None, guide=None, g
     conds = [np.concatenate(parts) for parts in zip(*map(listed, (cond, itself, weaker)))]
     times, ahead = rows[:, manifest["columns"].index("t")].astype(np.float32), max(1, ROWS // (3 * batch))
 
-    shared = {tuple(entry["weights"]): patch for patch, entry in manifest["kept"].items()}
+    made = manifest.get("kept", {})  # there where blocks read conditions by themselves
+    shared = {tuple(entry["weights"]): patch for patch, entry in made.items()}
 
     @cache
     def kept(patch):
         return program(patch, "kept")(conds)
 
     def given(patch):  # what steps read of the three conditions, [3 batch, ...]; modes of the same weights share it
-        return kept(shared[tuple(manifest["kept"][patch]["weights"])]) if shared else conds
+        return kept(shared[tuple(made[patch]["weights"])]) if made else conds
 
     @lru_cache(4)
     def modulations(patch, window):  # [ahead, 3, batch] rows, for so many evaluations and the three conditions
         t = times[np.minimum(np.arange(window * ahead, (window + 1) * ahead), len(times) - 1)]
-        made_of = given(patch)[:1] if shared else conds
-        told = [np.concatenate([array] * ahead) for array in made_of if manifest["modulated"]]
+        made_of = given(patch)[: manifest["modulated"]] if made else conds
+        told = [np.concatenate([array] * ahead) for array in made_of]
         return program(patch, "modulations")(np.repeat(t, 3 * batch), told)
 
     nothing = np.zeros((batch, *manifest["latent"]), np.float32)

@@ -244,7 +244,8 @@ class Engine:
     def modulations(self, patch: Patch) -> tuple[Callable[..., Modulations], Params]:
         """A mode's program of tables and the weights it reads: `run(weights, t, given, rows)`."""
         model, weights = self._modes[patch]
-        return partial(_modulations, model), weights.conditioning
+        blocks = {name: part for name, part in weights.conditioning["blocks"].items() if name != CROSS}
+        return partial(_modulations, model), {**weights.conditioning, "blocks": blocks}
 
     def table(self, patch: Patch, t: Array, given: Given, rows: Array) -> Modulations:
         """Modulations of a mode at times [K], of the conditions `rows` [K]; conditions lie where `whole` puts them."""

@@ -11,6 +11,7 @@ import numpy as np
 
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.types import Patch, short_patch_name
+from flexidit_jax.models.flops import FlopCount
 from flexidit_jax.sampling.schedule import GuideSchedule, Pair, Schedule, Segment, text_of
 
 Cost: TypeAlias = Callable[[Patch], float]
@@ -55,6 +56,11 @@ class Plan:
     def relative_cost(self, powerful: Patch, cost: Cost) -> float:
         """Cost over that of the same calls all run powerful."""
         return self.total_cost(cost) / self.total_cost(lambda patch: cost(powerful))
+
+    def flops(self, powerful: Patch, cost: Cost, once: float = 0.0) -> FlopCount:
+        """FLOPs of all calls and of what is done once, `once`, which every share has on both sides."""
+        total, guided = self.total_cost(cost) + once, self.total_cost(lambda patch: cost(powerful)) + once
+        return FlopCount(total, total / guided, total / (sum(self.evaluations) * cost(powerful) + once))
 
     def __str__(self) -> str:
         guide = "none" if self.guide is None else text_of(self.guide)

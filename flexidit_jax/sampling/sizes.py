@@ -63,7 +63,7 @@ def size_of(
     """
     if len(asked := set(words)) > 1:
         raise UserError("what is drawn in one call is of one size; call once for each size")
-    [(size, aspect)] = asked
+    size, aspect = next(iter(asked), (None, None))
     if size is None and aspect is None:
         return None
     what = f"size={size!r}" if aspect is None else f"aspect={aspect!r}"

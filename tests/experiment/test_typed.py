@@ -105,6 +105,8 @@ def named(source: str) -> tuple[set[str], set[str]]:
     sections = {node.attr for node in attributes if getattr(node.value, "id", None) == "experiment"} & FREE
     keys = set(re.findall(r"(?:asked|experiment\.sample)\.(\w+)", source)) & {
         "labels",
+        "prompts",
+        "images_per_prompt",
         "batch",
         "files",
         "preview_every",

@@ -225,5 +225,6 @@ def test_kinds_of_models_are_told_apart(run: Run, tmp_path: Path, capsys: pytest
     assert (
         refusal(capsys) == "sample.prompts are for a model of texts, and this one is of another kind; set sample.labels"
     )
-    assert run("sample", "--prompts=a red apple", init_from=GOLDEN / "dit_tiny.safetensors") == 2
-    assert refusal(capsys) == "this config is for a model of text, and what it begins from is one of classes"
+    other = GOLDEN / "dit_tiny.safetensors"
+    assert run("sample", "--prompts=a red apple", init_from=other) == 2
+    assert refusal(capsys) == f"this config is for a model of text, and init_from={other} is one of classes"

@@ -6,13 +6,12 @@ from collections.abc import Callable
 from types import SimpleNamespace
 
 import jax
-import numpy as np
 import pytest
 
 from flexidit_jax.common.types import Patch
 from flexidit_jax.models.build import build_dit
 from flexidit_jax.models.dit import DiT
-from flexidit_jax.models.flops import forward_flops, transformer_macs
+from flexidit_jax.models.flops import forward_flops, kept_flops, transformer_macs
 from flexidit_jax.models.patch import tokens
 from flexidit_jax.sampling.plan import Plan
 from flexidit_jax.sampling.spec import SampleSpec
@@ -63,30 +62,40 @@ def test_dit_xl2_weak_first(xl2_cost: Cost, weak: int, percent: float) -> None:
     assert abs(weak_percent(xl2_cost, weak, 250) - percent) <= DECIMAL
 
 
-@pytest.mark.parametrize(("weak", "percent"), [(10, 92.9), (20, 85.8), (30, 78.8), (40, 71.7), (50, 64.6), (60, 57.5)])
-def test_text_to_image(weak: int, percent: float) -> None:
-    """DiT-XL/2 with cross-attention to 120 text tokens, adapters merged."""
+@pytest.fixture(scope="module")
+def t2i() -> DiT:
+    """PixArt at 256 pixels: DiT-XL/2 with cross-attention to 120 text tokens, adapters merged."""
+    text = {"name": "text", "features": 4096, "length": 120}
+    return build_dit((1, 32, 32, 4), text, size="XL", modulation="single", span=16.0)
 
-    def cost(patch: Patch) -> float:
-        volume = int(np.prod(patch)) * 4
-        return transformer_macs(1152, 28, tokens((1, 32, 32), patch), volume, 2 * volume, text_tokens=120)
 
-    assert abs(weak_percent(cost, weak, 100) - percent) <= DECIMAL
+def test_a_text_is_a_fifth_of_a_weak_call(t2i: DiT) -> None:
+    calls = [forward_flops(t2i, patch, text_kept=kept) / 2e9 for kept in (False, True) for patch in (P2, P4)]
+    assert [round(macs, 1) for macs in calls] == [148.3, 43.0, 139.4, 34.1]
+    assert 2e9 * (calls[0] - calls[2]) == pytest.approx(kept_flops(t2i))
+
+
+@pytest.mark.parametrize(
+    ("steps", "weak", "percents"),
+    [
+        (100, range(10, 90, 10), (92.9, 85.8, 78.8, 71.7, 64.6, 57.5, 50.5, 43.4)),
+        (21, range(2, 12, 2), (93.3, 86.5, 79.8, 73.0, 66.3)),  # 20 of DPM-Solver
+        (25, range(3, 24, 3), (91.5, 83.0, 74.5, 66.0, 57.5, 49.1, 40.6)),  # of SA-Solver
+    ],
+)
+def test_text_to_image(t2i: DiT, steps: int, weak: range, percents: tuple[float, ...]) -> None:
+    for count, percent in zip(weak, percents, strict=True):
+        assert abs(weak_percent(lambda patch: forward_flops(t2i, patch), count, steps) - percent) <= DECIMAL, count
 
 
 @pytest.mark.parametrize(("weak", "percent"), [(10, 84.3), (20, 68.6), (30, 52.9), (40, 37.2), (50, 21.5)])
 def test_emu(weak: int, percent: float) -> None:
     """4096 and 1024 tokens; the weak mode carries rank-64 adapters, unmerged."""
-
-    def cost(patch: Patch) -> float:
-        volume = int(np.prod(patch)) * 16
-        rank = 64 if patch == P4 else 0
-        n = tokens((1, 128, 128), patch)
-        return transformer_macs(2048, 24, n, volume, volume, text_tokens=77, lora_rank=rank)
-
-    assert tokens((1, 128, 128), P2) == 4096
-    assert tokens((1, 128, 128), P4) == 1024
-    assert abs(weak_percent(cost, weak, 50) - percent) <= DECIMAL
+    words = {"width": 2048, "depth": 24, "num_heads": 16, "learn_variance": False}
+    emu = build_dit((1, 128, 128, 16), {"name": "text", "features": 4096, "length": 77}, **words)
+    assert [tokens(emu.latent, patch) for patch in (P2, P4)] == [4096, 1024]
+    share = weak_percent(lambda patch: forward_flops(emu, patch, 64 if patch == P4 else 0), weak, 50)
+    assert abs(share - percent) <= DECIMAL
 
 
 @pytest.mark.parametrize(("patch", "n"), [((1, 2, 2), 33792), ((2, 2, 2), 16896), ((1, 4, 4), 8448)])
@@ -102,6 +111,11 @@ def test_terms_one_by_one() -> None:
     assert transformer_macs(d, depth, n, 11, 13) == depth * block + ends
     cross = 2 * n * d**2 + 2 * m * d**2 + 2 * n * m * d
     assert transformer_macs(d, depth, n, 11, 13, text_tokens=m) == depth * (block + cross) + ends
+    kept = 2 * n * d**2 + 2 * n * m * d
+    found = transformer_macs(d, depth, n, 11, 13, text_tokens=m, text_kept=True)
+    assert found == depth * (block + kept) + ends
+    single = transformer_macs(d, depth, n, 11, 13, modulation="single")
+    assert single == depth * (block - 6 * d**2) + 6 * d**2 + ends - 2 * d * d
     layers = [(d, 3 * d), (d, d), (d, 4 * d), (4 * d, d)]  # qkv, proj, fc1, fc2
     lora = sum(n * (i * r + r * o) for i, o in layers)
     assert transformer_macs(d, depth, n, 11, 13, lora_rank=r) == depth * (block + lora) + ends

@@ -272,3 +272,53 @@ def test_no_program_for_texts_steps_and_scales(pixart: fd.FlexiDiT, texts: list)
         )
     assert compiled_programs() == programs
     assert module._kept._cache_size() > 0
+
+
+# ---------------------------------------------------------------- No text
+
+
+@pytest.fixture(scope="module")
+def bare() -> fd.FlexiDiT:
+    """A model in whose file nothing stands for no text."""
+    flex = fd.load(GOLDEN / "pixart_tiny.safetensors").flexify((2, 4))
+    return replace(flex, model=flex.model.clone(conditioner=flex.model.conditioner.clone(length=M)))
+
+
+NOTHING = (
+    "guidance: this model has nothing that stands for no text; load weights that hold y_embedding, or give features of"
+    ' "" from its text encoder; or name a negative'
+)
+
+
+@pytest.mark.parametrize("words", [{}, {"guide": "4:2,2:2"}, {"packing": "auto"}], ids=str)
+def test_to_be_guided_by_nothing_is_refused_before_anything_is_compiled(
+    bare: fd.FlexiDiT, texts: list, monkeypatch: pytest.MonkeyPatch, words: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(Engine, "run", lambda *_: pytest.fail("evaluated"))
+    guided = SampleSpec(steps=4, guidance=2.0, **words)
+    for specs in (guided, [SampleSpec(steps=2, guidance=1.0), guided]):
+        for run in (bare.sampler.start, bare.sampler.batches):
+            with pytest.raises(fd.UserError) as caught:
+                run(texts[:2], specs)
+            assert str(caught.value) == NOTHING
+    with pytest.raises(fd.UserError, match=r"^negative: this model has nothing that stands for no text; "):
+        bare.sampler.start(texts[:2], guided, [None])
+
+
+def test_what_no_text_guides_is_drawn_without_one(bare: fd.FlexiDiT, texts: list) -> None:
+    """Unguided, guided by a weaker mode, or away from a negative: none of them reads no text."""
+    words = {"steps": 2, "decode": False, "progress": False}
+    for more in ({"guidance": 1.0}, {"guidance": 2.0, "guide": "4:2"}, {"guidance": 2.0, "negative": [texts[1]]}):
+        assert np.isfinite(bare.sample(texts[:2], **words, **more)).all(), more
+
+
+@pytest.mark.parametrize(
+    "mask", [np.ones((2, 4), bool), np.ones((2, 4), int), np.uint8([[1, 1, 1, 0], [1, 0, 0, 0]]), None]
+)
+def test_a_mask_of_booleans_or_numbers_or_none(bare: fd.FlexiDiT, texts: list, mask: np.ndarray | None) -> None:
+    """The same as the rows of tokens that it says are there."""
+    tokens = np.stack([texts[0][:4], texts[0][4:8]])
+    cond = {"tokens": tokens} if mask is None else {"tokens": tokens, "mask": mask}
+    rows = tokens if mask is None else [row[which == 1] for row, which in zip(tokens, mask)]
+    words = {"steps": 2, "guidance": 2.0, "decode": False, "progress": False, "negative": [texts[1]]}
+    np.testing.assert_array_equal(bare.sample(cond, **words), bare.sample([*rows], **words))

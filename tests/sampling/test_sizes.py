@@ -148,3 +148,15 @@ def test_what_is_asked_at_once_is_of_one_size(flex: fd.FlexiDiT, dit: fd.FlexiDi
     ):
         with pytest.raises(fd.UserError, match=message):
             run()
+
+
+def test_texts_count_in_every_evaluation_or_once(flex: fd.FlexiDiT) -> None:
+    calls = [forward_flops(flex.model, patch, text_kept=kept) for kept in (False, True) for patch in (P2, P4)]
+    once = (calls[0] - calls[2], 2 * 2 * 10 * 24**2 * flex.model.depth)
+    assert once[0] == once[1]
+    words = {"steps": 4, "schedule": "4:2,2:2"}
+    assert flex.flops(**words).total == 4 * sum(calls[:2])
+    kept = flex.flops(**words, text_kept=True)
+    assert kept.total == 4 * sum(calls[2:]) + 2 * once[0]  # the text's own and those of none
+    assert flex.flops(**words, guidance=1.0, text_kept=True).total == 2 * sum(calls[2:]) + once[0]
+    assert kept.relative == kept.total / (8 * calls[2] + 2 * once[0]) < flex.flops(**words).relative

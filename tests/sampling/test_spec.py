@@ -248,7 +248,7 @@ def test_positions_are_those_of_before() -> None:
         ({"budgett": 0.5}, "sample takes no 'budgett'; did you mean 'budget'?"),
         ({"bacth": 3}, "sample takes no 'bacth'; did you mean 'batch'?"),
         ({"step_nois": 3}, "sample takes no 'step_nois'; did you mean 'step_noise'?"),
-        ({"ellf": 3}, "sample takes no 'ellf'; known: batch, budget, decode, first, guidance, guidance_channels,"),
+        ({"ellf": 3}, "sample takes no 'ellf'; known: aspect, batch, budget, decode, first, guidance,"),
         ({"spec": {"steps": 3}}, "spec must be a SampleSpec, got dict"),
     ],
 )
