@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from flexidit_jax.common.errors import UserError
-from flexidit_jax.common.tensor_files import misnamed, told
+from flexidit_jax.common.tensor_files import Tensors, misnamed, told
 from flexidit_jax.common.types import Array, Params
 from flexidit_jax.common.weights import Network
 from flexidit_jax.convert.dit_layout import StateDict, heads_of
@@ -117,7 +118,7 @@ def named(state: StateDict) -> StateDict:
             name = re.sub(theirs, other, name)
         return name
 
-    return {ours(name): array for name, array in state.items()}
+    return Tensors({ours(name): partial(state.__getitem__, name) for name in state})
 
 
 def read_wan(state: StateDict, sizes: Sizes = Sizes()) -> tuple[DiT, Params]:
