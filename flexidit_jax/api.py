@@ -323,7 +323,7 @@ class FlexiDiT:
         return data[:, 0] if self.model.latent[0] == 1 else data
 
     def _as_video(self, x: Array, name: str) -> Array:
-        return as_video(x, self.model.latent, name, any_size=self.model.span is not None)
+        return as_video(x, self.model.latent, name, free=self.model.free)
 
     def _check_codec(self) -> None:
         if self.codec is None:

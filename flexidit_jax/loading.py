@@ -73,4 +73,4 @@ def load(
     parts = apart(codec, text)
     said.check(path, recorded_dit(config["model"]))
     config, params = completed({**config, **parts, "text": config.get("text")}, params, said, parts.get("text"))
-    return FlexiDiT.of(config, params, process_of(Path(path), config["process"], asked))
+    return FlexiDiT.of(config, params, process_of(Path(path), config["process"], asked or config.get("assumed")))

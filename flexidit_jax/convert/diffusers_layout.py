@@ -25,8 +25,8 @@ from flexidit_jax.models.position import position_embedding
 CLASS = "DiTTransformer2DModel"
 #: what older versions called it, and what told it from others that they called so
 OLDER_CLASS, NORM = "Transformer2DModel", "ada_norm_zero"
-#: of all transformers that are read; that of a PixArt is read by `convert.pixart_diffusers`
-CLASSES = (CLASS, OLDER_CLASS, "PixArtTransformer2DModel")
+#: of all transformers that are read; those of a PixArt and a Wan are read by files of their own
+CLASSES = (CLASS, OLDER_CLASS, "PixArtTransformer2DModel", "WanTransformer3DModel")
 STEM = "diffusion_pytorch_model"
 #: of a latent, far above any that is trained on
 LARGEST = 4096

@@ -12,7 +12,7 @@ from flexidit_jax.common.hub import located, pinned
 from flexidit_jax.common.tensor_files import SUFFIXES, json_object
 from flexidit_jax.common.types import Params
 from flexidit_jax.common.weights import full_set, within
-from flexidit_jax.convert import pixart_diffusers, pixart_layout
+from flexidit_jax.convert import pixart_diffusers, pixart_layout, wan_diffusers, wan_layout
 from flexidit_jax.convert.diffusers_layout import STEM, is_diffusers_folder, read_folder, root_of
 from flexidit_jax.convert.dit_layout import StateDict, read_dit
 from flexidit_jax.convert.peft_layout import FILES as ADAPTERS
@@ -87,6 +87,10 @@ def _read(path: str | Path, said: Said, which: str | None, base: Lent) -> tuple[
     if path.is_file() and path.name.startswith(STEM) and is_diffusers_folder(path.parent):
         path = path.parent
     if path.is_dir() and (root := root_of(path)) is not None:
+        if wan_diffusers.is_wan(json_object(root / "config.json")):
+            model, params = wan_diffusers.read_folder(root, which, _sizes(said))
+            config = {"model": describe(model), "process": None, **wan_diffusers.beside(path, name)}
+            return config, flexify(params, [model.patch])
         if pixart_diffusers.is_pixart(json_object(root / "config.json")):
             found = beside(path, name)
             null = "empty" if said.null is None and found.text is not None else said.null
@@ -120,12 +124,22 @@ def _network(state: StateDict, tells: Mapping[str, Any], said: Said) -> tuple[Di
     """The model of a weight file and its plain parameters, of whatever layout; what the file tells holds."""
     if pixart_diffusers.NETWORK.mark in state and "config" in tells:
         return pixart_diffusers.read_named(state, tells["config"], "its config", said)
+    if any(network.mark in state for network in wan_layout.NETWORKS):
+        if "config" in tells:
+            return wan_diffusers.read_named(state, tells["config"], "its config", _sizes(said))
+        return wan_layout.read_wan(state, _sizes(said))
     said = replace(said, **{key: value for key, value in tells.items() if key != "config"})
     if pixart_diffusers.NETWORK.mark in state:
         return pixart_layout.read_pixart(pixart_diffusers.published(state), said)
     if pixart_layout.NETWORK.mark in state:
         return pixart_layout.read_pixart(state, said)
     return read_dit(state, said.num_heads, said.input_size)
+
+
+def _sizes(said: Said) -> wan_layout.Sizes:
+    """Of a Wan, what is said."""
+    heads = said.num_heads if isinstance(said.num_heads, int) else None
+    return wan_layout.Sizes(heads, length=said.length or wan_layout.LENGTH)
 
 
 def _published(model: DiT, params: Params, vae: Path | None = None) -> tuple[dict[str, Any], Params]:
@@ -139,4 +153,6 @@ def _published(model: DiT, params: Params, vae: Path | None = None) -> tuple[dic
     known = where or model.modulation == "block"
     codec = {"name": "sd_vae", **where} if known and model.latent[-1] == 4 else None
     config = {"model": describe(model), "process": None, "codec": codec}
+    if model.positions == "rope":
+        config["assumed"] = {"name": "flow", "shift": wan_diffusers.SHIFT}
     return config, flexify(params, [model.patch])

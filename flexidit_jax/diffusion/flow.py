@@ -5,6 +5,13 @@
 
 A shift moves times towards the noise, for larger latents (arXiv 2403.03206, section 5.3.2):
 s' = shift s / (1 + (shift - 1) s), when training and when sampling alike.
+
+Which n levels a chain has, a grid says by name, each before the shift:
+
+    even             n/n, ..., 1/n, and real times
+    diffusers        n of n + 1 even ones from 1 to 1/T, the first just below 1; times rounded down (UniPC since 0.36)
+    wan              n of n + 1 even ones from 1 - 1/T to 0; times rounded down (Wan 2.1, DPM-Solver++ of diffusers)
+    diffusers_euler  from 1 to what 1/T is after the shift, which all are given once more (Euler of diffusers)
 """
 
 from __future__ import annotations
@@ -17,11 +24,12 @@ import jax
 import numpy as np
 
 from flexidit_jax.common.build import positive
-from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.errors import UserError, nearest
 from flexidit_jax.common.types import Array
 
 #: steps of a chain: more is a slip, and would fill the memory with their levels
 MOST = 10**6
+GRIDS = ("even", "diffusers", "wan", "diffusers_euler")
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,32 @@ class Chain:
     @cached_property
     def s_prev(self) -> np.ndarray:
         return np.append(0.0, self.s[:-1])
+
+    @property
+    def sigma(self) -> np.ndarray:
+        """Of the noise in x."""
+        return self.s
+
+    @property
+    def signal(self) -> np.ndarray:
+        """Of x_0 in x."""
+        return 1 - self.s
+
+    @property
+    def sigma_prev(self) -> np.ndarray:
+        """`sigma` of the next lower level; 0 of none."""
+        return self.s_prev
+
+    @property
+    def signal_prev(self) -> np.ndarray:
+        """`signal` of the next lower level; 1 of none."""
+        return 1 - self.s_prev
+
+    @property
+    def half_log_snr(self) -> np.ndarray:
+        """log(signal / sigma); infinite where there is no signal."""
+        with np.errstate(divide="ignore"):
+            return np.log(self.signal) - np.log(self.sigma)
 
     @cached_property
     def x0_from_x(self) -> np.ndarray:
@@ -87,18 +121,33 @@ class Process:
         """Shares of noise before the shift -> after it."""
         return self.shift * s / (1 + (self.shift - 1) * s)
 
-    def chain(self, n: int) -> Chain:
-        """n levels evenly spaced (before the shift) from 1/n to 1; any n up to `MOST`.
+    def chain(self, n: int, grid: str = "even") -> Chain:
+        """n levels of a grid (see the head of this file), any n up to `MOST`.
 
         Raises:
-          UserError: n is below 1, or above.
+          UserError: n is below 1, or above, or there is no such grid.
         """
+        if grid not in GRIDS:
+            raise UserError(f"no solver.grid {grid!r}{nearest(str(grid), GRIDS)}")
         if n < 1:
             raise UserError(f"steps must be at least 1, got {n}")
         if n > MOST:
             raise UserError(f"steps must be at most {MOST}, got {n}")
-        s = self.shifted(np.arange(1, n + 1) / n)
-        return Chain(self.time(s), s, -self.sign * s)
+        s = self.shifted(self._unshifted_levels(n, grid)[::-1])
+        if grid == "diffusers":
+            s = np.minimum(s, float(np.float32(1 - 1e-6)))  # as float32 has it: of 1 - s, 1.3 % more
+        t = self.time(s)
+        return Chain(np.floor(t) if grid in ("diffusers", "wan") else t, s, -self.sign * s)
+
+    def _unshifted_levels(self, n: int, grid: str) -> np.ndarray:
+        """Those of a grid before the shift, descending."""
+        if grid == "even":
+            return np.arange(n, 0, -1) / n
+        least = 1 / self.steps
+        if grid == "diffusers_euler":
+            return np.linspace(1, self.shifted(least), n)
+        first, last = (1, least) if grid == "diffusers" else (1 - least, 0)
+        return np.linspace(first, last, n + 1)[:-1]
 
     def unshifted(self, s: Array) -> Array:
         """The inverse of `shifted`."""

@@ -5,7 +5,8 @@
     x' = cx xc + c0 x0 + c1 x0_prev + std z                               where it is evaluated next
 
 with log std^2 between log_low and log_high by the learned v. `x_last`, `x0_prev` and `z_last` are xc, x0
-and z of the row before. A solver is a table made on the host, a row for every sample is one small argument, and
+and z of the row before; where that added no noise, z_last is its x0_prev, so that a solver without noise reads three
+x0 and no other pays for it. A solver is a table made on the host, a row for every sample is one small argument, and
 so one compiled program runs them all, for any number of steps. History lives in latent space and survives a
 change of patch size.
 
@@ -87,7 +88,7 @@ class Carry(NamedTuple):
 
     Attributes:
       x: where the network is evaluated next.
-      x_last, x0_prev, z_last: the row's corrected x, its x0 and its noise.
+      x_last, x0_prev, z_last: the row's corrected x, its x0 and its noise, or without noise its own x0_prev.
       lost: the step that first made an x that is not finite, -1 while there is none; [B, 1, ...], as many axes as x.
     """
 
@@ -127,4 +128,5 @@ def advance(row: Steps, carry: Carry, prediction: Prediction, noise: Array) -> C
     std = jnp.where(row.noisy > 0, jnp.exp(0.5 * logvar), 0.0)  # a step without noise reads no variance
     x = row.cx * corrected + row.c0 * x0 + row.c1 * x0_prev + std * noise
     finite = jnp.isfinite(x).all(tuple(range(1, jnp.ndim(x))), keepdims=True)
-    return Carry(x, corrected, x0, noise, jnp.where(finite | (lost >= 0), lost, row.step))
+    last = jnp.where(row.noisy > 0, noise, x0_prev)
+    return Carry(x, corrected, x0, last, jnp.where(finite | (lost >= 0), lost, row.step))

@@ -14,7 +14,7 @@ from flexidit_jax.common.axes import laid
 from flexidit_jax.common.types import Array
 from flexidit_jax.models.attention.attention import Attention
 from flexidit_jax.models.attention.kept import Kept
-from flexidit_jax.models.layers import Mlp, ModulatedNorm
+from flexidit_jax.models.layers import AffineNorm, Mlp, ModulatedNorm
 from flexidit_jax.models.layout import Layout, Source, per_token, seen_in
 from flexidit_jax.models.modulation import modulation, with_own
 
@@ -22,22 +22,27 @@ from flexidit_jax.models.modulation import modulation, with_own
 class Block(nn.Module):
     """One block. Where its modulation comes from is up to the caller; `modulated` makes it from what is shared.
 
-    Where a condition has tokens, they are read between attention and MLP, without norm or gate (PixArt-alpha).
+    Where a condition has tokens, they are read between attention and MLP, without gate (PixArt-alpha), behind a norm of
+    its own where `cross_norm` (Wan 2.1).
     """
 
     width: int
     num_heads: int
-    mlp_ratio: int
+    hidden: int
     dtype: jnp.dtype
     backend: str
     source: str
+    qk_norm: str | None = None
+    cross_norm: bool = False
 
     def setup(self) -> None:
         self.modulation = modulation(self.source, 6, self.width, self.dtype)
         self.norm1, self.norm2 = ModulatedNorm(self.dtype), ModulatedNorm(self.dtype)
-        self.attention = Attention(self.num_heads, self.dtype, self.backend)
-        self.cross_attention = Attention(self.num_heads, self.dtype, self.backend)
-        self.mlp = Mlp(self.mlp_ratio * self.width, self.dtype)
+        self.attention = Attention(self.num_heads, self.dtype, self.backend, self.qk_norm)
+        self.cross_attention = Attention(self.num_heads, self.dtype, self.backend, self.qk_norm)
+        if self.cross_norm:
+            self.norm_cross = AffineNorm(self.dtype)
+        self.mlp = Mlp(self.hidden, self.dtype)
 
     def modulated(self, shared: Array) -> Array:
         """`Shared.blocks` -> [..., 6, d]."""
@@ -54,17 +59,20 @@ class Block(nn.Module):
         layout: Layout | None = None,
         source: Source | None = None,
         number: Array | int | None = None,
+        rope: Array | None = None,
     ) -> Array:
         """[B, N, d] and its modulation [B, 6, d]; with a layout rows [R, L, d] and [..., 6, d], one a sequence.
 
-        `number` is the block's, by which it finds what is its own of a source.
+        `number` is the block's, by which it finds what is its own of a source; `rope`, what tokens turn by, is
+        [2, N, e/2] or [2, R, L, e/2] (`models.position.rotations`).
         """
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = (m[..., i, :] for i in range(6))
         h = self.norm1(x, shift_a, scale_a, layout)
-        h = self.attention(h, seen=seen_in(layout))
+        h = self.attention(h, rope=rope, seen=seen_in(layout))
         x = _added(x, h, per_token(gate_a, layout))  # [B, N, d]
         if source is not None:
-            x = _added(x, self.cross_attention(x, source.of(number), seen=source.seen))
+            h = self.norm_cross(x) if self.cross_norm else x
+            x = _added(x, self.cross_attention(h, source.of(number), seen=source.seen))
         h = self.norm2(x, shift_m, scale_m, layout)
         return _added(x, self.mlp(h), per_token(gate_m, layout))  # [B, N, d]
 

@@ -25,6 +25,7 @@ from flexidit_jax.models.patch import grid, tokens
 #: width, depth, heads of the published models (DiT table 1)
 SIZES = {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "XL": (1152, 28, 16)}
 DTYPES = ("float32", "bfloat16")
+POSITIONS = ("sincos", "rope")
 #: of a config's section, what speaks of the machine it is for: no part of what a model is
 MACHINE = ("attention", "remat", "unroll")
 
@@ -37,10 +38,14 @@ def build_dit(
     width: int | None = None,
     depth: int | None = None,
     num_heads: int | None = None,
-    mlp_ratio: int = 4,
+    mlp_ratio: float = 4,
     learn_variance: bool = True,
     modulation: str = "block",
+    positions: str = "sincos",
     span: float | None = None,
+    qk_norm: str | None = None,
+    cross_norm: bool = False,
+    time_features: int = 256,
     dtype: str = "float32",
     residual: str = "float32",
     attention: str = "auto",
@@ -54,8 +59,8 @@ def build_dit(
       conditioner: its name (a module of `models/conditioning`) and keywords.
       patch: the pre-trained patch size.
       size: "S", "B", "L" or "XL"; or give width, depth and num_heads.
-      width, depth, num_heads, mlp_ratio, learn_variance, modulation, span, dtype, residual, attention, remat, unroll:
-        see `DiT`.
+      width, depth, num_heads, mlp_ratio, learn_variance, modulation, positions, span, qk_norm, cross_norm,
+        time_features, dtype, residual, attention, remat, unroll: see `DiT`.
 
     Raises:
       UserError: a size or value outside its choices, or a patch that does not divide the latent.
@@ -68,7 +73,8 @@ def build_dit(
         )
     if width is None or depth is None or num_heads is None:
         raise UserError("give model.size (S, B, L or XL), or model.width, model.depth and model.num_heads")
-    build.positive("model", width=width, depth=depth, num_heads=num_heads, mlp_ratio=mlp_ratio, unroll=unroll)
+    counts = {"width": width, "depth": depth, "num_heads": num_heads, "mlp_ratio": mlp_ratio, "unroll": unroll}
+    build.positive("model", **counts, time_features=time_features)
     if width % num_heads or width % 4:
         raise UserError(f"model.width must be a multiple of 4 and of model.num_heads={num_heads}, got {width}")
     choices = {
@@ -77,13 +83,18 @@ def build_dit(
         "attention": (attention, NAMES),
         "remat": (remat, tuple(REMAT)),
         "modulation": (modulation, SOURCES),
+        "positions": (positions, POSITIONS),
+        "qk_norm": (qk_norm, (None, "rms")),
     }
+    if positions == "rope" and (span is not None or (width // num_heads) % 2):
+        found = f"{span} and {width // num_heads}"
+        raise UserError(f"model.positions='rope' wants no model.span and heads of an even width, got {found}")
     if span is not None and not 0 < span < math.inf:
         raise UserError(f"model.span must be a positive number, or None for positions of DiT, got {span!r}")
     for key, (value, known) in choices.items():
         if value not in known:
             beside = f" beside model.dtype={dtype!r}" if key == "residual" else ""
-            raise UserError(f"model.{key} must be one of {', '.join(known)}{beside}, got {value!r}")
+            raise UserError(f"model.{key} must be one of {', '.join(map(str, known))}{beside}, got {value!r}")
     sides = tuple(latent) if isinstance(latent, (tuple, list)) else ()
     if len(sides) != 4 or not all(isinstance(side, int) and 0 < side < 2**31 for side in sides):
         raise UserError(f"model.latent must be (frames, height, width, channels), got {shown(sides or latent)}")
@@ -105,7 +116,11 @@ def build_dit(
         mlp_ratio=mlp_ratio,
         learn_variance=learn_variance,
         modulation=modulation,
+        positions=positions,
         span=span,
+        qk_norm=qk_norm,
+        cross_norm=cross_norm,
+        time_features=time_features,
         dtype=dtype,
         residual=residual,
         attention=attention,

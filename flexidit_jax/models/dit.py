@@ -8,6 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from flexidit_jax.common.axes import laid
 from flexidit_jax.common.errors import UserError
@@ -20,7 +21,7 @@ from flexidit_jax.models.layers import NumberEmbedding, project
 from flexidit_jax.models.layout import Layout, source_in
 from flexidit_jax.models.modulation import Modulations, Projection, Shared
 from flexidit_jax.models.patch import patchify, unpatchify
-from flexidit_jax.models.position import position_embedding
+from flexidit_jax.models.position import position_embedding, rotations
 
 REMAT = {"none": None, "full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
 
@@ -71,11 +72,15 @@ class DiT(nn.Module):
       depth: blocks.
       num_heads: attention heads of a block.
       conditioner: module of `models.conditioning`, which reads the condition.
-      mlp_ratio: the hidden layer of a block's MLP is so many times as wide.
+      mlp_ratio: the hidden layer of a block's MLP is so many times as wide, rounded.
       learn_variance: twice the output channels, the second half being v.
       modulation: of the blocks, "block" or "single": see `models.modulation`.
+      positions: "sincos", features that are added to tokens; or "rope", angles by which queries and keys turn.
       span: None: positions count patches p0; a number: those of rows and columns span so many units, whatever their
         number (`models.position`).
+      qk_norm: of queries and keys, None or "rms": see `models.attention.attention`.
+      cross_norm: whether tokens of a condition are read behind a norm with a gain and shift of its own.
+      time_features: sin-cos features of a time.
       dtype: of the products of matrices, "float32" or "bfloat16".
       residual: of the stream that blocks add to, "float32" or `dtype`.
       attention: "auto": the fused kernel that suits what is compiled for, else "xla"; or that by name (see
@@ -93,10 +98,14 @@ class DiT(nn.Module):
     depth: int
     num_heads: int
     conditioner: nn.Module
-    mlp_ratio: int = 4
+    mlp_ratio: float = 4
     learn_variance: bool = True
     modulation: str = "block"
+    positions: str = "sincos"
     span: float | None = None
+    qk_norm: str | None = None
+    cross_norm: bool = False
+    time_features: int = 256
     dtype: str = "float32"
     residual: str = "float32"
     attention: str = "auto"
@@ -106,7 +115,7 @@ class DiT(nn.Module):
     def setup(self) -> None:
         dtype, channels = jnp.dtype(self.dtype), self.latent[-1]
         self.embed = Embed(self.patch, self.width, dtype)
-        self.timestep = NumberEmbedding(self.width)
+        self.timestep = NumberEmbedding(self.width, self.time_features)
         self.projection = Projection(self.modulation)
         self.blocks = Block(*self._block)
         self.final = Final(self.width, dtype, self.modulation)
@@ -128,15 +137,17 @@ class DiT(nn.Module):
         """
         x, context = self.tokens(x), self.context(cond)
         if modulations is not None:
-            return self.read(self.trunk(x, modulations.blocks, None, context), modulations.last)
+            return self.read(self.trunk(x, modulations.blocks, None, self.rope, context), modulations.last)
         shared = self.shared(t, context.vector)
-        return self.read(self.trunk(x, shared, None, context), self.last(shared))
+        return self.read(self.trunk(x, shared, None, self.rope, context), self.last(shared))
 
     def tokens(self, x: Array) -> Array:
         """The first part: patches, positions and the mode's embedding, [B, F, H, W, C] -> [B, N, d]."""
         with self._precision():
-            positions = position_embedding(x.shape[1:], self.patch, self.base_patch, self.width, self.span)
-            x = laid(self.embed(x) + positions, "records")  # [B, N, d]
+            sizes, x = x.shape[1:], self.embed(x)  # [B, N, d]
+            if self.positions == "sincos":
+                x = x + position_embedding(sizes, self.patch, self.base_patch, self.width, self.span)
+            x = laid(x, "records")
             if self.has_variable("params", "patch_embedding"):  # optional: see models.flexify
                 x = x + self.get_variable("params", "patch_embedding")
             return x.astype(self.residual)
@@ -190,7 +201,9 @@ class DiT(nn.Module):
             return jax.tree.map(lambda part: part.astype(self.dtype), made)
 
     @nn.compact
-    def trunk(self, x: Array, modulation: Shared | Array, layout: Layout | None, *contexts: Context) -> Array:
+    def trunk(
+        self, x: Array, modulation: Shared | Array, layout: Layout | None, rope: Array | None, *contexts: Context
+    ) -> Array:
         """The blocks.
 
         Args:
@@ -198,6 +211,7 @@ class DiT(nn.Module):
           modulation: what it begins with, of which each block makes its own; or ready, [L, B, 6, d], with a layout
             [L, ..., 6, d], one a sequence. Where blocks have a subtree each, ready ones.
           layout: None where a row is one sequence.
+          rope: by what tokens turn, [2, N, e/2]; with a layout [2, R, L, e/2]; None where they do not.
           contexts: of the condition; with a layout one a mode.
 
         Returns:
@@ -207,14 +221,14 @@ class DiT(nn.Module):
 
         def one(block: Block, x: Array, each: tuple[Array | None, Array | None]) -> tuple[Array, None]:
             number, ready = each
-            return block(x, block.modulated(modulation.blocks) if shared else ready, layout, source, number), None
+            return block(x, block.modulated(modulation.blocks) if shared else ready, layout, source, number, rope), None
 
         if self.remat != "none":
             one = nn.remat(one, prevent_cse=False, policy=REMAT[self.remat])
         with self._precision():
             if self.has_variable("params", "blocks_0"):  # a subtree a block, as sampling may have them
                 for i in range(self.depth):
-                    x = Block(*self._block, name=f"blocks_{i}")(x, modulation[i], layout, source, i)
+                    x = Block(*self._block, name=f"blocks_{i}")(x, modulation[i], layout, source, i, rope)
                 return x
             every = nn.scan(
                 one, variable_axes={"params": 0}, split_rngs={"params": True}, length=self.depth, unroll=self.unroll
@@ -231,10 +245,30 @@ class DiT(nn.Module):
         return Prediction(x, None)
 
     @property
+    def rope(self) -> np.ndarray | None:
+        """By what the mode's tokens turn, [2, N, e/2]; None where positions are added."""
+        if self.positions != "rope":
+            return None
+        return rotations(self.latent[:3], self.patch, self.base_patch, self.width // self.num_heads)
+
+    @property
+    def hidden(self) -> int:
+        """Width of the hidden layer of an MLP."""
+        return round(self.mlp_ratio * self.width)
+
+    @property
+    def free(self) -> tuple[str, ...]:
+        """Which of frames, height and width of a latent may be others than the model's."""
+        if self.positions == "rope":
+            return "frames", "height", "width"
+        return () if self.span is None else ("height", "width")
+
+    @property
     def _block(self) -> tuple[Any, ...]:
         """The fields of a block."""
         dtype = jnp.dtype(self.dtype)
-        return self.width, self.num_heads, self.mlp_ratio, dtype, self.attention, self.modulation
+        fields = self.width, self.num_heads, self.hidden, dtype, self.attention, self.modulation
+        return *fields, self.qk_norm, self.cross_norm
 
     def _precision(self) -> AbstractContextManager[None]:
         return jax.default_matmul_precision("highest" if self.dtype == "float32" else "default")
@@ -244,7 +278,7 @@ class DiT(nn.Module):
         return self.clone(patch=patch)
 
     def sized(self, latent: tuple[int, ...]) -> DiT:
-        """The same network for latents of another height and width, which its condition is told where it reads them.
+        """The same network for latents of another size, which its condition is told where it reads it.
 
         Raises:
           UserError: another number of frames or channels, sides that are none, or positions that count patches.
@@ -252,10 +286,11 @@ class DiT(nn.Module):
         frames, height, width, channels = self.latent
         if latent == self.latent:
             return self
-        if self.span is None:
+        if not self.free:
             raise UserError(f"a latent must be {height}x{width} for this model, whose positions count patches")
-        if len(latent) != 4 or (latent[0], latent[-1]) != (frames, channels) or min(latent) < 1:
-            raise UserError(f"a latent must be ({frames}, height, width, {channels}) for this model, got {latent}")
+        first = "frames" if "frames" in self.free else frames
+        if len(latent) != 4 or latent[-1] != channels or min(latent) < 1 or first not in ("frames", latent[0]):
+            raise UserError(f"a latent must be ({first}, height, width, {channels}) for this model, got {latent}")
         grown = getattr(self.conditioner, "grown", None)
         conditioner = grown(latent[1] / height, latent[2] / width) if grown else self.conditioner
         return self.clone(latent=latent, conditioner=conditioner)

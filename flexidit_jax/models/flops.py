@@ -45,11 +45,12 @@ class FlopCount(NamedTuple):
         return f"{unguided} of powerful unguided, {guided} of powerful with the same guidance"
 
 
-def row_macs(width: int, length: int, mlp_ratio: int = 4, text_tokens: int = 0, text_kept: bool = False) -> int:
+def row_macs(width: int, length: int, mlp_ratio: float = 4, text_tokens: int = 0, text_kept: bool = False) -> int:
     """MACs of one row of `length` tokens in one block, without adaLN: every token meets every other, and all text."""
     projected = length if text_kept else length + text_tokens
     cross = 2 * projected * width**2 + 2 * length * text_tokens * width if text_tokens else 0
-    return (4 + 2 * mlp_ratio) * length * width**2 + 2 * length**2 * width + cross
+    mlp = 2 * length * width * round(mlp_ratio * width)
+    return 4 * length * width**2 + mlp + 2 * length**2 * width + cross
 
 
 def text_tokens(model: DiT) -> int:
@@ -73,7 +74,7 @@ def transformer_macs(
     tokens: int,
     token_in: int,
     token_out: int,
-    mlp_ratio: int = 4,
+    mlp_ratio: float = 4,
     text_tokens: int = 0,
     lora_rank: int = 0,
     text_kept: bool = False,
@@ -93,7 +94,7 @@ def transformer_macs(
     """
     d, n = width, tokens
     block = row_macs(d, n, mlp_ratio, text_tokens, text_kept)
-    block += n * lora_rank * d * (4 + 2 + 2 * (1 + mlp_ratio))
+    block += n * lora_rank * (8 * d + 2 * round(mlp_ratio * d))
     adaln = 6 * d**2 if modulation == "single" else (6 * depth + 2) * d**2
     return depth * block + adaln + n * d * (token_in + token_out) + 256 * d + d**2
 

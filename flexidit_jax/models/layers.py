@@ -64,14 +64,15 @@ def layer_norm(x: Array) -> Array:
 
 
 class NumberEmbedding(nn.Module):
-    """Numbers [B], such as times, -> [B, d]: 256 sin-cos features through a two-layer MLP."""
+    """Numbers [B], such as times, -> [B, d]: sin-cos features through a two-layer MLP."""
 
     width: int
+    features: int = 256
 
     @nn.compact
     def __call__(self, numbers: Array) -> Array:
         init = nn.initializers.normal(0.02)
-        h = Dense(self.width, jnp.float32, init, name="fc1")(timestep_features(numbers))
+        h = Dense(self.width, jnp.float32, init, name="fc1")(timestep_features(numbers, self.features))
         return Dense(self.width, jnp.float32, init, name="fc2")(nn.silu(laid(h, "records")))  # [B, d]
 
 
@@ -96,6 +97,18 @@ class ModulatedNorm(nn.Module):
         shift, scale = (per_token(part.astype(jnp.float32), layout) for part in (shift, scale))
         y = layer_norm(x) * (1 + scale) + shift
         return y.astype(self.dtype)  # [B, N, d]
+
+
+class AffineNorm(nn.Module):
+    """`norm(x) gain + shift`; in between all is float32."""
+
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        gain = self.param("gain", nn.initializers.ones, (x.shape[-1],), jnp.float32)
+        shift = self.param("shift", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
+        return (layer_norm(x) * gain + shift).astype(self.dtype)  # [B, N, d]
 
 
 class Mlp(nn.Module):

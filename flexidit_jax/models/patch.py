@@ -17,7 +17,7 @@ the bilinear upsampling of the powerful one; the other reading, `B[p'->p]^+`, wo
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 import jax.numpy as jnp
@@ -108,16 +108,24 @@ def underlying_patch(patches: Iterable[Patch]) -> Patch:
 def grid(latent: tuple[int, ...], patch: Patch) -> tuple[int, int, int]:
     """Tokens per axis of a latent [F, H, W, ...].
 
+    Decision: where a patch does not divide the frames, the first is repeated before them (`first_frames`). A causal
+    codec's first latent holds one frame of the clip, all others several, so that it is what may count twice.
+
     Raises:
-      UserError: the patch does not divide the latent.
+      UserError: the patch does not divide height or width, or has more frames than the latent.
     """
-    frames, height, width = (size // side for size, side in zip(latent, patch, strict=False))
-    if any(size % side for size, side in zip(latent, patch, strict=False)):
+    frames, height, width = (-(-size // side) for size, side in zip(latent, patch, strict=False))
+    if patch[0] > latent[0] or any(size % side for size, side in zip(latent[1:], patch[1:], strict=False)):
         raise UserError(
             f"patch {short_patch_name(patch)} does not divide the latent {'x'.join(map(str, latent[:3]))}"
             " (frames x height x width)"
         )
     return frames, height, width
+
+
+def first_frames(frames: int, patch: Patch) -> int:
+    """How often the first frame is repeated before all of them, so that the patch divides them."""
+    return -frames % patch[0]
 
 
 def tokens(latent: tuple[int, ...], patch: Patch) -> int:
@@ -130,6 +138,8 @@ def patchify(x: Array, patch: Patch) -> Array:
     b, *sizes, c = x.shape
     f, h, w = grid(tuple(sizes), patch)
     pf, ph, pw = patch
+    if before := first_frames(sizes[0], patch):
+        x = jnp.concatenate([jnp.repeat(x[:, :1], before, axis=1), x], axis=1)
     x = x.reshape(b, f, pf, h, ph, w, pw, c)
     x = x.transpose(0, 1, 3, 5, 2, 4, 6, 7)  # [B, f, h, w, pf, ph, pw, C]
     return x.reshape(b, f * h * w, pf * ph * pw * c)
@@ -141,25 +151,26 @@ def unpatchify(x: Array, patch: Patch, latent: tuple[int, ...]) -> Array:
     pf, ph, pw = patch
     x = x.reshape(x.shape[0], f, h, w, pf, ph, pw, -1)
     x = x.transpose(0, 1, 4, 2, 5, 3, 6, 7)  # [B, f, pf, h, ph, w, pw, C]
-    return x.reshape(x.shape[0], f * pf, h * ph, w * pw, -1)
+    return x.reshape(x.shape[0], f * pf, h * ph, w * pw, -1)[:, first_frames(latent[0], patch) :]
 
 
-def as_video(x: Array, latent: tuple[int, ...], name: str, any_size: bool = False) -> Array:
+def as_video(x: Array, latent: tuple[int, ...], name: str, free: Sequence[str] = ()) -> Array:
     """x [B, H, W, C] or [B, F, H, W, C] as [B, F, H, W, C].
 
     Args:
       name: what x is called, for the message.
-      any_size: whether height and width may be others than those of the latent.
+      free: which of frames, height and width may be others than those of the latent.
 
     Raises:
       UserError: of another latent shape, or not finite.
     """
     x = finite_array(x, name)
-    shape, (frames, height, width, channels) = np.shape(x), latent
-    if any_size and len(shape) in (4, 5) and min(shape) > 0:
-        latent = frames, *shape[-3:-1], channels
-    if shape[1:] == latent or (frames == 1 and shape[1:] == latent[1:]):
-        return x.reshape(-1, *latent)
-    sides = ("height", "width") if any_size else (height, width)
-    wanted = ", ".join(map(str, ("B", frames, *sides, channels) if frames > 1 else ("B", *sides, channels)))
+    shape, sides = np.shape(x), dict(zip(("frames", "height", "width"), latent, strict=False))
+    found = shape[:1] + (1,) * (sides["frames"] == 1 and len(shape) == 4) + shape[1:]  # an image without its one frame
+    if len(found) == 5 and min(shape) > 0:
+        there = dict(zip(sides, found[1:], strict=False))
+        if {**sides, **{side: there[side] for side in free}} == there and found[-1] == latent[-1]:
+            return x.reshape(found)
+    named = [side if side in free else size for side, size in sides.items()]
+    wanted = ", ".join(map(str, ("B", *named[sides["frames"] == 1 and "frames" not in free :], latent[-1])))
     raise UserError(f"{name} must have shape [{wanted}], got {list(shape)}")

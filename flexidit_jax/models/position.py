@@ -1,4 +1,4 @@
-"""Fixed sin-cos features: token positions and diffusion times."""
+"""Where tokens lie: sin-cos features that are added, or angles by which queries and keys turn; diffusion times too."""
 
 from __future__ import annotations
 
@@ -40,9 +40,7 @@ def position_embedding(
     Returns:
       [N, width] float32, tokens row-major.
     """
-    axes = [
-        (np.arange(n) + 0.5) * p / p0 - 0.5 for n, p, p0 in zip(grid(latent, patch), patch, base_patch, strict=True)
-    ]
+    axes = _centres(latent, patch, base_patch)
     if span is not None:
         axes[1:] = [axis * (span / cells) for axis, cells in zip(axes[1:], grid(latent, base_patch)[1:], strict=True)]
     time, row, column = (axis.ravel() for axis in np.meshgrid(*axes, indexing="ij"))
@@ -50,6 +48,42 @@ def position_embedding(
     if latent[0] > 1:
         embedding = embedding + _sincos(time, width)
     return embedding.astype(np.float32)
+
+
+@lru_cache
+def rotations(latent: tuple[int, ...], patch: Patch, base_patch: Patch, size: int) -> np.ndarray:
+    """Cosines and sines of the angles by which pairs of a head's columns turn (RoPE, arXiv 2104.09864; Wan 2.1).
+
+    Coordinates are those of `position_embedding`. A head's columns are those of time, then rows, then columns, the
+    last two with 2 (size // 6) each; within a part of m columns the frequencies are 1e4^(-2i/m).
+
+    Args:
+      latent, patch, base_patch: see `position_embedding`.
+      size: columns of a head.
+
+    Returns:
+      [2, N, size / 2] float32, tokens row-major.
+    """
+    side = 2 * (size // 6)
+    axes = np.meshgrid(*_centres(latent, patch, base_patch), indexing="ij")
+    angles = [
+        axis.reshape(-1, 1) / 1e4 ** (np.arange(part // 2) / (part / 2))
+        for axis, part in zip(axes, (size - 2 * side, side, side), strict=True)
+    ]
+    angle = np.concatenate(angles, axis=1)
+    return np.stack([np.cos(angle), np.sin(angle)]).astype(np.float32)
+
+
+def _centres(latent: tuple[int, ...], patch: Patch, base_patch: Patch) -> list[np.ndarray]:
+    """Of the patches along each axis, in units of p0: `(i + 1/2) p / p0 - 1/2`.
+
+    A patch of frames lies at the mean of those frames that are none repeated before the first.
+    """
+    axes = []
+    for n, size, p, p0 in zip(grid(latent, patch), latent, patch, base_patch, strict=False):
+        begin = np.arange(n) * p - (n * p - size)
+        axes.append((np.maximum(begin, 0) + begin + p) / 2 / p0 - 0.5)
+    return axes
 
 
 def timestep_features(t: Array, width: int = 256) -> Array:

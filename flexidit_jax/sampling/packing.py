@@ -223,8 +223,18 @@ def predict_pair(
         layout.join(*sequences),  # [R, L, d]
         jnp.stack([made.blocks for made in modulations], 1),  # [L, 2, B, 6, d]
         layout,
+        _rope_in(layout, models),
         *(model.apply({"params": tree}, cond, method="context") for model, tree, cond, _ in each),
         method="trunk",
     )
     ends = zip(models, params, layout.split(rows), modulations, strict=True)
     return tuple(model.apply({"params": tree}, part, made.last, method="read") for model, tree, part, made in ends)
+
+
+def _rope_in(layout: StackedRows | JoinedRows, models: tuple[DiT, DiT]) -> Array | None:
+    """By what the tokens of rows turn, [2, R, L, e/2]; None where they do not."""
+    turns = [model.rope for model in models]
+    if turns[0] is None:
+        return None
+    rows = [[np.broadcast_to(part, (layout.batch, *part.shape)) for part in each] for each in turns]
+    return jnp.stack([layout.join(long, short) for long, short in zip(*rows, strict=True)])

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -25,17 +26,21 @@ from flexidit_jax.common.torch_files import Unread
 from flexidit_jax.common.types import Array, Params
 from flexidit_jax.common.weights import all_shards, full_set, open_weights, weight_files, within
 from flexidit_jax.models.pretrained.t5 import T5Encoder
-from flexidit_jax.models.pretrained.t5_layout import NETWORK, described, read_t5
+from flexidit_jax.models.pretrained.t5_layout import INSTEAD, NETWORKS, described, read_t5
 from flexidit_jax.models.pretrained.t5_tokenizer import PIECES, Tokenizer
 
 #: names of weight files in a folder of the transformers library
 STEMS = ("model", "pytorch_model")
 #: of a pipeline: its folders of the encoder and of the tokenizer
 FOLDER, TOKENIZER = "text_encoder", "tokenizer"
+#: by whether an encoder is a UMT5: what it is where the other was wanted
+WRONG = {
+    True: f"UMT5, each block of which has its own table of biases; {INSTEAD}",
+    False: "T5 v1.1, all blocks of which have one table of biases; a UMT5 would do, such as google/umt5-xxl or the"
+    " text_encoder folder of a Wan",
+}
 #: float16 overflows: the stream passes 65504
 DTYPES = ("float32", "bfloat16")
-#: what is done to a prompt before it is read: lower case without space around it, or nothing
-CLEAN = ("lower", "none")
 #: kernels whose first axis is split over a mesh, so that only their products are summed over it; of all others the last
 ROWS = ("out", "wo")
 
@@ -89,8 +94,8 @@ def load(path: str | Path, dtype: str = "float32", mesh: Mesh | None = None) -> 
       mesh: devices that the kernels are split over; None for one device.
 
     Raises:
-      UserError: nothing there, where the message says what to put there; a UMT5, a T5 v1.0 or another network; a
-        damaged file; or another dtype.
+      UserError: nothing there, where the message says what to put there; a T5 v1.0 or another network; a damaged file;
+        or another dtype.
     """
     _check_dtype(dtype, "dtype")
     file, state, model = _opened(path)
@@ -122,6 +127,15 @@ class Encoder:
       devices: of this process, which the kernels are split over.
     """
 
+    #: what is done to a prompt before it is read
+    cleaning: ClassVar[Mapping[str, Callable[[str], str]]] = {
+        "lower": lambda prompt: prompt.lower().strip(),
+        "none": lambda prompt: prompt,
+    }
+    #: whether it is the encoder each block of which has its own biases, a UMT5
+    own_tables: ClassVar[bool] = False
+    #: ids of its own for pieces that no text has, at most
+    spare: ClassVar[int] = 128
     path: str = "./weights/t5-v1_1-xxl"
     tokenizer: str | None = None
     length: int | None = None
@@ -136,8 +150,8 @@ class Encoder:
         _check_dtype(self.dtype, "text.dtype")
         if self.clean is None:  # what a command line makes of the word
             object.__setattr__(self, "clean", "none")
-        if self.clean not in CLEAN:
-            raise UserError(f"no text.clean {self.clean!r}{nearest(str(self.clean), CLEAN)}")
+        if self.clean not in self.cleaning:
+            raise UserError(f"no text.clean {self.clean!r}{nearest(str(self.clean), self.cleaning)}")
 
     def check(self, width: int | None = None) -> None:
         """Says before long work whether network and tokenizer are there and of one model; reads few tensors.
@@ -148,7 +162,10 @@ class Encoder:
         Raises:
           UserError: one is not, where the message says what to put where; features of another width; or see `load`.
         """
-        self._tokenizer.check(_opened(self.path)[2].words)
+        file, _, model = _opened(self.path)
+        if model.own_tables != self.own_tables:
+            raise UserError(f"{file}: it is a {WRONG[model.own_tables]}")
+        self._tokenizer.check(model.words, self.spare)
         if width not in (None, self.width):
             raise UserError(
                 f"{self.path} makes features of {self.width} channels, and the model reads {width}; set text.path to"
@@ -188,7 +205,7 @@ class Encoder:
             raise UserError("text.length is open, and no model is there to say it; PixArt-alpha's is 120, Sigma's 300")
         if isinstance(prompts, str) or not len(prompts) or not all(isinstance(prompt, str) for prompt in prompts):
             raise UserError("prompts must be a list of texts, and at least one")
-        found = self._tokenizer([self._cleaned(prompt) for prompt in prompts], self.length)
+        found = self._tokenizer([self.cleaning[self.clean](prompt) for prompt in prompts], self.length)
         if lost := _of_prompts(prompts, found.lost):
             note(f"more than {self.length - 1} tokens, so the last words are not read: {lost}")
         if unknown := _of_prompts(prompts, found.unknown):
@@ -205,9 +222,6 @@ class Encoder:
         """Gives back the memory of the network; the next `encode` reads it again."""
         if (network := self.__dict__.pop("_network", None)) is not None:
             network.free()
-
-    def _cleaned(self, prompt: str) -> str:
-        return prompt.lower().strip() if self.clean == "lower" else prompt
 
     @property
     def _spiece(self) -> Path:
@@ -254,7 +268,7 @@ def _opened(path: str | Path) -> tuple[Path, Unread, T5Encoder]:
       UserError: see `load`.
     """
     files = _weights(path)
-    state, metadata = open_weights(files, NETWORK)
+    state, metadata = open_weights(files, NETWORKS)
     config = config_of(files[0], metadata)
     with _told(files[0]):
         return files[0], state, described(state, config)

@@ -18,9 +18,10 @@ def training_flops(model: DiT, stage: Stage, patch: Patch) -> int:
     total = 3 * forward_flops(model, patch, stage.adapters or 0)
     if stage.adapters is not None:
         n, m = tokens(model.latent, patch), text_tokens(model)
-        kernels = model.depth * ((4 + 2 * model.mlp_ratio) * n + (2 * (n + m) if m else 0))  # qkv, proj, MLP; text
-        kernels += 6 if model.modulation == "single" else 6 * model.depth  # adaLN
-        total -= 2 * kernels * model.width**2
+        d, text = model.width, 2 * (n + m) if m else 0
+        kernels = model.depth * (4 * n * d + 2 * n * model.hidden + text * d)  # qkv and proj, MLP, text
+        kernels += 6 * d * (1 if model.modulation == "single" else model.depth)  # adaLN
+        total -= 2 * kernels * d
     return total + (forward_flops(model, model.base_patch) if stage.loss.asks_teacher else 0)
 
 

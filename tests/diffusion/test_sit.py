@@ -105,7 +105,9 @@ def test_who_it_is() -> None:
     ):
         with pytest.raises(UserError, match=message):
             build.part("flexidit_jax.diffusion", "Process", {"name": "sit", **words}, "process")
-    with pytest.raises(UserError, match=r"^solver 'ddpm' does not suit the sit process; these do: euler, heun$"):
+    with pytest.raises(
+        UserError, match=r"^solver 'ddpm' does not suit the sit process; these do: dpmpp_2m, euler, heun, unipc$"
+    ):
         make_table("ddpm", process, 3)
 
 

@@ -21,7 +21,7 @@ import pytest
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.types import Prediction
 from flexidit_jax.diffusion import flow, gaussian
-from flexidit_jax.diffusion.solvers import ddim, ddpm, dpmpp_2m, euler, heun, make_table, sa_solver
+from flexidit_jax.diffusion.solvers import ddim, ddpm, dpmpp_2m, euler, heun, make_table, sa_solver, unipc
 from flexidit_jax.diffusion.steps import Carry, Steps, advance, begin
 from flexidit_jax.sampling.guidance import guided
 
@@ -126,6 +126,15 @@ def gaussian_error(over: Any, n: int, scale: float) -> float:
     return float(np.abs(run(over(chain), chain, scale)[n - 1] - solution(start, end, scale)).max())
 
 
+def multistep_error(over: Any, n: int, scale: float) -> float:
+    """Of a flow between two levels with signal and noise, as `log_snr_chain` has them."""
+    noisier = log_snr_chain(n)
+    s = 1 / (1 + np.exp(noisier.half_log_snr))
+    chain = flow.Chain(1000 * s, s, -s)
+    start, end = ((1 - s[i], s[i]) for i in (-1, 0))
+    return float(np.abs(run(over(chain), chain, scale)[n - 1] - solution(start, end, scale)).max())
+
+
 def flow_error(over: Any, n: int, scale: float) -> float:
     chain = FLOW.chain(n)
     return float(np.abs(run(over(chain), chain, scale)[-1] - solution((0.0, 1.0), (1.0, 0.0), scale)).max())
@@ -144,8 +153,10 @@ def silent(chain: gaussian.Chain) -> Steps:
         (gaussian_error, silent, 2),
         (flow_error, euler.over, 1),
         (flow_error, heun.over, 2),
+        (multistep_error, dpmpp_2m.over, 2),
+        (multistep_error, unipc.over, 3),
     ],
-    ids=["ddim", "dpmpp_2m", "sa_solver", "euler", "heun"],
+    ids=["ddim", "dpmpp_2m", "sa_solver", "euler", "heun", "dpmpp_2m of a flow", "unipc"],
 )
 def test_order_of_convergence(error: Any, over: Any, order: int, scale: float) -> None:
     """Halving the step divides the error by 2^order, against the closed form of the (guided) ODE."""
@@ -277,6 +288,7 @@ def test_sa_solver_is_stochastic_in_the_middle_only() -> None:
 
 
 EVERY = [(GAUSSIAN, ddim), (GAUSSIAN, ddpm), (GAUSSIAN, dpmpp_2m), (GAUSSIAN, sa_solver), (FLOW, euler), (FLOW, heun)]
+EVERY += [(FLOW, dpmpp_2m), (FLOW, unipc)]
 
 
 @pytest.mark.parametrize(("process", "solver"), EVERY)
@@ -312,7 +324,7 @@ def test_the_right_x0_is_read_off_the_output() -> None:
 @pytest.mark.parametrize(
     ("solver", "process", "message"),
     [
-        ("ddpm", FLOW, "solver 'ddpm' does not suit the flow process; these do: euler, heun"),
+        ("ddpm", FLOW, "solver 'ddpm' does not suit the flow process; these do: dpmpp_2m, euler, heun, unipc"),
         ("euler", GAUSSIAN, "solver 'euler' does not suit the gaussian process; these do: ddim, ddpm, dpmpp_2m, sa_"),
         ("huen", FLOW, "no 'huen' in solvers/; did you mean 'heun'?"),
         ({"name": "sa_solver", "tua": 1.0}, GAUSSIAN, "unknown config key 'solver.tua'; did you mean 'tau'?"),
@@ -335,7 +347,8 @@ def test_the_right_x0_is_read_off_the_output() -> None:
         ({"name": "sa_solver", "between": "ab"}, GAUSSIAN, "solver.between must be an array of numbers, got 'ab'"),
         ({"name": "ddim", "steps": 3}, GAUSSIAN, "unknown config key 'solver.steps'"),
         ({"name": "ddim", "grid": "diffuser"}, GAUSSIAN, "no solver.grid 'diffuser'; did you mean 'diffusers'?"),
-        ({"name": "ddpm", "grid": "dit"}, GAUSSIAN, "solver.grid is a key of ddim and dpmpp_2m and sa_solver, not of"),
+        ({"name": "unipc", "grid": "dit"}, FLOW, "no solver.grid 'dit'; known: diffusers, diffusers_euler, even, wan"),
+        ({"name": "ddpm", "grid": "dit"}, GAUSSIAN, "solver.grid is a key of ddim and dpmpp_2m and euler and heun and"),
         ({"tau": 1.0}, GAUSSIAN, "solver wants a name, such as"),
     ],
 )
@@ -356,4 +369,5 @@ def test_advance_uses_every_column() -> None:
     x = 19 * corrected + 23 * x0 + 29 * 0.3
     for raw, noisy, std in ((variance, 1.0, np.exp(1.25)), (None, 1.0, np.exp(-1.0)), (variance, 0.0, 0.0)):
         after = advance(row._replace(noisy=noisy), carry, Prediction(output, raw), noise)
-        np.testing.assert_allclose(after, (x + std * noise, corrected, x0, noise, -1), rtol=1e-12)
+        last = noise if noisy else 0.3  # without noise, x0 of the row before
+        np.testing.assert_allclose(after, (x + std * noise, corrected, x0, last, -1), rtol=1e-12)

@@ -226,5 +226,15 @@ def test_grid() -> None:
         grid((1, 8, 8, 4), (1, 3, 3))
     assert str(caught.value) == "patch 3 does not divide the latent 1x8x8 (frames x height x width)"
     with pytest.raises(UserError) as caught:
-        grid((3, 8, 8), (2, 4, 4))
-    assert str(caught.value) == "patch 2x4x4 does not divide the latent 3x8x8 (frames x height x width)"
+        grid((1, 8, 8), (2, 4, 4))
+    assert str(caught.value) == "patch 2x4x4 does not divide the latent 1x8x8 (frames x height x width)"
+
+
+def test_frames_that_a_patch_does_not_divide() -> None:
+    """The first is repeated before them, and left out of what is read."""
+    x = np.arange(5 * 4 * 2).reshape(1, 5, 4, 2, 1)
+    assert grid(x.shape[1:], (3, 2, 2)) == (2, 2, 1) and tokens(x.shape[1:], (3, 2, 2)) == 4
+    rows = patchify(x, (3, 2, 2)).reshape(1, 2, 2, 3, 4)  # of frames 0 0 1 and 2 3 4
+    np.testing.assert_array_equal(rows[0, 0, :, 0], rows[0, 0, :, 1])
+    np.testing.assert_array_equal(rows[0, 0, 0, 2], x[0, 1, :2].ravel())
+    np.testing.assert_array_equal(unpatchify(rows.reshape(1, 4, 12), (3, 2, 2), x.shape[1:]), x)

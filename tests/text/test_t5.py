@@ -227,7 +227,11 @@ def test_relatives_are_refused(changed: Callable[..., Path]) -> None:
         return str(caught.value).removeprefix(f"{file}: ")
 
     own_table = f"it is a UMT5, each block of which has its own table of biases; {INSTEAD}"
-    assert refusal(umt5) == refusal(dict, {"model_type": "umt5"}) == own_table
+    file = changed(umt5)
+    with pytest.raises(UserError) as caught:
+        Encoder(str(file), str(SPIECE), 16).check()
+    assert str(caught.value) == f"{file}: {own_table}"
+    assert refusal(dict, {"model_type": "umt5"}).startswith("not a state dict of a T5 encoder: missing encoder.block.1")
     assert refusal(first) == f"it is a T5 v1.0, whose MLPs have no gate; {INSTEAD}"
     assert refusal(dict, {"feed_forward_proj": "relu"}) == f"it is a T5 v1.0, whose MLPs have no gate; {INSTEAD}"
     assert refusal(dict, {"model_type": "mt5"}) == f"its config says model_type='mt5', not 't5'; {INSTEAD}"

@@ -11,16 +11,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from flexidit_jax.diffusion.gaussian import Chain, Process
+from flexidit_jax.diffusion import flow, gaussian
 from flexidit_jax.diffusion.steps import Steps
 
 
-def table(process: Process, steps: int, grid: str = "dit") -> Steps:
-    """The rows of `steps` steps, at the times of a grid (`diffusion.gaussian`)."""
-    return over(process.chain(steps, grid))
+def table(process: gaussian.Process | flow.Process, steps: int, grid: str | None = None) -> Steps:
+    """The rows of `steps` steps, at the times of a grid of the process; None: its own."""
+    return over(process.chain(steps, **({} if grid is None else {"grid": grid})))
 
 
-def over(chain: Chain) -> Steps:
+def over(chain: gaussian.Chain | flow.Chain) -> Steps:
     """The rows of a given chain."""
     cx = chain.sigma_prev / chain.sigma
     whole = chain.signal_prev - cx * chain.signal  # alpha' (1 - e^-h), also at the last step

@@ -6,9 +6,9 @@ from flexidit_jax.diffusion.flow import Chain, Process
 from flexidit_jax.diffusion.steps import Steps
 
 
-def table(process: Process, steps: int) -> Steps:
-    """x' = x + (s' - s) v, with v = (x - x0) / s."""
-    return over(process.chain(steps))
+def table(process: Process, steps: int, grid: str = "even") -> Steps:
+    """x' = x + (s' - s) v, with v = (x - x0) / s, at the levels of a grid (`diffusion.flow`)."""
+    return over(process.chain(steps, grid))
 
 
 def over(chain: Chain) -> Steps:

@@ -12,9 +12,12 @@ from flexidit_jax.diffusion.solvers import euler
 from flexidit_jax.diffusion.steps import Steps
 
 
-def table(process: Process, steps: int) -> Steps:
-    """Rows in pairs: x' = x + (s' - s) v, then x + (s' - s) (v + v') / 2 with v' taken at x'."""
-    return over(process.chain(steps))
+def table(process: Process, steps: int, grid: str = "even") -> Steps:
+    """Rows in pairs: x' = x + (s' - s) v, then x + (s' - s) (v + v') / 2 with v' taken at x'.
+
+    Levels are those of a grid (`diffusion.flow`).
+    """
+    return over(process.chain(steps, grid))
 
 
 def over(chain: Chain) -> Steps:

@@ -44,14 +44,14 @@ class Attention(nn.Module):
         self,
         x: Array | None,
         source: Array | Kept | None = None,
-        rope: tuple[Array, Array] | None = None,
+        rope: Array | None = None,
         seen: Seen | None = None,
     ) -> Array | Kept:
         """Args:
           x: [R, L, d]; None for what is `kept` of the source.
           source: [R, M, d], read for k and v, or what is kept of it; None: x itself.
-          rope: cos and sin of angles, [L, e/2] or [R, L, e/2], by which pairs of neighbouring columns of q and k turn;
-            of tokens to each other.
+          rope: cos and sin of angles, [2, L, e/2] or [2, R, L, e/2], by which pairs of neighbouring columns of q and k
+            turn; of tokens to each other.
           seen: None where every token sees all.
 
         Returns:

@@ -128,7 +128,8 @@ def parsed(conditioner: Any, asked: Any) -> Condition:
         if like.dtype == bool and array is not None and array.dtype.kind in "iu" and np.isin(array, (0, 1)).all():
             array = array.astype(bool)
         given[key] = array
-        shape = (count, *like.shape[1:])
+        any_length = array is not None and array.ndim > 1 and key in getattr(conditioner, "free", ())
+        shape = (count, *(array if any_length else like).shape[1:2], *like.shape[2:])
         if array is None or not count or array.shape != shape or not np.can_cast(array.dtype, like.dtype, "same_kind"):
             text = f"{like.dtype} {[count or 'B', *like.shape[1:]]}".replace("'", "")
             found = "rows of other lengths" if array is None else f"{array.dtype} {list(array.shape)}"

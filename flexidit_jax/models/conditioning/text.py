@@ -1,5 +1,7 @@
 """Features of a text, which blocks read as tokens (PixArt-alpha, arXiv 2310.00426), and the size of the picture.
 
+Without a mask (Wan 2.1) all tokens are read, and those behind a text are zeros, as its encoder leaves them.
+
 What stands for no text are features too, those of an empty one: data, in a leaf that is never trained. Which of them
 count is said by a convention: as many as the caption they stand for has tokens ("caption", PixArt's training and
 sampling), or those that there are ("own", as for any other text).
@@ -22,6 +24,14 @@ from flexidit_jax.models.conditioning.condition import NULL, Condition, Context
 from flexidit_jax.models.layers import Dense, NumberEmbedding
 
 MASKS = ("caption", "own")
+#: how PixArt is sampled; its scale rises as that of FlexiDiT's table 1 does where less is spent
+PIXART = {
+    "steps": 20,
+    "solver": {"name": "dpmpp_2m", "grid": "diffusers"},
+    "guidance": ((0.58, 5.0), (0.65, 4.9), (0.72, 4.7), (0.79, 4.7), (0.85, 4.5)),
+}
+#: and Wan 2.1
+WAN = {"steps": 50, "solver": {"name": "unipc", "grid": "diffusers"}, "guidance": 5.0}
 
 
 class Conditioner(nn.Module):
@@ -36,6 +46,7 @@ class Conditioner(nn.Module):
       length: M, tokens of the longest text; a ready condition of fewer is padded.
       null_length: n, tokens that stand for no text; 0 where these are not known.
       null_mask: which of these count: "caption" (n is M), those that the mask of the caption has; "own", all n.
+      mask: whether a text says which of its tokens are read.
       resolution: None, or with micro-conditions the height and width of conditions that name none.
       drop_rate: share of training texts replaced by none.
     """
@@ -45,6 +56,7 @@ class Conditioner(nn.Module):
     length: int
     null_length: int = 0
     null_mask: str = "own"
+    mask: bool = True
     resolution: Sequence[int] | None = None
     drop_rate: float = 0.1
 
@@ -70,17 +82,21 @@ class Conditioner(nn.Module):
         super().__post_init__()
 
     limits: ClassVar = {}
-    #: of PixArt; its scale rises as that of FlexiDiT's table 1 does where less is spent
-    sampled: ClassVar = {
-        "steps": 20,
-        "solver": {"name": "dpmpp_2m", "grid": "diffusers"},
-        "guidance": ((0.58, 5.0), (0.65, 4.9), (0.72, 4.7), (0.79, 4.7), (0.85, 4.5)),
-    }
+
+    @property
+    def free(self) -> tuple[str, ...]:
+        """See `models.conditioning`."""
+        return () if self.mask else ("tokens",)
+
+    @property
+    def sampled(self) -> Mapping[str, Any]:
+        """See `models.conditioning`."""
+        return PIXART if self.mask else WAN
 
     @property
     def fields(self) -> tuple[str, ...]:
         """See `models.conditioning`."""
-        return ("tokens", "mask", *self.own)
+        return ("tokens", "mask", *self.own) if self.mask else ("tokens", *self.own)
 
     @property
     def own(self) -> tuple[str, ...]:
@@ -109,15 +125,15 @@ class Conditioner(nn.Module):
         vector = jnp.concatenate([size(height), size(width), ratio(cond["aspect_ratio"][:, 0])], axis=-1)
         return Context(vector, tokens, mask)  # [B, d], [B, M, d], [B, M]
 
-    def _with_null(self, cond: Condition) -> tuple[Array, Array]:
+    def _with_null(self, cond: Condition) -> tuple[Array, Array | None]:
         """Features and mask, where null is set those of no text; NaN where these are not known."""
-        null, tokens, mask = cond[NULL][:, None], cond["tokens"], cond["mask"]
+        null, tokens, mask = cond[NULL][:, None], cond["tokens"], cond.get("mask")
         if not self.null_length:
             return jnp.where(null[..., None], jnp.nan, tokens), mask
         init = nn.initializers.normal(self.features**-0.5)
         empty = self.param("null", init, (self.null_length, self.features), jnp.float32)
         empty = jnp.pad(empty, ((0, tokens.shape[1] - self.null_length), (0, 0)))
-        if self.null_mask == "own":
+        if self.mask and self.null_mask == "own":
             mask = jnp.where(null, np.arange(tokens.shape[1]) < self.null_length, mask)
         return jnp.where(null[..., None], empty, tokens), mask
 
@@ -149,6 +165,8 @@ class Conditioner(nn.Module):
             else:
                 cond["tokens"][i, :count] = text
             cond["mask"][i, :count] = True
+        if not self.mask:
+            del cond["mask"]
         return {**cond, **self._of_size(len(asked))}
 
     def _of_size(self, count: int) -> Condition:
@@ -164,7 +182,8 @@ class Conditioner(nn.Module):
     def completed(self, given: Mapping[str, np.ndarray | None]) -> dict[str, np.ndarray | None]:
         """A ready condition, its tokens padded to `length`.
 
-        All tokens are read where it has no mask; with micro-conditions, of what it says nothing the size decides.
+        All tokens are read where it has no mask, and none is added where the model has none; with micro-conditions, of
+        what it says nothing the size decides.
 
         Raises:
           UserError: no text where the model has nothing that stands for it, a text without tokens, or not
@@ -177,6 +196,8 @@ class Conditioner(nn.Module):
             )
         given = {**self._of_size(len(given[NULL])), **given}
         tokens = given.get("tokens")
+        if not self.mask:
+            return given
         if tokens is not None and "mask" not in given:
             given["mask"] = np.ones(tokens.shape[:2], bool)
         mask = given.get("mask")

@@ -1,4 +1,7 @@
-"""The encoder of T5 v1.1 (Raffel et al., arXiv 1910.10683; Shazeer, arXiv 2002.05202): ids of a text -> its tokens."""
+"""The encoder of T5 v1.1 (Raffel et al., arXiv 1910.10683; Shazeer, arXiv 2002.05202): ids of a text -> its tokens.
+
+That of UMT5 (arXiv 2304.09151) is the same, but that each block has a table of biases of its own.
+"""
 
 from __future__ import annotations
 
@@ -71,6 +74,7 @@ class T5Encoder(nn.Module):
       words: how many ids there are.
       width, depth, heads, size, hidden: d, blocks, and see `Block`.
       eps: of the norms.
+      own_tables: whether each block has its own biases, or all those of the first.
       dtype: of products; "float32" means float32 on every backend.
     """
 
@@ -81,17 +85,23 @@ class T5Encoder(nn.Module):
     size: int = 64
     hidden: int = 10240
     eps: float = 1e-6
+    own_tables: bool = False
     dtype: str = "float32"
 
     @nn.compact
     def __call__(self, ids: Array, mask: Array) -> Array:
         normal, dtype = nn.initializers.normal(1.0), jnp.dtype(self.dtype)
         place = np.arange(ids.shape[1])
-        table = self.param("bias", normal, (BUCKETS, self.heads))  # of all blocks
-        bias = table[bucket(place[None] - place[:, None])].transpose(2, 0, 1)  # [heads, query, key]
-        bias = jnp.where(mask[:, None, None], bias, jnp.finfo(jnp.float32).min)  # [B, heads, L, L]
+        row = bucket(place[None] - place[:, None])  # [query, key]
+
+        def bias(name: str) -> Array:
+            of_heads = self.param(name, normal, (BUCKETS, self.heads))[row].transpose(2, 0, 1)  # [heads, query, key]
+            return jnp.where(mask[:, None, None], of_heads, jnp.finfo(jnp.float32).min)  # [B, heads, L, L]
+
+        shared = None if self.own_tables else bias("bias")
         with jax.default_matmul_precision("highest" if dtype == jnp.float32 else "default"):
             x = jnp.take(self.param("tokens", normal, (self.words, self.width)), ids, axis=0).astype(jnp.float32)
             for i in range(self.depth):
-                x = Block(self.heads, self.size, self.hidden, self.eps, dtype, name=f"block_{i}")(x, bias)
+                own = bias(f"bias_{i}") if self.own_tables else shared
+                x = Block(self.heads, self.size, self.hidden, self.eps, dtype, name=f"block_{i}")(x, own)
         return nn.RMSNorm(self.eps, name="norm")(x)

@@ -1,4 +1,7 @@
-"""T5's file, as the transformers library has it -> the encoder of the sizes that its tensors have, its parameters."""
+"""The file of a T5 v1.1 or UMT5 -> the encoder of the sizes that its tensors have, its parameters.
+
+Layouts are that of the transformers library, and the Wan repository's names of a UMT5.
+"""
 
 from __future__ import annotations
 
@@ -31,16 +34,33 @@ WITHIN = {
     "norm2": "layer.1.layer_norm",
     **{name: f"layer.1.DenseReluDense.{name}" for name in ("wi_0", "wi_1", "wo")},
 }
+TABLE = "layer.0.SelfAttention.relative_attention_bias.weight"
 OUTSIDE = {
     "tokens": "shared.weight",
-    "bias": f"{BLOCKS}0.layer.0.SelfAttention.relative_attention_bias.weight",
+    "bias": f"{BLOCKS}0.{TABLE}",
     "norm/scale": "encoder.final_layer_norm.weight",
+}
+#: a part of a name in the Wan repository -> in the transformers library
+REPOSITORY = {
+    r"^token_embedding\.": "shared.",
+    r"^norm\.": "encoder.final_layer_norm.",
+    r"^blocks\.": BLOCKS,
+    r"\.attn\.": ".layer.0.SelfAttention.",
+    r"\.pos_embedding\.embedding\.": ".layer.0.SelfAttention.relative_attention_bias.",
+    r"\.norm1\.": ".layer.0.layer_norm.",
+    r"\.norm2\.": ".layer.1.layer_norm.",
+    r"\.ffn\.gate\.0\.": ".layer.1.DenseReluDense.wi_0.",
+    r"\.ffn\.fc1\.": ".layer.1.DenseReluDense.wi_1.",
+    r"\.ffn\.fc2\.": ".layer.1.DenseReluDense.wo.",
 }
 #: the same tensor as `shared.weight`, beside it or instead of it
 TIED = "encoder.embed_tokens.weight"
 #: of a whole T5, what writes
 WRITES = r"(^|\.)(decoder\.(block|final|embed)|lm_head\.)"
-NETWORK = Network(KIND, OUTSIDE["bias"], ("encoder", "shared"), unread=WRITES)
+NETWORKS = (
+    Network(KIND, OUTSIDE["bias"], ("encoder", "shared"), unread=WRITES),
+    Network(KIND, "blocks.0.pos_embedding.embedding.weight", ("token_embedding", "blocks", "norm")),
+)
 INSTEAD = "a T5 v1.1 would do, such as google/t5-v1_1-xxl or the text_encoder folder of a PixArt"
 
 
@@ -55,7 +75,9 @@ def described(state: Unread, config: Mapping[str, Any]) -> T5Encoder:
       UserError: another kind of T5, missing or extra tensors, or a config that says otherwise.
     """
     state = _untied(state)
-    _check_kind(state, config)
+    tables = sum(name.endswith(TABLE) and name.startswith(BLOCKS) for name in state)
+    own_tables = tables > 1 or config.get("model_type") == "umt5"
+    _check_kind(state, config, "umt5" if own_tables else "t5")
     telling = [published_name(path) for path in ("tokens", "bias", "block_0/query/kernel", "block_0/wi_0/kernel")]
     if missing := [name for name in telling if name not in state]:
         raise UserError(f"not a state dict of a {KIND}: missing {', '.join(missing)}; {INSTEAD}")
@@ -65,7 +87,8 @@ def described(state: Unread, config: Mapping[str, Any]) -> T5Encoder:
     (words, width), (_, heads), (inner, _), (hidden, _) = shapes.values()
     if not heads or inner % heads:
         raise UserError(f"{telling[2]} has {inner} rows, which {heads} heads do not divide")
-    model = T5Encoder(words, width, depth_of(state, BLOCKS), heads, inner // heads, hidden)
+    depth = depth_of(state, BLOCKS)
+    model = T5Encoder(words, width, depth, heads, inner // heads, hidden, own_tables=own_tables)
     _check_sizes(model, config)
     if problems := misnamed(_expected(model), state):
         raise UserError(f"not a state dict of a {KIND}: {told(problems)}")
@@ -97,12 +120,16 @@ def published_name(path: str) -> str:
     """Our path `block_3/query/kernel` as `encoder.block.3.layer.0.SelfAttention.q.weight`."""
     if path in OUTSIDE:
         return OUTSIDE[path]
+    if path.startswith("bias_"):
+        return f"{BLOCKS}{path.removeprefix('bias_')}.{TABLE}"
     block, part, _ = path.split("/")
     return f"{BLOCKS}{block.removeprefix('block_')}.{WITHIN[part]}.weight"
 
 
 def _untied(state: Unread) -> Unread:
-    """With the one name of the embedding that is read here."""
+    """With the names of the transformers library, and the one of the embedding that is read here."""
+    if NETWORKS[1].mark in state:
+        state = {_of_library(name): read for name, read in state.items()}
     there = {name: read for name, read in state.items() if name != TIED}
     return there if TIED not in state else {OUTSIDE["tokens"]: state[TIED]} | there
 
@@ -116,19 +143,25 @@ def _expected(model: T5Encoder) -> dict[str, tuple[int, ...]]:
     return named_shapes(_shapes(model), published_name)
 
 
-def _check_kind(state: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+def _of_library(name: str) -> str:
+    for theirs, other in REPOSITORY.items():
+        name = re.sub(theirs, other, name)
+    return name
+
+
+def _check_kind(state: Mapping[str, Any], config: Mapping[str, Any], kind: str) -> None:
     """Refuses relatives of T5 v1.1 by what their tensors are called and their configs say.
 
+    Args:
+      kind: what the config must call it.
+
     Raises:
-      UserError: UMT5, T5 v1.0, or other activations and buckets.
+      UserError: T5 v1.0, or other activations and buckets.
     """
-    tables = [name for name in state if name.endswith("relative_attention_bias.weight") and name.startswith(BLOCKS)]
-    if len(tables) > 1 or config.get("model_type") == "umt5":
-        raise UserError(f"it is a UMT5, each block of which has its own table of biases; {INSTEAD}")
     if any(re.search(r"DenseReluDense\.wi\.", name) for name in state) or config.get("feed_forward_proj") == "relu":
         raise UserError(f"it is a T5 v1.0, whose MLPs have no gate; {INSTEAD}")
     expected = {
-        "model_type": "t5",
+        "model_type": kind,
         "feed_forward_proj": "gated-gelu",
         "relative_attention_num_buckets": BUCKETS,
         "relative_attention_max_distance": 128,

@@ -13,8 +13,6 @@ from flexidit_jax.common.errors import UserError, first_line
 PIECES = "spiece.model"
 #: of T5, by what sentencepiece calls them; there is none that starts a text
 IDS = {"pad": 0, "eos": 1, "unk": 2, "bos": -1}
-#: an encoder has rows for pieces that no text has, 100 of them and what makes a round number: at most so many
-SPARE = 128
 #: what pieces begin with that begin a word
 _SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 
@@ -66,17 +64,18 @@ class Tokenizer:
             raise UserError(f"{file} is the tokenizer of another model ({told}); put the {PIECES} of a T5 v1.1 there")
         self._file = file
 
-    def check(self, words: int) -> None:
+    def check(self, words: int, spare: int = 128) -> None:
         """Refuses an encoder of another vocabulary.
 
         Args:
           words: how many ids the encoder has.
+          spare: at most so many of these are of pieces that no text has, and what makes a round number.
 
         Raises:
           UserError: fewer than the tokenizer, or many more.
         """
         pieces = self._pieces.get_piece_size()
-        if not pieces <= words <= pieces + SPARE:
+        if not pieces <= words <= pieces + spare:
             raise UserError(
                 f"{self._file} is the tokenizer of another model: it has {pieces} pieces, and the encoder {words} rows"
             )

@@ -1,0 +1,338 @@
+"""The published state dicts of Wan 2.1's transformer <-> plain parameters.
+
+Facts of the layouts: diffusers' `WanTransformer3DModel`, and the names of the Wan repository, of the same tensors
+(before which ComfyUI puts `model.diffusion_model.`). q, k and v are a linear each; their norms go over the whole width;
+the rows of the last linear are (frame, row, column, channel); positions are not stored.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.tensor_files import Tensors, misnamed, told
+from flexidit_jax.common.types import Array, Params
+from flexidit_jax.common.weights import Network
+from flexidit_jax.convert.dit_layout import StateDict, heads_of
+from flexidit_jax.models.build import build_dit
+from flexidit_jax.models.dit import DiT
+from flexidit_jax.models.fold import folded
+
+CLASS = "WanTransformer3DModel"
+NETWORKS = (
+    Network(
+        CLASS,
+        "condition_embedder.time_proj.weight",
+        ("patch_embedding", "condition_embedder", "blocks", "scale_shift_table", "proj_out"),
+    ),
+    Network(
+        CLASS,
+        "time_projection.1.weight",
+        ("patch_embedding", "time_embedding", "time_projection", "text_embedding", "blocks", "head"),
+    ),
+)
+#: width of a head of all published models
+HEAD = 128
+#: rows of a text, and latents of 81 frames at 480 x 832
+LENGTH, LATENT = 512, (21, 60, 104)
+
+#: path of a linear of ours -> its name in diffusers
+OUTSIDE = {
+    "timestep/fc1": "condition_embedder.time_embedder.linear_1",
+    "timestep/fc2": "condition_embedder.time_embedder.linear_2",
+    "projection/blocks": "condition_embedder.time_proj",
+    "conditioner/fc1": "condition_embedder.text_embedder.linear_1",
+    "conditioner/fc2": "condition_embedder.text_embedder.linear_2",
+}
+#: the same below `blocks` and `blocks.<i>`; q, k and v of `attn1` are one in ours
+BLOCK = {
+    "attention/proj": "attn1.to_out.0",
+    "cross_attention/q": "attn2.to_q",
+    "cross_attention/k": "attn2.to_k",
+    "cross_attention/v": "attn2.to_v",
+    "cross_attention/proj": "attn2.to_out.0",
+    "mlp/fc1": "ffn.net.0.proj",
+    "mlp/fc2": "ffn.net.2",
+}
+QKV = ("attn1.to_q", "attn1.to_k", "attn1.to_v")
+#: path of a vector of ours below `blocks` -> its name
+VECTORS = {
+    "attention/norm_q/gain": "attn1.norm_q.weight",
+    "attention/norm_k/gain": "attn1.norm_k.weight",
+    "cross_attention/norm_q/gain": "attn2.norm_q.weight",
+    "cross_attention/norm_k/gain": "attn2.norm_k.weight",
+    "norm_cross/gain": "norm2.weight",
+    "norm_cross/shift": "norm2.bias",
+}
+TABLE = "scale_shift_table"
+#: a part of a name in the Wan repository -> in diffusers
+REPOSITORY = {
+    r"^time_embedding\.0": "condition_embedder.time_embedder.linear_1",
+    r"^time_embedding\.2": "condition_embedder.time_embedder.linear_2",
+    r"^time_projection\.1": "condition_embedder.time_proj",
+    r"^text_embedding\.0": "condition_embedder.text_embedder.linear_1",
+    r"^text_embedding\.2": "condition_embedder.text_embedder.linear_2",
+    r"^head\.modulation$": TABLE,
+    r"^head\.head": "proj_out",
+    r"\.modulation$": f".{TABLE}",
+    r"\.self_attn\.": ".attn1.",
+    r"\.cross_attn\.": ".attn2.",
+    r"(\.attn\d)\.([qkv])\.": r"\1.to_\2.",
+    r"(\.attn\d)\.o\.": r"\1.to_out.0.",
+    r"\.norm3\.": ".norm2.",
+    r"\.ffn\.0\.": ".ffn.net.0.proj.",
+    r"\.ffn\.2\.": ".ffn.net.2.",
+}
+#: of images to video: tensors of these
+OF_IMAGES = ("image_embedder", "add_k_proj", "k_img", "img_emb")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What the tensors do not tell; None where that is the published.
+
+    Attributes:
+      num_heads: of a block.
+      latent: frames, height and width.
+      length: rows of a text.
+      patch: of frames, rows and columns; the embedding tells it.
+    """
+
+    num_heads: int | None = None
+    latent: tuple[int, int, int] = LATENT
+    length: int = LENGTH
+
+
+def named(state: StateDict) -> StateDict:
+    """With the names of diffusers."""
+    if NETWORKS[1].mark not in state:
+        return state
+
+    def ours(name: str) -> str:
+        for theirs, other in REPOSITORY.items():
+            name = re.sub(theirs, other, name)
+        return name
+
+    return Tensors({ours(name): partial(state.__getitem__, name) for name in state})
+
+
+def read_wan(state: StateDict, sizes: Sizes = Sizes()) -> tuple[DiT, Params]:
+    """A state dict of either layout -> the model it describes and its plain parameters.
+
+    Args:
+      state: arrays by name, of any float type.
+
+    Raises:
+      UserError: missing, extra or misshapen keys (all that are missing or extra named), or another Wan.
+    """
+    state = named(state)
+    if found := [name for name in state if any(part in name for part in OF_IMAGES)]:
+        raise UserError(f"{found[0]} is of a Wan that makes clips of images, which is not read; one of texts would do")
+    model = _model_of(state, sizes)
+    shapes = _shapes(model)
+    if problems := misnamed(shapes, state):
+        raise UserError(f"not a {CLASS} state dict: {told(problems)}")
+
+    def take(name: str) -> np.ndarray:
+        array = np.asarray(state[name]).astype(np.float32)
+        if array.shape != shapes[name]:
+            said = f"{name} is {list(array.shape)} instead of {list(shapes[name])}"
+            raise UserError(f"not a {CLASS} state dict: {said}")
+        return array
+
+    def linear(name: str) -> Params:
+        return {"kernel": take(f"{name}.weight").T, "bias": take(f"{name}.bias")}
+
+    def fused(i: int) -> Params:
+        parts = [linear(f"blocks.{i}.{name}") for name in QKV]
+        return {leaf: np.concatenate([part[leaf] for part in parts], -1) for leaf in ("kernel", "bias")}
+
+    def stacked(make: Any) -> Params:
+        parts = [make(i) for i in range(model.depth)]
+        return {leaf: np.stack([part[leaf] for part in parts]) for leaf in parts[0]}
+
+    tables = np.stack([take(f"blocks.{i}.{TABLE}")[0] for i in range(model.depth)])
+    params: Params = {"blocks": {"modulation": {"table": tables}}}
+    for path, name in OUTSIDE.items():
+        _put(params, path, linear(name))
+    _put(params["blocks"], "attention/qkv", stacked(fused))
+    for path, name in BLOCK.items():
+        _put(params["blocks"], path, stacked(lambda i, name=name: linear(f"blocks.{i}.{name}")))
+    for path, name in VECTORS.items():
+        _put(params["blocks"], path, np.stack([take(f"blocks.{i}.{name}") for i in range(model.depth)]))
+    last = linear("proj_out")
+    return model, params | {
+        "embed": {
+            "kernel": take("patch_embedding.weight").transpose(2, 3, 4, 1, 0),
+            "bias": take("patch_embedding.bias"),
+        },
+        "final": {"modulation": {"table": take(TABLE)[0]}},
+        "deembed": {
+            "kernel": last["kernel"].reshape(model.width, *model.patch, -1),
+            "bias": last["bias"].reshape(*model.patch, -1),
+        },
+    }
+
+
+def write_wan(model: DiT, params: Params, repository: bool = False) -> dict[str, np.ndarray]:
+    """Plain parameters -> a state dict of diffusers, float32; the inverse of `read_wan`.
+
+    Leaves of a FlexiDiT mode are folded into those of the layout (`models.fold`); what stands for no text is left out.
+
+    Args:
+      repository: the names of the Wan repository instead.
+
+    Raises:
+      UserError: a model that the layout cannot hold.
+    """
+    if model.modulation != "single" or model.positions != "rope" or not model.cross_norm or model.qk_norm is None:
+        raise UserError(
+            "the published Wan layout holds models with rope, norms of queries and keys, and a text; save()"
+            " holds others"
+        )
+    params = folded(params)
+    state = {
+        "patch_embedding.weight": _float32(params["embed"]["kernel"]).transpose(4, 3, 0, 1, 2),
+        "patch_embedding.bias": _float32(params["embed"]["bias"]),
+        TABLE: _float32(params["final"]["modulation"]["table"])[None],
+        "proj_out.weight": _float32(params["deembed"]["kernel"]).reshape(model.width, -1).T,
+        "proj_out.bias": _float32(params["deembed"]["bias"]).reshape(-1),
+    }
+
+    def linear(name: str, kernel: Array, bias: Array) -> dict[str, np.ndarray]:
+        return {f"{name}.weight": _float32(kernel).T, f"{name}.bias": _float32(bias)}
+
+    for path, name in OUTSIDE.items():
+        state |= linear(name, **_at(params, path))
+    blocks = params["blocks"]
+    for i in range(model.depth):
+        state[f"blocks.{i}.{TABLE}"] = _float32(blocks["modulation"]["table"][i])[None]
+        qkv = {leaf: np.split(_float32(array[i]), 3, -1) for leaf, array in blocks["attention"]["qkv"].items()}
+        for part, name in enumerate(QKV):
+            state |= linear(f"blocks.{i}.{name}", qkv["kernel"][part], qkv["bias"][part])
+        for path, name in BLOCK.items():
+            layer = _at(blocks, path)
+            state |= linear(f"blocks.{i}.{name}", layer["kernel"][i], layer["bias"][i])
+        for path, name in VECTORS.items():
+            state[f"blocks.{i}.{name}"] = _float32(_at(blocks, path)[i])
+    state = {name: np.ascontiguousarray(array) for name, array in state.items()}
+    return {_repository_name(name): array for name, array in state.items()} if repository else state
+
+
+def _repository_name(name: str) -> str:
+    """The inverse of `named` for one name."""
+    for theirs, ours in {
+        r"condition_embedder\.time_embedder\.linear_1": "time_embedding.0",
+        r"condition_embedder\.time_embedder\.linear_2": "time_embedding.2",
+        r"condition_embedder\.time_proj": "time_projection.1",
+        r"condition_embedder\.text_embedder\.linear_1": "text_embedding.0",
+        r"condition_embedder\.text_embedder\.linear_2": "text_embedding.2",
+        rf"^{TABLE}$": "head.modulation",
+        r"^proj_out": "head.head",
+        rf"\.{TABLE}$": ".modulation",
+        r"\.attn1\.": ".self_attn.",
+        r"\.attn2\.": ".cross_attn.",
+        r"\.to_([qkv])\.": r".\1.",
+        r"\.to_out\.0\.": ".o.",
+        r"\.norm2\.": ".norm3.",
+        r"\.ffn\.net\.0\.proj\.": ".ffn.0.",
+        r"\.ffn\.net\.2\.": ".ffn.2.",
+    }.items():
+        name = re.sub(theirs, ours, name)
+    return name
+
+
+def _put(tree: Params, path: str, value: Any) -> None:
+    *parents, last = path.split("/")
+    for key in parents:
+        tree = tree.setdefault(key, {})
+    tree[last] = value
+
+
+def _at(tree: Params, path: str) -> Any:
+    for key in path.split("/"):
+        tree = tree[key]
+    return tree
+
+
+def _float32(array: Array) -> np.ndarray:
+    return np.asarray(array).astype(np.float32)
+
+
+def _model_of(state: StateDict, sizes: Sizes) -> DiT:
+    """The model a state dict describes, from the few tensors that tell and what is said."""
+    telling = {
+        "patch_embedding.weight": 5,
+        "condition_embedder.time_embedder.linear_1.weight": 2,
+        "condition_embedder.text_embedder.linear_1.weight": 2,
+        "blocks.0.ffn.net.0.proj.weight": 2,
+        "proj_out.weight": 2,
+    }
+    problems = [f"missing {key}" for key in telling if key not in state]
+    problems += [
+        f"{key} has {state[key].ndim} axes instead of {axes}"
+        for key, axes in telling.items()
+        if key in state and state[key].ndim != axes
+    ]
+    if problems:
+        raise UserError(f"not a {CLASS} state dict: {told(problems)}")
+    width, channels, *patch = state["patch_embedding.weight"].shape
+    heads = width // HEAD if sizes.num_heads is None else sizes.num_heads
+    if sizes.num_heads is None and width % HEAD:
+        raise UserError(
+            f"the number of heads is not in a Wan state dict, and width {width} is no multiple of {HEAD}, that of a"
+            " published head; pass num_heads="
+        )
+    return build_dit(
+        latent=(*sizes.latent, channels),
+        conditioner={
+            "name": "text",
+            "features": state["condition_embedder.text_embedder.linear_1.weight"].shape[1],
+            "length": sizes.length,
+            "mask": False,
+        },
+        patch=tuple(patch),
+        width=width,
+        depth=sum(bool(re.fullmatch(rf"blocks\.\d+\.{TABLE}", key)) for key in state),
+        num_heads=heads_of(width, heads),
+        mlp_ratio=state["blocks.0.ffn.net.0.proj.weight"].shape[0] / width,
+        learn_variance=False,
+        modulation="single",
+        positions="rope",
+        qk_norm="rms",
+        cross_norm=True,
+        time_features=state["condition_embedder.time_embedder.linear_1.weight"].shape[1],
+    )
+
+
+def _shapes(model: DiT) -> dict[str, tuple[int, ...]]:
+    """Every key of the layout with its shape, for a model."""
+    d, hidden, (*_, channels) = model.width, model.hidden, model.latent
+    out = channels * int(np.prod(model.patch))
+    linears = {
+        "condition_embedder.time_embedder.linear_1": (d, model.time_features),
+        "condition_embedder.time_embedder.linear_2": (d, d),
+        "condition_embedder.time_proj": (6 * d, d),
+        "condition_embedder.text_embedder.linear_1": (d, model.conditioner.features),
+        "condition_embedder.text_embedder.linear_2": (d, d),
+        "proj_out": (out, d),
+    }
+    shapes: dict[str, tuple[int, ...]] = {
+        "patch_embedding.weight": (d, channels, *model.patch),
+        "patch_embedding.bias": (d,),
+        TABLE: (1, 2, d),
+    }
+    of_block = dict.fromkeys([*QKV, *BLOCK.values()], (d, d))
+    of_block |= {BLOCK["mlp/fc1"]: (hidden, d), BLOCK["mlp/fc2"]: (d, hidden)}
+    for i in range(model.depth):
+        shapes[f"blocks.{i}.{TABLE}"] = (1, 6, d)
+        shapes |= {f"blocks.{i}.{name}": (d,) for name in VECTORS.values()}
+        linears |= {f"blocks.{i}.{name}": shape for name, shape in of_block.items()}
+    for name, (rows, columns) in linears.items():
+        shapes |= {f"{name}.weight": (rows, columns), f"{name}.bias": (rows,)}
+    return shapes

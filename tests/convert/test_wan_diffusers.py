@@ -1,0 +1,113 @@
+"""A Wan's pipeline as diffusers writes it: loaded with its parts, sampled, written; what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import flexidit_jax as fd
+from flexidit_jax.api import FlexiDiT
+from flexidit_jax.codecs.wan_vae import Codec
+from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.tensor_files import read_safetensors, write_safetensors
+from flexidit_jax.convert.wan_diffusers import read_folder, write_folder
+from flexidit_jax.convert.wan_layout import Sizes, write_wan
+from flexidit_jax.diffusion.flow import Process
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+STATE, METADATA = read_safetensors(GOLDEN / "wan_tiny.safetensors")
+CONFIG = json.loads(METADATA["config"]) | {"_class_name": "WanTransformer3DModel"}
+
+
+@pytest.fixture
+def pipeline(tmp_path: Path) -> Path:
+    for part, file, config in (
+        ("transformer", "wan_tiny", CONFIG),
+        ("vae", "wan_vae_tiny", json.loads(read_safetensors(GOLDEN / "wan_vae_tiny.safetensors")[1]["config"])),
+    ):
+        (tmp_path / part).mkdir()
+        shutil.copy(GOLDEN / f"{file}.safetensors", tmp_path / part / WEIGHTS)
+        (tmp_path / part / "config.json").write_text(json.dumps(config))
+    (tmp_path / "scheduler").mkdir()
+    (tmp_path / "scheduler" / "scheduler_config.json").write_text('{"flow_shift": 5.0}')
+    return tmp_path
+
+
+def test_a_pipeline(pipeline: Path) -> None:
+    flex = fd.load(pipeline, length=12)
+    assert flex.process == Process(shift=5.0) and flex.codec == Codec(str(pipeline)) and flex.text is None
+    assert (flex.model.num_heads, flex.patches) == (2, ((1, 2, 2),))
+    golden = np.load(GOLDEN / "wan_tiny.npz")
+    found = flex.predict(np.moveaxis(golden["latents"], 1, -1), golden["timestep"], {"tokens": golden["text"]})
+    np.testing.assert_allclose(found.output, np.moveaxis(golden["output"], 1, -1), atol=2e-5)
+    meant = flex.meant()
+    assert (meant.steps, meant.guidance, dict(meant.solver)) == (50, 5.0, {"name": "unipc", "grid": "diffusers"})
+    assert fd.load(pipeline, process={"name": "flow", "shift": 8.0}).process.shift == 8.0
+
+
+@pytest.mark.parametrize(("solver", "grid"), [("unipc", "diffusers"), ("euler", "diffusers_euler")])
+def test_a_guided_chain(pipeline: Path, solver: str, grid: str) -> None:
+    """Guidance 5 away from the features of no text, six steps, against another implementation's loop."""
+    golden = np.load(GOLDEN / "wan_tiny.npz")
+    flex = fd.load(pipeline, length=12, process={"name": "flow", "shift": 3.0}).sized((3, 6, 8, 4))
+    chain = flex.steps(
+        {"tokens": golden["text"][:1]},
+        negative={"tokens": golden["null_text"]},
+        steps=6,
+        guidance=5.0,
+        solver={"name": solver, "grid": grid},
+        noise=np.moveaxis(golden["noise"], 1, -1),
+        seed=0,
+    )
+    after = [np.asarray(snapshot.x) for snapshot in chain]
+    for number, expected in zip(golden["chain_kept"], golden[f"chain_{solver}"], strict=True):
+        np.testing.assert_allclose(after[number], np.moveaxis(expected, 1, -1), atol=2e-5)
+
+
+def test_a_lone_file(pipeline: Path, tmp_path: Path) -> None:
+    flex = fd.load(pipeline / "transformer" / WEIGHTS)
+    assert flex.process == Process(shift=3.0) and flex.model.conditioner.length == 512
+    write_safetensors(tmp_path / "wan.safetensors", write_wan(flex.model, _plain(flex), repository=True), {})
+    lone = fd.load(tmp_path / "wan.safetensors", num_heads=2)
+    assert lone.model == flex.model and lone.codec is None
+
+
+def test_there_and_back(pipeline: Path, tmp_path: Path) -> None:
+    model, params = read_folder(pipeline / "transformer", None, Sizes())
+    write_folder(tmp_path / "out", model, write_wan(model, params))
+    again, _ = read_folder(tmp_path / "out", None, Sizes())
+    assert again == model
+    written, _ = read_safetensors(tmp_path / "out" / WEIGHTS)
+    assert written.keys() == STATE.keys()
+    with pytest.raises(UserError, match="diffusers computes positions itself"):
+        write_folder(tmp_path / "weak", model.at((1, 4, 4)), {})
+    with pytest.raises(UserError, match="config"):
+        write_folder(tmp_path / "out", model.clone(num_heads=4), write_wan(model, params))
+
+
+def test_refusals(pipeline: Path) -> None:
+    file = pipeline / "transformer" / "config.json"
+    for change, said in (
+        ({"image_dim": 1280}, "says image_dim is 1280, not None; a Wan 2.1 of texts would do"),
+        ({"ffn_dim": 80}, "says ffn_dim is 80, but the weights are of a Wan with 72"),
+    ):
+        file.write_text(json.dumps(CONFIG | change))
+        with pytest.raises(UserError) as caught:
+            fd.load(pipeline)
+        assert str(caught.value) == f"{file} {said}"
+    file.write_text(json.dumps(CONFIG))
+    (pipeline / "transformer_2").mkdir()
+    with pytest.raises(UserError) as caught:
+        fd.load(pipeline)
+    assert str(caught.value) == f"{pipeline} is a Wan 2.2, which has two transformers; a Wan 2.1 would do"
+
+
+def _plain(flex: FlexiDiT) -> dict:
+    from flexidit_jax.models.flexify import at
+
+    return at(flex.params, flex.patches[0])
