@@ -49,6 +49,7 @@ setup(
         "tpu": ["jax[tpu]>=0.10.2,<0.12"],
         # NVIDIA's libraries, 5.5 GB: drives GPUs, and compiles for them without one
         "gpu": ["jax[cuda12]>=0.10.2,<0.12"],
-        "oracle": ["torch>=2.13,<3", "diffusers>=0.35,<1"],  # live parity tests
+        # live parity tests; peft brings transformers along, which pipelines of diffusers want
+        "oracle": ["torch>=2.13,<3", "diffusers>=0.35,<1", "peft>=0.18,<1"],
     },
 )

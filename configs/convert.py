@@ -10,6 +10,11 @@ The weights of a feature extractor as one file, which needs neither torch nor Te
         --config.convert.source=weights-inception-2015-12-05-6726825d.pth \\
         --config.convert.target=weights/inception-2015-12-05.safetensors
 
+The adapters of a mode as a folder of PEFT:
+
+    python -m flexidit_jax.main --mode=convert --config=configs/convert.py --config.convert.source=adapted/ \\
+        --config.convert.target=lora/ --config.convert.layout=peft --config.convert.patch=4
+
 Without a source the newest checkpoint of --workdir is taken.
 """
 
@@ -29,5 +34,8 @@ def get_config() -> ConfigDict:
         "weights": None,
         "overwrite": False,
         "features": None,
+        "base": None,
+        "input_size": None,
+        "interpolation_scale": None,
     }
     return config

@@ -19,7 +19,7 @@ from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.program_cache import keep_session_programs
 from flexidit_jax.common.trees import count
 from flexidit_jax.common.types import Array, Params, Patch, Prediction, as_patch, patch_name, short_patch_name
-from flexidit_jax.convert.publish import write_published
+from flexidit_jax.convert.publish import write_mode
 from flexidit_jax.convert.saved import write_saved
 from flexidit_jax.diffusion.process import NoiseProcess, read_by
 from flexidit_jax.models import adapters as lora
@@ -337,7 +337,11 @@ class FlexiDiT:
         return self._engine.weight_bytes()
 
     def export(
-        self, path: str | Path, patch: int | str | tuple[int, ...] | None = None, overwrite: bool = False
+        self,
+        path: str | Path,
+        patch: int | str | tuple[int, ...] | None = None,
+        overwrite: bool = False,
+        adapters_only: bool = False,
     ) -> None:
         """Writes one mode as a DiT or PixArt of a published layout, which other programs read.
 
@@ -345,13 +349,13 @@ class FlexiDiT:
           path: `.safetensors` or `.pt` (with torch), or a folder for diffusers.
           patch: the mode; the most powerful by default.
           overwrite: replace another model that is there.
+          adapters_only: write a folder of PEFT with the mode's LoRA, which is otherwise merged.
 
         Raises:
           UserError: a mode the layout cannot hold, another model at the path, or one that cannot be written.
         """
-        file, mode = path_of(path, "path"), self._mode(patch)
-        model = self.model.at(mode)
-        write_published(file, model, at(self.params, mode), typed(overwrite, "bool", "overwrite"))
+        flags = typed(overwrite, "bool", "overwrite"), typed(adapters_only, "bool", "adapters_only")
+        write_mode(path_of(path, "path"), self.model, self.params, self._mode(patch), *flags)
 
     def save(self, path: str | Path, adapters_only: bool = False, overwrite: bool = False) -> None:
         """Writes `config.json` and `model.safetensors` into a folder that `load` reads.
@@ -363,17 +367,20 @@ class FlexiDiT:
           overwrite: replace another model that is there.
 
         Raises:
-          UserError: another model is there, the folder cannot be written, or there are no adapters to save by
-            themselves.
+          UserError: another model is there, the folder cannot be written, or there are no adapters.
         """
         folder, adapters_only = path_of(path, "path"), typed(adapters_only, "bool", "adapters_only")
-        config = {
+        write_saved(folder, self.sections, self.params, adapters_only, typed(overwrite, "bool", "overwrite"))
+
+    @property
+    def sections(self) -> dict[str, Any]:
+        """What `of` makes this model of, without its weights."""
+        return {
             "model": describe(self.model),
             "process": build.describe(self.process),
             "codec": None if self.codec is None else build.describe(self.codec),
             **({} if self.text is None else {"text": build.describe(self.text)}),
         }
-        write_saved(folder, config, self.params, adapters_only, typed(overwrite, "bool", "overwrite"))
 
     def _mode(self, patch: int | str | tuple[int, ...] | None) -> Patch:
         """A mode of this model, the most powerful by default."""

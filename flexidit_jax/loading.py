@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from flexidit_jax.api import FlexiDiT
 from flexidit_jax.common.arguments import path_of, typed
@@ -60,16 +61,16 @@ def load(
     if not (base is None or isinstance(base, FlexiDiT)):
         path_of(base, "base")
 
-    def stored() -> Params | None:
+    def lent() -> tuple[dict[str, Any], Params] | None:
         if base is None or isinstance(base, FlexiDiT):
-            return base and base.params
-        return read_model(base, Said(said.num_heads), None, lambda: None)[1]
+            return base and (base.sections, base.params)
+        return read_model(base, Said(said.num_heads), None, lambda: None)
 
     asked = asked_process(process)
-    config, params = read_model(path, said, weights, stored)
+    config, params = read_model(path, said, weights, lent)
     if base is not None and config.get("base") is None:
         note(f"{path} holds all of its weights; base= is not read")
-    config |= apart(codec, text)
+    parts = apart(codec, text)
     said.check(path, recorded_dit(config["model"]))
-    config, params = completed(config, params, said)
+    config, params = completed({**config, **parts, "text": config.get("text")}, params, said, parts.get("text"))
     return FlexiDiT.of(config, params, process_of(Path(path), config["process"], asked))

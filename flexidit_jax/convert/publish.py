@@ -11,13 +11,35 @@ from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.tensor_files import read_safetensors, write_safetensors
 from flexidit_jax.common.torch_files import write_torch
 from flexidit_jax.common.trees import merge
-from flexidit_jax.common.types import Params
+from flexidit_jax.common.types import Params, Patch
 from flexidit_jax.convert import diffusers_layout, pixart_diffusers
 from flexidit_jax.convert.dit_layout import write_dit
+from flexidit_jax.convert.peft_layout import write_peft
 from flexidit_jax.convert.pixart_layout import write_pixart
 from flexidit_jax.convert.replaced import check_tensors
 from flexidit_jax.convert.weight_files import read_state_dict
 from flexidit_jax.models.dit import DiT
+from flexidit_jax.models.flexify import at
+
+
+def write_mode(path: Path, model: DiT, params: Params, patch: Patch, overwrite: bool, adapters_only: bool) -> None:
+    """Writes one mode by the published layout of its kind, or its adapters by themselves as PEFT has them.
+
+    Args:
+      path: see `write_published`; a folder for adapters.
+      model: the network.
+      params: the stored tree.
+      patch: the mode.
+      overwrite: replace another model that is there.
+      adapters_only: leave all else out.
+
+    Raises:
+      UserError: see `write_published`, or a mode without adapters.
+    """
+    if adapters_only:
+        write_peft(path, params, patch, overwrite)
+    else:
+        write_published(path, model.at(patch), at(params, patch), overwrite)
 
 
 def write_published(path: Path, model: DiT, params: Params, overwrite: bool = False) -> None:

@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from flexidit_jax.common.errors import UserError
-from flexidit_jax.common.hub import FORCED, located, pinned
+from flexidit_jax.common.hub import located, pinned
 from flexidit_jax.common.tensor_files import SUFFIXES, json_object
 from flexidit_jax.common.types import Params
 from flexidit_jax.common.weights import full_set, within
 from flexidit_jax.convert import pixart_diffusers, pixart_layout
 from flexidit_jax.convert.diffusers_layout import STEM, is_diffusers_folder, read_folder, root_of
 from flexidit_jax.convert.dit_layout import StateDict, read_dit
+from flexidit_jax.convert.peft_layout import FILES as ADAPTERS
+from flexidit_jax.convert.peft_layout import is_peft, read_peft
+from flexidit_jax.convert.pixart_pipeline import FILES, beside
 from flexidit_jax.convert.said import Said
-from flexidit_jax.convert.saved import WEIGHTS, read_saved
+from flexidit_jax.convert.saved import WEIGHTS, Lent, check_tree, lent_to, read_saved
 from flexidit_jax.convert.weight_files import read_state_dict
 from flexidit_jax.models.build import describe
 from flexidit_jax.models.dit import DiT
 from flexidit_jax.models.flexify import flexify
-
-#: of a pipeline: what its folders hold
-INDEX = "model_index.json"
-#: tokens of a text, of the pipelines of a PixArt
-LENGTHS = {"PixArtAlphaPipeline": 120, "PixArtSigmaPipeline": 300}
 
 
 def files_of_model(names: Sequence[str]) -> list[str]:
@@ -38,12 +36,13 @@ def files_of_model(names: Sequence[str]) -> list[str]:
         inside = within(names, root)
         if "config.json" in inside and (weights := full_set(inside, STEM)):
             folders = {root: weights, **{other: full_set(within(names, other), STEM) for other in others}}
-            index = [INDEX] if root and INDEX in names else []
             return [
-                *index,
+                *(file for file in FILES if root and file in names),
                 *(f"{at}{name}" for at, found in folders.items() if found for name in ("config.json", *found)),
             ]
     here = within(names, "")
+    if ADAPTERS[0] in here:
+        return [name for name in here if name in ADAPTERS]
     config = [name for name in here if name == "config.json"]
     if config and WEIGHTS in here:
         return [*config, WEIGHTS]
@@ -56,9 +55,7 @@ def files_of_model(names: Sequence[str]) -> list[str]:
     )
 
 
-def read_model(
-    path: str | Path, said: Said, which: str | None, base: Callable[[], Params | None]
-) -> tuple[dict[str, Any], Params]:
+def read_model(path: str | Path, said: Said, which: str | None, base: Lent) -> tuple[dict[str, Any], Params]:
     """The `model`, `process` and `codec` sections, of a pipeline also `text`, and the stored tree (`models.flexify`).
 
     Weights by themselves do not tell their process: its section is None.
@@ -67,7 +64,7 @@ def read_model(
       path: see `flexidit_jax.load`; a `Path` is never a name at the hub.
       said: where nothing there tells.
       which: its `weights`.
-      base: reads the stored tree that adapters saved by themselves were made for.
+      base: reads the model that adapters by themselves were made for.
 
     Raises:
       UserError: nothing there that holds a model, or a file that is damaged or of another layout.
@@ -78,9 +75,7 @@ def read_model(
         raise UserError(f"{path} cannot be read ({error.strerror})") from None
 
 
-def _read(
-    path: str | Path, said: Said, which: str | None, base: Callable[[], Params | None]
-) -> tuple[dict[str, Any], Params]:
+def _read(path: str | Path, said: Said, which: str | None, base: Lent) -> tuple[dict[str, Any], Params]:
     name = str(path)
     if isinstance(path, str):
         if "://" in path:
@@ -93,13 +88,17 @@ def _read(
         path = path.parent
     if path.is_dir() and (root := root_of(path)) is not None:
         if pixart_diffusers.is_pixart(json_object(root / "config.json")):
-            text, length = _text_of(path, name)
-            if said.null is None and text is not None:
-                said = replace(said, null="empty")
-            said = replace(said, length=said.length or length)
+            found = beside(path, name)
+            null = "empty" if said.null is None and found.text is not None else said.null
+            said = replace(said, null=null, length=said.length or found.length)
             config, params = _published(*pixart_diffusers.read_folder(root, which, said), path / "vae")
-            return {**config, "text": text}, params
+            return {**config, "process": found.process, "text": found.text}, params
         return _published(*read_dit(*read_folder(path, which)), path / "vae")
+    if is_peft(path):
+        config, lent = lent_to(path, base)
+        params = read_peft(path, lent)
+        check_tree(config, params, path)
+        return {**config, "base": str(path)}, params
     if (path / WEIGHTS).is_file():
         return read_saved(path, which, base)
     if path.is_dir() and (found := sorted(file.name for file in path.iterdir() if file.name.endswith(SUFFIXES))):
@@ -127,23 +126,6 @@ def _network(state: StateDict, tells: Mapping[str, Any], said: Said) -> tuple[Di
     if pixart_layout.NETWORK.mark in state:
         return pixart_layout.read_pixart(state, said)
     return read_dit(state, said.num_heads, said.input_size)
-
-
-def _text_of(pipeline: Path, name: str) -> tuple[dict[str, Any] | None, int | None]:
-    """The section of a pipeline's text encoder and how many tokens its texts have; None where it does not tell.
-
-    Args:
-      pipeline: its folder, which of a pipeline at the hub holds no more than was fetched.
-      name: what it is called: its path, or `hf:owner/model@commit`.
-    """
-    index = json_object(pipeline / INDEX) if (pipeline / INDEX).is_file() else {}
-    length = LENGTHS.get(index.get("_class_name"))
-    if name.startswith(FORCED):
-        kind = index.get("text_encoder")
-        there = isinstance(kind, list) and kind[-1:] == ["T5EncoderModel"]
-    else:
-        there = (pipeline / "text_encoder").is_dir()
-    return {"name": "t5", "path": name} if there else None, length
 
 
 def _published(model: DiT, params: Params, vae: Path | None = None) -> tuple[dict[str, Any], Params]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
@@ -21,6 +21,9 @@ from flexidit_jax.common.types import Params, as_patch, patch_name
 from flexidit_jax.convert.replaced import check_config, check_tensors
 from flexidit_jax.models.build import describe, init, recorded_dit
 from flexidit_jax.models.flexify import adapter_rank, flexify, patches_of, split_frozen
+
+#: reads the model that adapters saved by themselves were made for, as `convert.read_model` does; None without one
+Lent: TypeAlias = Callable[[], tuple[dict[str, Any], Params] | None]
 
 FORMAT = "flexidit_jax/1"
 WEIGHTS = "model.safetensors"
@@ -61,8 +64,8 @@ def write_saved(
         raise UserError(f"cannot write to {folder} ({error.strerror})") from None
 
 
-def read_saved(folder: Path, which: str | None, lent: Callable[[], Params | None]) -> tuple[dict[str, Any], Params]:
-    """The config and the stored tree of a folder; `lent` reads the stored tree that adapters were made for.
+def read_saved(folder: Path, which: str | None, lent: Lent) -> tuple[dict[str, Any], Params]:
+    """The config and the stored tree of a folder; `lent` reads the model that adapters were made for.
 
     Raises:
       UserError: another format, a choice of weights where there is none, tensors that are missing, unexpected,
@@ -77,8 +80,7 @@ def read_saved(folder: Path, which: str | None, lent: Callable[[], Params | None
         raise UserError(f"{folder} is a saved model, which has one set of weights; leave out weights={which!r}")
     params = unflatten(read_safetensors(folder / WEIGHTS)[0])
     if config["base"] is not None:
-        if (base := lent()) is None:
-            raise UserError(f"{folder} holds adapters only; pass the model they were made for as base=")
+        _, base = lent_to(folder, lent)
         frozen = {key: base[key] for key in ("trunk", "tokens")}
         found, wanted = fingerprint(frozen), config["base"]
         if found != wanted:
@@ -88,10 +90,33 @@ def read_saved(folder: Path, which: str | None, lent: Callable[[], Params | None
         params = merge(frozen, params)
     for patch in config["patches"]:  # a lone mode has no leaves of its own
         params.setdefault("modes", {}).setdefault(patch_name(as_patch(patch)), {})
-    problems = differences(_shapes(config, params), flatten(params))
-    if problems:
-        raise UserError(f"{folder / WEIGHTS} does not hold this model: " + told(problems))
+    check_tree(config, params, folder / WEIGHTS)
     return config, params
+
+
+def check_tree(config: dict[str, Any], params: Params, where: Path) -> None:
+    """Refuses a stored tree that is not one of a config's model.
+
+    Raises:
+      UserError: leaves that are missing, unexpected or misshapen, all named.
+    """
+    model = recorded_dit(config["model"])
+    patches, rank = patches_of(params), adapter_rank(params)
+    tree = jax.eval_shape(lambda: flexify(init(model, jax.random.key(0)), patches, rank))
+    shapes = {name: leaf.shape for name, leaf in flatten(tree).items()}
+    if problems := differences(shapes, flatten(params)):
+        raise UserError(f"{where} does not hold this model: " + told(problems))
+
+
+def lent_to(folder: Path, lent: Lent) -> tuple[dict[str, Any], Params]:
+    """The model that a folder of adapters was made for.
+
+    Raises:
+      UserError: none is given.
+    """
+    if (base := lent()) is None:
+        raise UserError(f"{folder} holds adapters only; pass the model they were made for as base=")
+    return base
 
 
 def _as_now(file: Path) -> dict[str, Any]:
@@ -115,11 +140,3 @@ def _described(
     if isinstance(patches, str) or not isinstance(patches, Sequence) or not patches:
         raise UserError(f"config key 'patches' must be a list of patch sizes, got {shown(patches)}")
     return {"patches": patches, "base": base, "model": model, "process": process, "codec": codec, "text": text}
-
-
-def _shapes(config: dict[str, Any], params: Params) -> dict[str, tuple[int, ...]]:
-    """What the stored tree of a config must hold."""
-    model = recorded_dit(config["model"])
-    patches, rank = [as_patch(patch) for patch in config["patches"]], adapter_rank(params)
-    tree = jax.eval_shape(lambda: flexify(init(model, jax.random.key(0)), patches, rank))
-    return {name: leaf.shape for name, leaf in flatten(tree).items()}

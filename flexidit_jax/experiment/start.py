@@ -78,9 +78,8 @@ def load_source(experiment: Experiment) -> FlexiDiT:
     ours, theirs = (one["conditioner"]["name"] for one in (describe(experiment.model), config["model"]))
     if ours != theirs:
         raise UserError(f"this config is for a model of {ours}, and init_from={source} is one of {theirs}")
-    if experiment.text is not None:
-        config["text"] = build.describe(experiment.text)
-    config, params = completed(config, params, said)
+    text = None if experiment.text is None else build.describe(experiment.text)
+    config, params = completed(config, params, said, text)
     asked = build.describe(experiment.process) if config["process"] is None else None
     return FlexiDiT.of(config, params, process_of(Path(source), config["process"], asked))
 
@@ -139,13 +138,18 @@ def first_params(experiment: Experiment) -> Callable[[Mesh], Params]:
             " random weights; set init_from to such a model, or put a stage that trains all weights before it"
         )
     shapes = jax.eval_shape(random)  # which also refuses what this machine does not run
+    text = experiment.model.conditioner
+    if getattr(text, "null_length", None) == 0 and text.drop_rate > 0:
+        raise UserError(
+            f"model.conditioner.drop_rate={text.drop_rate} trains without a text, and null_length=0 has nothing that"
+            " stands for none; set null_length (1 and null_mask='own': features of an empty text), or drop_rate=0"
+        )
     if source is None:
         return lambda mesh: made(random, mesh)
-    ours, loaded = experiment.model, load_source(experiment)
+    loaded = load_source(experiment)
     plain = folded(at(loaded.params, loaded.patches[0]))
     same_shapes = jax.tree.map(jnp.shape, plain) == jax.tree.map(jnp.shape, shapes)
-    theirs = (loaded.model.num_heads, loaded.model.base_patch, loaded.process)
-    if not same_shapes or theirs != (ours.num_heads, ours.base_patch, experiment.process):
+    if not same_shapes or _meaning(loaded) != _meaning(experiment):
         how = _differs(experiment, loaded)
         raise UserError(f"init_from={source} holds {loaded!r}, which is not the model of this config: {how}")
     flexible, own = len(loaded.patches) > 1, adapter_rank(loaded.params)
@@ -158,6 +162,13 @@ def first_params(experiment: Experiment) -> Callable[[Mesh], Params]:
         )
     held = [jax.device_get(loaded.params if goes_on else plain)]
     return lambda mesh: placed(held.pop(), mesh)  # the only reference: none of it outlives the first state
+
+
+def _meaning(one: FlexiDiT | Experiment) -> tuple[Any, ...]:
+    """What the same parameters mean something else without."""
+    model = one.model
+    null_mask = getattr(model.conditioner, "null_mask", None)
+    return model.num_heads, model.base_patch, model.modulation, model.span, null_mask, one.process
 
 
 def _modes(patches: Sequence[Patch], rank: int | None) -> str:

@@ -20,7 +20,7 @@ from flexidit_jax.loading import load
 
 FLAGS = {"out": "convert.target"}
 EXTRACTORS = "flexidit_jax.metrics.features"
-LAYOUTS = ("published", "diffusers", "flexidit_jax")
+LAYOUTS = ("published", "diffusers", "flexidit_jax", "peft")
 #: of what may change between two starts, the sections and keys that it reads
 READS = ("convert",)
 
@@ -54,13 +54,16 @@ def _convert(
     weights: str | None = None,
     overwrite: bool = False,
     features: str | None = None,
+    base: str | None = None,
+    input_size: int | None = None,
+    interpolation_scale: float | None = None,
 ) -> int:
     """Loads, flexifies when `patches` is given, writes.
 
     Args:
       source: anything `load` reads; the workdir by default.
-      target: a `.safetensors` or `.pt` file (published), or a folder (diffusers, flexidit_jax).
-      layout: "published", "diffusers" or "flexidit_jax".
+      target: a `.safetensors` or `.pt` file (published), or a folder (diffusers, flexidit_jax, peft).
+      layout: "published", "diffusers", "flexidit_jax", or "peft", the adapters of a mode by themselves.
       patch: the mode to export; the most powerful by default.
       patches: make the model flexible first (for layout flexidit_jax).
       num_heads: of a DiT weight file that does not tell.
@@ -68,9 +71,13 @@ def _convert(
       weights: "ema" or "raw", where the source has both (see `flexidit_jax.load`).
       overwrite: replace another model that is there.
       features: "inception", "dinov2" or "clip": the source holds the weights of this extractor, and no model.
+      base: of adapters by themselves, the model that they were made for.
+      input_size, interpolation_scale: of a weight file without pos_embed (see `flexidit_jax.load`).
     """
+    says = {"process": process, "weights": weights, "base": base}
+    says |= {"input_size": input_size, "interpolation_scale": interpolation_scale}
     if features is not None:
-        of_models = {"patch": patch, "patches": patches, "process": process, "weights": weights}
+        of_models = {"patch": patch, "patches": patches, **says}
         return _convert_features(features, source, target, num_heads, overwrite, of_models)
     if layout not in LAYOUTS:
         raise UserError(f"convert.layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
@@ -81,13 +88,13 @@ def _convert(
     if is_file != (layout == "published"):
         wanted = "a .safetensors or .pt file" if layout == "published" else "a folder"
         raise UserError(f"convert.target={target} does not suit convert.layout={layout}, which writes {wanted}")
-    model = load(source, num_heads=num_heads, process=process, weights=weights)
+    model = load(source, num_heads=num_heads, **says)
     if patches is not None:
         model = model.flexify(patches)
     if layout == "flexidit_jax":
         model.save(path, overwrite=overwrite)
     else:
-        model.export(path, patch, overwrite)
+        model.export(path, patch, overwrite, adapters_only=layout == "peft")
     print(f"read: {source}: {model!r}")
     print(f"written: {path}")
     return 0

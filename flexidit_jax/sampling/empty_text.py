@@ -16,18 +16,28 @@ from flexidit_jax.common.types import Params
 from flexidit_jax.convert.said import Said
 
 
-def completed(config: Mapping[str, Any], params: Params, said: Said) -> tuple[dict[str, Any], Params]:
+def completed(
+    config: Mapping[str, Any], params: Params, said: Said, text: Mapping[str, Any] | None = None
+) -> tuple[dict[str, Any], Params]:
     """A model as `convert.read_model` reads it, with features of no text where it has none and they can be had.
 
-    They can where its `text` is on this machine. What is asked for by name is fetched, and refused where it cannot be.
+    The encoder of a pipeline at the hub is not fetched for that, unless `said.null` asks for it.
+
+    Args:
+      text: the section of an encoder that lies apart, which holds in place of the pipeline's.
 
     Raises:
       UserError: `said.null` is "empty", and there is no text encoder, or it is not one of this model.
     """
-    text, conditioner = config.get("text"), config["model"]["conditioner"]
-    lacks = conditioner.get("null_length") == 0
-    if said.null != "empty" and (said.null is not None or not lacks or text is None or _is_elsewhere(text)):
-        return dict(config), params
+    config, conditioner = dict(config), config["model"]["conditioner"]
+    elsewhere = text is None and str((config.get("text") or {}).get("path")).startswith(FORCED)
+    if text is not None:
+        config["text"] = text
+    text, lacks = config.get("text"), conditioner.get("null_length") == 0
+    if said.null != "empty" and (said.null is not None or not lacks or text is None or elsewhere):
+        if said.null is None and lacks and elsewhere:
+            note(f"nothing stands for no text yet; null='empty' fetches the text encoder of {text['path']} for that")
+        return config, params
     if text is None:
         raise UserError("null='empty' wants a text encoder; name one as text=, such as the folder of its pipeline")
     section = {**text, "length": text.get("length") or conditioner["length"]}
@@ -38,7 +48,7 @@ def completed(config: Mapping[str, Any], params: Params, said: Said) -> tuple[di
         if said.null is not None:
             raise
         note(f"nothing stands for no text yet, as its encoder cannot be used: {error}")
-        return dict(config), params
+        return config, params
 
 
 def with_empty_text(
@@ -69,8 +79,3 @@ def with_empty_text(
     conditioner = {**conditioner, "null_length": len(features), "null_mask": mask or "own"}
     null = {"trunk": {"conditioner": {"null": features}}}
     return {**config, "model": {**config["model"], "conditioner": conditioner}}, merge(params, null)
-
-
-def _is_elsewhere(text: Mapping[str, Any]) -> bool:
-    """Whether a text encoder would first have to be fetched."""
-    return str(text.get("path")).startswith(FORCED)

@@ -256,7 +256,7 @@ def online(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], lis
 def test_only_what_is_needed_is_fetched(
     online: Callable, pipeline: Path, dit: fd.FlexiDiT, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (pipeline / "transformer" / "diffusion_pytorch_model.bin").write_bytes(b"as much again")
+    (pipeline / "transformer" / "diffusion_pytorch_model.bin").write_bytes(bytes(3_000_000))
     (pipeline / "transformer" / "diffusion_pytorch_model.fp16.safetensors").write_bytes(b"half as much")
     (pipeline / "text_encoder").mkdir()
     (pipeline / "text_encoder" / "model.safetensors").write_bytes(b"of something else")
@@ -275,7 +275,7 @@ def test_only_what_is_needed_is_fetched(
 
 
 def test_of_a_pipeline_of_texts_the_encoder_is_fetched_when_it_is_wanted(
-    online: Callable, pixart_pipeline: Path, tmp_path: Path
+    online: Callable, pixart_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(pixart_pipeline, tmp_path / "up")
     fetched = online(tmp_path / "up")
@@ -284,13 +284,17 @@ def test_of_a_pipeline_of_texts_the_encoder_is_fetched_when_it_is_wanted(
     assert config["text"] == {"name": "t5", "path": name} and config["codec"]["scale"] == 0.13025
     assert config["model"]["conditioner"]["length"] == 300 and "null" not in params["trunk"]["conditioner"]
     fd.load("PixArt/Sigma", null="none")
-    fd.load("PixArt/Sigma")  # what stands for no text wants the encoder
+    capsys.readouterr()
+    fd.load("PixArt/Sigma")
+    wanted = f"note: nothing stands for no text yet; null='empty' fetches the text encoder of {name} for that\n"
+    assert capsys.readouterr().err == wanted
     [(_, _, files)] = fetched
     assert {file.partition("/")[0] for file in files} == {"model_index.json", "transformer", "vae"}
     flex = fd.load("PixArt/Sigma", null="empty")
     assert flex.model.conditioner.null_length == 1
     encoder = ["text_encoder/config.json", "text_encoder/model.safetensors", "tokenizer/spiece.model"]
     assert fetched[1:] == [("PixArt/Sigma", COMMIT, encoder)]
+    assert fd.load("PixArt/Sigma", text=name).model.conditioner.null_length == 1  # named by itself
 
 
 @pytest.mark.parametrize(

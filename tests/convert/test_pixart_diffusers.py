@@ -108,3 +108,13 @@ def test_missing_and_unexpected_keys_are_named(tmp_path: Path) -> None:
     wanted = "missing transformer_blocks.0.attn2.to_q.weight; unexpected transformer_blocks.0.attn3.to_q.weight"
     with pytest.raises(UserError, match=rf": not a PixArtTransformer2DModel: {re.escape(wanted)}$"):
         fd.load(there)
+
+
+def test_linears_that_are_not_alike_are_named(tmp_path: Path) -> None:
+    there = folder_of("pixart_tiny", tmp_path / "there")
+    state, name = load_file(there / STEM), "transformer_blocks.1.attn1.to_{}.weight"
+    state[name.format("v")] = np.zeros((36, 35), np.float32)
+    save_file(state, there / STEM)
+    message = f"{name.format('q')} is [36, 36], but {name.format('v')} [36, 35]"
+    with pytest.raises(UserError, match=rf": {re.escape(message)}$"):
+        fd.load(there)

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import re
+import weakref
+from functools import partial
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
 import flexidit_jax as fd
 from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.tensor_files import Tensors
 from flexidit_jax.convert.pixart_diffusers import published
 from flexidit_jax.convert.pixart_layout import read_pixart, write_pixart
 from flexidit_jax.convert.said import Said
+from flexidit_jax.models.flexify import at
+from flexidit_jax.models.fold import folded
 from flexidit_jax.models.position import position_embedding
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -55,11 +61,10 @@ def test_what_torch_saved_is_the_same_model() -> None:
     conditioner = flex.model.conditioner
     assert (conditioner.length, conditioner.null_length, conditioner.null_mask) == (10, 10, "caption")
     assert (flex.model.span, flex.model.latent) == (4, (1, 16, 16, 4))
-    x = np.moveaxis(values["x"], 1, -1)
-    cond = {"tokens": values["text"], "mask": values["mask"]}
-    for more, name in (({}, "out"), ({"null": np.ones(3, bool)}, "null_caption_mask")):
-        out = np.concatenate(flex.predict(x, values["t"], cond | more), axis=-1)
-        assert np.abs(out - np.moveaxis(values[name], 1, -1)).max() < 5e-5, name
+    trunk = {**flex.params["trunk"], "conditioner": dict(flex.params["trunk"]["conditioner"])}
+    np.testing.assert_array_equal(trunk["conditioner"].pop("null"), values["null"])
+    other = fd.load(GOLDEN / "pixart_tiny.safetensors")  # of diffusers' names, whose outputs are compared
+    jax.tree.map(np.testing.assert_array_equal, {**flex.params, "trunk": trunk}, other.params)
 
 
 @pytest.mark.parametrize("state", ["pixart_micro_tiny"], indirect=True)
@@ -86,10 +91,9 @@ def test_a_mode_exports_by_itself(state: State, tmp_path: Path, patch: int) -> N
     flex.export(tmp_path / "mode.safetensors", patch)
     alone = fd.load(tmp_path / "mode.safetensors")
     assert (alone.model.patch, alone.model.base_patch) == ((1, patch, patch), (1, 2, 2))
-    x = rng.normal(size=(2, 16, 16, 4)).astype(np.float32)
-    cond = flex.model.conditioner.parse([rng.normal(size=(4, 24)), None])
-    ours, theirs = flex.predict(x, [3, 700], cond, patch=patch), alone.predict(x, [3, 700], cond)
-    assert np.abs(ours.output - theirs.output).max() <= 1e-5 * np.abs(ours.output).max()
+    here, there = folded(at(flex.params, alone.model.patch)), at(alone.params, alone.model.patch)
+    jax.tree.map(np.testing.assert_array_equal, here, there)
+    assert alone.model == flex.model.at(alone.model.patch)
     with pytest.raises(
         UserError, match=r"^diffusers computes positions itself and cannot hold those of a larger patch"
     ):
@@ -144,6 +148,8 @@ def test_what_the_file_does_not_tell_is_asked_for(state: State, tmp_path: Path) 
     ("change", "message"),
     [
         ({"blocks.0.attn.sr.weight": 0}, "blocks.0.attn.sr.weight is of a PixArt that compresses keys and values"),
+        ({"blocks.0.attn.norm.weight": 0}, "blocks.0.attn.norm.weight is of a PixArt that compresses keys and values"),
+        ({"blocks.0.attn.k_norm.weight": 0}, "blocks.0.attn.k_norm.weight is of a PixArt that normalises queries and"),
         ({"blocks.0.attn.q_norm.weight": 0}, "blocks.0.attn.q_norm.weight is of a PixArt that normalises queries and"),
         ({"pos_embed": 1.001}, "pos_embed holds positions of none of the scales 0.5, 1, 2, 4"),
         ({"blocks.0.mlp.fc3.weight": 0}, "not a PixArt state dict: unexpected blocks.0.mlp.fc3.weight"),
@@ -160,3 +166,26 @@ def test_another_network_is_refused(state: State, change: dict[str, float | None
             changed[key] = factor * state.get(key, np.zeros(1, np.float32))
     with pytest.raises(UserError, match=rf"^{re.escape(message)}"):
         read_pixart(changed, Said(heads(state)))
+
+
+def test_a_misshapen_tensor_is_named(state: State) -> None:
+    name, heads_of = "blocks.0.mlp.fc2.weight", heads(state)
+    d = len(state["x_embedder.proj.bias"])
+    with pytest.raises(
+        UserError, match=rf"^not a PixArt state dict: {name} is \[4, {d}\] instead of \[{d}, {4 * d}\]$"
+    ):
+        read_pixart({**state, name: np.zeros((4, d), np.float32)}, Said(heads_of))
+
+
+def test_tensors_are_read_one_by_one(state: State) -> None:
+    alive, most = set(), []
+
+    def read(name: str) -> np.ndarray:
+        array = state[name].copy()
+        alive.add(name)
+        weakref.finalize(array, alive.discard, name)
+        most.append(len(alive))
+        return array
+
+    _, params = read_pixart(Tensors({name: partial(read, name) for name in state}), Said(heads(state)))
+    assert max(most) <= 2 and len(jax.tree.leaves(params)) > 30

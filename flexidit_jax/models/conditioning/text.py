@@ -167,8 +167,8 @@ class Conditioner(nn.Module):
         """
         if not self.null_length and np.any(given[NULL]):
             raise UserError(
-                "this model has nothing that stands for no text; load weights that hold y_embedding, or give features"
-                ' of "" from its text encoder'
+                "this model has nothing that stands for no text; load weights that hold y_embedding, or with"
+                " null='empty' and text= its text encoder"
             )
         given = {**self._of_size(len(given[NULL])), **given}
         tokens = given.get("tokens")
