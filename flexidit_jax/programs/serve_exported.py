@@ -88,7 +88,7 @@ def condition(fields, given, what):
 
 
 def guides(cond, negative, own=()):
-    """The guide's condition where a mode guides itself, and where a weaker one; `own` is the sample's whatever guides."""
+    """The guide's condition where a mode guides itself, and where a weaker one guides it; `own` stays the sample's."""
     if negative is None:
         return {**cond, "null": np.ones_like(cond["null"])}, cond
     batch = len(cond["null"])
