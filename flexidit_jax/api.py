@@ -185,7 +185,6 @@ class FlexiDiT:
         """
         video = self._as_video(x, "x")
         mode, model = self._mode(patch), self.model.sized(video.shape[1:])
-        grid(model.latent, mode)
         cond = parsed(model.conditioner, labels)
         t = finite_array(t, "t")
         if np.shape(t) != (len(video),) or size(cond) != len(video):

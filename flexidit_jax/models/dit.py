@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from flexidit_jax.common.axes import laid
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.types import Array, Patch, Prediction
+from flexidit_jax.models.attention.kept import Kept
+from flexidit_jax.models.attention.seen import finite_only
 from flexidit_jax.models.blocks import Block, Final
 from flexidit_jax.models.conditioning.condition import Condition, Context
 from flexidit_jax.models.layers import NumberEmbedding, project
@@ -158,12 +160,12 @@ class DiT(nn.Module):
                 lambda block, tokens: block.kept(tokens), variable_axes={"params": 0}, split_rngs={"params": True},
                 in_axes=None, axis_size=self.depth,
             )  # fmt: skip
-            parts = every(self.blocks, context.tokens)  # [L, B, M, h, e]
-            if apart:
-                kept = tuple(jax.tree.map(lambda part, i=i: part[i], parts) for i in range(self.depth))
-            else:
-                kept = jax.tree.map(lambda part: jnp.moveaxis(part, 0, 1), parts)
-            return context._replace(tokens=None, kept=kept)
+            k, v = (jnp.moveaxis(part, 0, 1) for part in every(self.blocks, context.tokens))  # [B, L, M, h, e]
+            finite = None
+            if context.mask is not None:  # else a token that is no number is seen by all
+                k, v, finite = finite_only(k, v, (1, -2, -1))
+            kept = tuple(Kept(k[:, i], v[:, i]) for i in range(self.depth)) if apart else Kept(k, v)
+            return context._replace(tokens=None, kept=kept, finite=finite)
 
     def shared(self, t: Array, vector: Array | None) -> Shared:
         """What every modulation begins with, [B, ...] each."""

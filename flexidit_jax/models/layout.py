@@ -76,6 +76,8 @@ def source_in(layout: Layout | None, length: int, *contexts: Context) -> Source 
     if not first.read:
         return None
     if layout is not None:
-        return Source(contexts, layout, Seen(layout.segments(), layout.readers(*contexts)))
-    seen = None if first.mask is None else Seen(np.zeros((1, length), np.int32), numbered(first, 0))
-    return Source(contexts, None, seen)
+        finite = None if first.finite is None else layout.read(*(context.finite for context in contexts))
+        return Source(contexts, layout, Seen(layout.segments(), layout.readers(*contexts), finite))
+    if first.mask is None:
+        return Source(contexts, None, None)
+    return Source(contexts, None, Seen(np.zeros((1, length), np.int32), numbered(first, 0), first.finite))

@@ -8,6 +8,9 @@ A program is one evaluation of the network and one row of a solver's table for e
 guidance scales are arguments, [B], so any budget, number of steps, scale and solver reuses the programs already
 compiled for a batch shape, and samples at different steps of different chains share a call. One call per row costs
 the same as a loop inside the program (dispatch is asynchronous), and makes progress bars and Ctrl-C free.
+
+What no step changes is made before them: modulations for many steps at once (`sampling.tables`), and what blocks read
+of a condition once (`Engine.given`).
 """
 
 from __future__ import annotations

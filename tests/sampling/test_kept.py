@@ -92,6 +92,22 @@ def test_a_context_with_keys_and_values_predicts_the_same(
         assert near(part, whole)
 
 
+@pytest.mark.parametrize("packing", ["separate", "packed", "joined"])
+@pytest.mark.parametrize("apart", [True, False])
+def test_a_token_that_is_no_number_is_its_readers_alone(
+    pixart: fd.FlexiDiT, texts: list, packing: str, apart: bool
+) -> None:
+    """Of three images the second reads one; behind the mask of the third nobody does."""
+    engine, program = Engine(pixart.model, pixart.params, pixart.patches, apart=apart), Program(P2, P4, packing)
+    x = np.random.default_rng(3).normal(size=(3, *pixart.model.latent)).astype(np.float32)
+    cond = pixart.model.conditioner.parse([texts[0], texts[1], texts[1]])
+    spoilt = {**cond, "tokens": cond["tokens"].copy()}
+    spoilt["tokens"][1, 1], spoilt["tokens"][2, 5] = np.nan, np.inf
+    before, after = (evaluated(engine, program, [engine.given(P2, [one])] * 2, x) for one in (cond, spoilt))
+    assert np.isnan(after[1]).all()
+    np.testing.assert_array_equal(np.asarray(after)[[0, 2]], np.asarray(before)[[0, 2]])
+
+
 # ---------------------------------------------------------------- A step
 
 
@@ -216,6 +232,17 @@ def test_before_the_steps_and_in_them(
     before = flex.sample(cond, negative=[texts[1]], **WORDS)
     monkeypatch.setattr(tables, "MOST", 0)
     assert near(before, flex.sample(cond, negative=[texts[1]], **WORDS), 1e-5)
+
+
+def test_both_halves_of_guidance_have_the_micro_conditions_of_the_picture(micro: fd.FlexiDiT, texts: list) -> None:
+    cond = micro.model.conditioner.parse(texts)
+    cond["resolution"][:], cond["aspect_ratio"][:] = (512, 768), 0.67
+    away = micro.model.conditioner.parse([texts[1]])
+    told = {**away, "resolution": cond["resolution"][:1], "aspect_ratio": cond["aspect_ratio"][:1]}
+    ours, theirs = (micro.sample(cond, negative=negative, **WORDS) for negative in (away, told))
+    np.testing.assert_array_equal(ours, theirs)
+    state = micro.sampler.start(cond, SampleSpec(steps=2))
+    np.testing.assert_array_equal(state.conds[1]["resolution"], cond["resolution"])
 
 
 def test_without_micro_conditions_all_texts_share_their_modulations(pixart: fd.FlexiDiT, micro: fd.FlexiDiT) -> None:

@@ -43,7 +43,7 @@ def attend(name: str, q: Array, k: Array, v: Array, seen: Seen | None = None) ->
     if seen is None:
         return run(q, k, v, None)
     k, v, factor = sound(k, v, seen)
-    return run(q, k, v, seen) * factor.astype(v.dtype)
+    return run(q, k, v, seen._replace(finite=None)) * factor.astype(v.dtype)
 
 
 def chosen(

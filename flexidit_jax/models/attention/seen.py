@@ -19,14 +19,22 @@ class Seen(NamedTuple):
     Attributes:
       queries: int32 [R or 1, L].
       keys: int32 [R or 1, M]; -1 of padding, which no query of a number from 0 on sees.
+      finite: bool [R, M], whose keys and values are finite, where that was looked at before and others are zero.
     """
 
     queries: Array
     keys: Array
+    finite: Array | None = None
 
     def pairs(self) -> Array:
         """bool [R or 1, L, M]; made inside the program, since a constant of this size would be a part of it."""
         return jnp.asarray(self.queries)[:, :, None] == jnp.asarray(self.keys)[:, None, :]
+
+
+def finite_only(k: Array, v: Array, axes: tuple[int, ...] = (-2, -1)) -> tuple[Array, Array, Array]:
+    """Keys and values [..., M, h, e] with zeros for tokens that are not finite along all `axes`, and which are."""
+    finite = (jnp.isfinite(k) & jnp.isfinite(v)).all(axes, keepdims=True)
+    return jnp.where(finite, k, 0), jnp.where(finite, v, 0), finite.squeeze(axes)
 
 
 def sound(k: Array, v: Array, seen: Seen) -> tuple[Array, Array, Array]:
@@ -39,9 +47,8 @@ def sound(k: Array, v: Array, seen: Seen) -> tuple[Array, Array, Array]:
       k, v, and [R, L, 1, 1] to multiply the result by: 1; NaN for a query that sees what is not finite; 0 for one that
       sees nothing, whatever a kernel makes of that.
     """
-    finite = (jnp.isfinite(k) & jnp.isfinite(v)).all((-2, -1))  # [R, M]
+    k, v, finite = (k, v, seen.finite) if seen.finite is not None else finite_only(k, v)
     pairs = seen.pairs()
     factor = jnp.where(pairs.any(-1), 1.0, 0.0)
     factor = jnp.where((pairs & ~finite[:, None]).any(-1), jnp.nan, factor)
-    kept = finite[..., None, None]
-    return jnp.where(kept, k, 0), jnp.where(kept, v, 0), factor[..., None, None]
+    return k, v, factor[..., None, None]

@@ -35,12 +35,14 @@ class Context(NamedTuple):
       tokens: [B, M, d].
       mask: bool [B, M], True where a token is one.
       kept: keys and values of the tokens, by block: a tuple of `Kept`, or one of [B, L, M, h, e].
+      finite: bool [B, M], tokens whose keys and values are finite, those of others being zero; None without a mask.
     """
 
     vector: Array | None = None
     tokens: Array | None = None
     mask: Array | None = None
     kept: Kept | tuple[Kept, ...] | None = None
+    finite: Array | None = None
 
     @property
     def read(self) -> bool:
@@ -184,11 +186,16 @@ def check_null(conditioner: Any, null: np.ndarray) -> None:
         conditioner.completed({NULL: null})
 
 
-def guides(cond: Condition, negative: Condition | None) -> tuple[Condition, Condition]:
+def guides(cond: Condition, negative: Condition | None, own: Sequence[str] = ()) -> tuple[Condition, Condition]:
     """The guide's condition where a mode guides itself, and where a weaker mode guides it.
 
     That is the negative one where there is one; else none, and the sample's own (FlexiDiT section 3.4).
+
+    Args:
+      own: keys that are the sample's own whatever guides it.
     """
     if negative is None:
         return as_null(cond), cond
+    if own:
+        negative = {**negative, **{key: cond[key] for key in own}}
     return negative, chosen(negative[NULL], cond, negative)

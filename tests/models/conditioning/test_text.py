@@ -173,6 +173,29 @@ def test_a_conditioner_that_cannot_be_is_refused(words: dict[str, Any]) -> None:
         Conditioner(**(WORDS | words))
 
 
+@pytest.mark.parametrize("remat", ["full", "dots"])
+def test_what_is_computed_again_is_the_same(remat: str) -> None:
+    """The gradient of every leaf."""
+    section = {"name": "text", "features": FEATURES, "length": LENGTH, "null_length": 2, "resolution": [64, 64]}
+    model = build_dit((1, 4, 4, 4), section, width=WIDTH, depth=2, num_heads=2, modulation="single", span=2.0)
+    params = jax.tree.map(lambda leaf: leaf + 0.1 * drawn(leaf.size, *leaf.shape), init(model, jax.random.key(0)))
+    x, t, cond = (
+        drawn(0, 2, 1, 4, 4, 4),
+        np.array([3.0, 800.0], np.float32),
+        model.conditioner.parse([drawn(1, 3, 5), None]),
+    )
+
+    def gradient(model: Any) -> Any:
+        return jax.jit(
+            jax.grad(lambda tree: sum((part**2).sum() for part in model.apply({"params": tree}, x, t, cond)))
+        )(params)
+
+    plain = gradient(model)
+    near = 1e-5 * max(np.abs(leaf).max() for leaf in jax.tree.leaves(plain))  # that of a key's bias is zero
+    again = gradient(model.clone(remat=remat))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=near), again, plain)
+
+
 def test_what_stands_for_no_text_is_never_trained() -> None:
     section = {"name": "text", "features": FEATURES, "length": LENGTH, "null_length": 2, "resolution": [64, 64]}
     model = build_dit((1, 8, 8, 4), section, width=WIDTH, depth=1, num_heads=2, modulation="single", span=4.0)
