@@ -141,6 +141,8 @@ class FlexiDiT:
             grid(model.latent, patch)
         other = dataclasses.replace(self, model=model)
         vars(other)["_engine"] = self._engine.sized(model.latent)
+        if "_resident" in vars(self):
+            vars(other)["_resident"] = self._resident
         return other
 
     def predict(self, x: Array, t: Array, labels: Any, patch: int | str | tuple[int, ...] | None = None) -> Prediction:
