@@ -150,6 +150,8 @@ class FlexiDiT:
             grid(model.latent, patch)
         other = dataclasses.replace(self, model=model)
         vars(other)["_engine"] = self._engine.sized(model.latent)
+        if "_resident" in vars(self):
+            vars(other)["_resident"] = self._resident
         return other
 
     def of_size(self, specs: Sequence[SampleSpec]) -> tuple[FlexiDiT, list[SampleSpec]]:
