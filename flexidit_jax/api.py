@@ -363,8 +363,7 @@ class FlexiDiT:
 
         Args:
           path: the folder.
-          adapters_only: leave the pre-trained weights out; `load` then wants them as `base=` and
-            refuses any others by the fingerprint recorded here.
+          adapters_only: leave the pre-trained weights out; `load` then wants these, and refuses others, as `base=`.
           overwrite: replace another model that is there.
 
         Raises:
