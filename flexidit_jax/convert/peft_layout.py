@@ -124,15 +124,16 @@ def read_peft(folder: Path, base: Params) -> Params:
     pairs = _pairs(read_safetensors(folder / WEIGHTS)[0], folder / WEIGHTS)
     if (folder / OWN).is_file():
         return _with_mode(folder, base, pairs, scale)
-    trunk = flatten(base["trunk"])
+    trunk, changed = flatten(base["trunk"]), set()
     for module, (a, b) in pairs.items():
         name, layer, part, parts = _place(module, trunk, folder)
-        kernel = np.array(trunk[name], np.float32)
-        into = np.split(kernel[layer], parts, axis=-1)[part]  # a view
+        if name not in changed:
+            trunk[name] = np.array(trunk[name], np.float32)  # the base keeps its own
+            changed.add(name)
+        into = np.split(trunk[name][layer], parts, axis=-1)[part]  # a view
         if a.shape[1:] + b.shape[:1] != into.shape or len(a) != b.shape[1]:
             raise UserError(f"{folder}: {module} is {list(into.shape[::-1])}, its A {list(a.shape)}, B {list(b.shape)}")
         into += scale(len(a)) * (a.T @ b.T)
-        trunk[name] = kernel
     return {**base, "trunk": unflatten(trunk)}
 
 
@@ -142,7 +143,7 @@ def _with_mode(folder: Path, base: Params, pairs: dict[str, tuple[np.ndarray, np
     if (found := fingerprint(_frozen(base))) != words.get("base"):
         made = str(words.get("base"))
         raise UserError(f"{folder} was made for another base model (fingerprint {made[:12]}, base= has {found[:12]})")
-    depth, leaves = len(rest["blocks/norm1/gain"]), dict(rest)
+    depth, leaves = len(base["trunk"]["blocks"]["mlp"]["fc2"]["bias"]), dict(rest)
     for path in {path: None for path, *_ in BLOCK.values()}:
         modules = [module for module, (at, *_) in BLOCK.items() if at == path]
         layers = []

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.notes import note
 from flexidit_jax.common.tensor_files import misnamed, told
 from flexidit_jax.common.types import Array, Params
 from flexidit_jax.common.weights import Network
@@ -274,6 +275,11 @@ def _model_of(state: StateDict, said: Said, stored: bool) -> DiT:
             ' beside the file, such as {"input_size": 32, "interpolation_scale": 0.5}, or as arguments so named'
         )
     micro, null = _has_micro(state), len(state[NULL]) if stored else 0
+    if not (micro or null or said.length):
+        note(
+            f"no file says how long texts are: up to {LENGTHS[micro]} tokens are read, as PixArt-Sigma reads them; of a"
+            f" PixArt-alpha say length={LENGTHS[True]}"
+        )
     return build_dit(
         latent=(1, input_size, input_size, channels),
         conditioner={

@@ -19,7 +19,7 @@ from flexidit_jax.convert.peft_layout import FILES as ADAPTERS
 from flexidit_jax.convert.peft_layout import is_peft, read_peft
 from flexidit_jax.convert.pixart_pipeline import FILES, beside
 from flexidit_jax.convert.said import Said
-from flexidit_jax.convert.saved import WEIGHTS, Lent, lent_to, read_saved
+from flexidit_jax.convert.saved import WEIGHTS, Lent, check_tree, lent_to, read_saved
 from flexidit_jax.convert.weight_files import read_state_dict
 from flexidit_jax.models.build import describe
 from flexidit_jax.models.dit import DiT
@@ -95,8 +95,10 @@ def _read(path: str | Path, said: Said, which: str | None, base: Lent) -> tuple[
             return {**config, "process": found.process, "text": found.text}, params
         return _published(*read_dit(*read_folder(path, which)), path / "vae")
     if is_peft(path):
-        config, params = lent_to(path, base)
-        return {**config, "base": str(path)}, read_peft(path, params)
+        config, lent = lent_to(path, base)
+        params = read_peft(path, lent)
+        check_tree(config, params, path)
+        return {**config, "base": str(path)}, params
     if (path / WEIGHTS).is_file():
         return read_saved(path, which, base)
     if path.is_dir() and (found := sorted(file.name for file in path.iterdir() if file.name.endswith(SUFFIXES))):

@@ -90,10 +90,22 @@ def read_saved(folder: Path, which: str | None, lent: Lent) -> tuple[dict[str, A
         params = merge(frozen, params)
     for patch in config["patches"]:  # a lone mode has no leaves of its own
         params.setdefault("modes", {}).setdefault(patch_name(as_patch(patch)), {})
-    problems = differences(_shapes(config, params), flatten(params))
-    if problems:
-        raise UserError(f"{folder / WEIGHTS} does not hold this model: " + told(problems))
+    check_tree(config, params, folder / WEIGHTS)
     return config, params
+
+
+def check_tree(config: dict[str, Any], params: Params, where: Path) -> None:
+    """Refuses a stored tree that is not one of a config's model.
+
+    Raises:
+      UserError: leaves that are missing, unexpected or misshapen, all named.
+    """
+    model = recorded_dit(config["model"])
+    patches, rank = patches_of(params), adapter_rank(params)
+    tree = jax.eval_shape(lambda: flexify(init(model, jax.random.key(0)), patches, rank))
+    shapes = {name: leaf.shape for name, leaf in flatten(tree).items()}
+    if problems := differences(shapes, flatten(params)):
+        raise UserError(f"{where} does not hold this model: " + told(problems))
 
 
 def lent_to(folder: Path, lent: Lent) -> tuple[dict[str, Any], Params]:
@@ -128,11 +140,3 @@ def _described(
     if isinstance(patches, str) or not isinstance(patches, Sequence) or not patches:
         raise UserError(f"config key 'patches' must be a list of patch sizes, got {shown(patches)}")
     return {"patches": patches, "base": base, "model": model, "process": process, "codec": codec, "text": text}
-
-
-def _shapes(config: dict[str, Any], params: Params) -> dict[str, tuple[int, ...]]:
-    """What the stored tree of a config must hold."""
-    model = recorded_dit(config["model"])
-    patches, rank = [as_patch(patch) for patch in config["patches"]], adapter_rank(params)
-    tree = jax.eval_shape(lambda: flexify(init(model, jax.random.key(0)), patches, rank))
-    return {name: leaf.shape for name, leaf in flatten(tree).items()}

@@ -150,7 +150,7 @@ class Sampler:
         conditioner = self.engine.model.conditioner
         cond = parsed(conditioner, asked)
         batch = size(cond)
-        conds = cond, *guides(cond, negatives(conditioner, negative, batch))
+        conds = cond, *self._guides(cond, negatives(conditioner, negative, batch))
         if self.engine.even(batch) != batch:
             raise UserError(f"{batch} samples do not split over the devices evenly; {self.engine.even(batch)} would")
         chains, which = self._chains(specs, batch, conds)
@@ -226,7 +226,7 @@ class Sampler:
         if not callable(progress):
             progress = typed(progress, "bool", "progress")
         batch = self.engine.even(min(batch or n, n))
-        chains, which = self._chains(specs, batch, (cond, *guides(cond, away)))
+        chains, which = self._chains(specs, batch, (cond, *self._guides(cond, away)))
         most = np.array([chain.steps for chain in chains])[which]
         noise, captured = given_noise(noise, captured, self.engine.model.latent, n, max(most))
         parts = [np.minimum(np.arange(begin, begin + batch), n - 1) for begin in range(0, n, batch)]
@@ -276,6 +276,9 @@ class Sampler:
             self._check_null(spec, batch, conds[1][NULL][which == i])
         chains = (spec if isinstance(spec, Trajectory) else self.trajectory(spec, batch) for spec in place)
         return tuple(chains), which
+
+    def _guides(self, cond: Condition, negative: Condition | None) -> tuple[Condition, Condition]:
+        return guides(cond, negative, getattr(self.engine.model.conditioner, "own", ()))
 
     def _check_null(self, spec: SampleSpec | Trajectory, batch: int, null: np.ndarray) -> None:
         """Refuses to lead away from no condition where nothing stands for that; `null` is the guides', bool [B]."""

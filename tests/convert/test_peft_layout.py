@@ -239,3 +239,21 @@ def test_a_dit_has_adapters_too(dit: fd.FlexiDiT, tmp_path: Path) -> None:
     assert kernels[0].shape == (3, d, 6 * d)
     np.testing.assert_allclose(kernels[0][2] - kernels[1][2], 3 * (b @ a).T, atol=1e-5)
     np.testing.assert_array_equal(kernels[0][:2], kernels[1][:2])
+
+
+def test_leaves_of_a_mode_that_are_missing_are_named(base: fd.FlexiDiT, folder: Path) -> None:
+    changed(lambda state: state.pop("blocks/norm1/gain"), folder / OWN)
+    with pytest.raises(UserError, match=r"does not hold this model: missing modes/1x4x4/blocks/norm1/gain$"):
+        fd.load(folder, base=base)
+
+
+def test_several_layers_are_merged_at_once_and_the_base_is_left_alone(base: fd.FlexiDiT, tmp_path: Path) -> None:
+    names = [f"transformer_blocks.{i}.attn1.to_{part}" for i in range(2) for part in "qv"]
+    before = np.array(base.params["trunk"]["blocks"]["attention"]["qkv"]["kernel"])
+    flex = fd.load(foreign(tmp_path / "lora", {name: drawn(36, 36) for name in names}), base=base)
+    a, b = drawn(36, 36)
+    after = np.array(flex.params["trunk"]["blocks"]["attention"]["qkv"]["kernel"])
+    for columns in (slice(36), slice(72, 108)):
+        np.testing.assert_allclose((after - before)[..., columns], np.stack([3 * (b @ a).T] * 2), atol=1e-5)
+    np.testing.assert_array_equal(after[..., 36:72], before[..., 36:72])
+    np.testing.assert_array_equal(base.params["trunk"]["blocks"]["attention"]["qkv"]["kernel"], before)

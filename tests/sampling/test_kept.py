@@ -234,6 +234,17 @@ def test_before_the_steps_and_in_them(
     assert near(before, flex.sample(cond, negative=[texts[1]], **WORDS), 1e-5)
 
 
+def test_both_halves_of_guidance_have_the_micro_conditions_of_the_picture(micro: fd.FlexiDiT, texts: list) -> None:
+    cond = micro.model.conditioner.parse(texts)
+    cond["resolution"][:], cond["aspect_ratio"][:] = (512, 768), 0.67
+    away = micro.model.conditioner.parse([texts[1]])
+    told = {**away, "resolution": cond["resolution"][:1], "aspect_ratio": cond["aspect_ratio"][:1]}
+    ours, theirs = (micro.sample(cond, negative=negative, **WORDS) for negative in (away, told))
+    np.testing.assert_array_equal(ours, theirs)
+    state = micro.sampler.start(cond, SampleSpec(steps=2))
+    np.testing.assert_array_equal(state.conds[1]["resolution"], cond["resolution"])
+
+
 def test_without_micro_conditions_all_texts_share_their_modulations(pixart: fd.FlexiDiT, micro: fd.FlexiDiT) -> None:
     for flex, wanted in ((pixart, [[0, 0], [0, 0], [0, 0]]), (micro, [[0, 1], [0, 1], [0, 1]])):
         cond = flex.model.conditioner.parse([None, None])

@@ -186,11 +186,16 @@ def check_null(conditioner: Any, null: np.ndarray) -> None:
         conditioner.completed({NULL: null})
 
 
-def guides(cond: Condition, negative: Condition | None) -> tuple[Condition, Condition]:
+def guides(cond: Condition, negative: Condition | None, own: Sequence[str] = ()) -> tuple[Condition, Condition]:
     """The guide's condition where a mode guides itself, and where a weaker mode guides it.
 
     That is the negative one where there is one; else none, and the sample's own (FlexiDiT section 3.4).
+
+    Args:
+      own: keys that are the sample's own whatever guides it.
     """
     if negative is None:
         return as_null(cond), cond
+    if own:
+        negative = {**negative, **{key: cond[key] for key in own}}
     return negative, chosen(negative[NULL], cond, negative)

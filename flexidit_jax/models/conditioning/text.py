@@ -80,7 +80,12 @@ class Conditioner(nn.Module):
     @property
     def fields(self) -> tuple[str, ...]:
         """See `models.conditioning`."""
-        return ("tokens", "mask") if self.resolution is None else ("tokens", "mask", "resolution", "aspect_ratio")
+        return ("tokens", "mask", *self.own)
+
+    @property
+    def own(self) -> tuple[str, ...]:
+        """See `models.conditioning`."""
+        return () if self.resolution is None else ("resolution", "aspect_ratio")
 
     def grown(self, rows: float, columns: float) -> Conditioner:
         """For pictures so many times as high and as wide."""
