@@ -150,6 +150,8 @@ class FlexiDiT:
             grid(model.latent, patch)
         other = dataclasses.replace(self, model=model)
         vars(other)["_engine"] = self._engine.sized(model.latent)
+        if "_resident" in vars(self):
+            vars(other)["_resident"] = self._resident
         return other
 
     def of_size(self, specs: Sequence[SampleSpec]) -> tuple[FlexiDiT, list[SampleSpec]]:
@@ -361,8 +363,7 @@ class FlexiDiT:
 
         Args:
           path: the folder.
-          adapters_only: leave the pre-trained weights out; `load` then wants them as `base=` and
-            refuses any others by the fingerprint recorded here.
+          adapters_only: leave the pre-trained weights out; `load` then wants these, and refuses others, as `base=`.
           overwrite: replace another model that is there.
 
         Raises:

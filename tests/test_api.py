@@ -80,7 +80,7 @@ def test_keywords_of_sample_and_flops_and_their_defaults() -> None:
     same = {name: parameter.default for name, parameter in plan.items() if name != "self"}
     assert same == {name: sample[name].default for name in same}
     assert {"steps", "schedule", "guide", "budget", "guidance"} <= set(same)
-    assert set(inspect.signature(fd.FlexiDiT.flops).parameters) == set(plan)
+    assert set(inspect.signature(fd.FlexiDiT.flops).parameters) == {*plan, "text_kept"}
 
 
 def test_patches_are_triples_powerful_first(dit: fd.FlexiDiT, flex: fd.FlexiDiT) -> None:

@@ -50,8 +50,8 @@ def beside(pipeline: Path, name: str) -> Beside:
     """
     index = json_object(pipeline / INDEX) if (pipeline / INDEX).is_file() else {}
     kind = index.get("text_encoder")
-    at_the_hub = name.startswith(FORCED) and isinstance(kind, list) and kind[-1:] == ["T5EncoderModel"]
-    there = at_the_hub or (not name.startswith(FORCED) and (pipeline / "text_encoder").is_dir())
+    at_the_hub = isinstance(kind, list) and kind[-1:] == ["T5EncoderModel"]
+    there = at_the_hub if name.startswith(FORCED) else (pipeline / "text_encoder").is_dir()
     text = {"name": "t5", "path": name} if there else None
     return Beside(text, LENGTHS.get(index.get("_class_name")), _process(pipeline / SCHEDULER))
 

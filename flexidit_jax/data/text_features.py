@@ -52,9 +52,12 @@ class TextShards(RecordShards):
         self.prompts, self._dtype = prompts, np.dtype(dtype).newbyteorder("<")
 
     def size(self, shards: Sequence[int]) -> int:
-        """Bytes at most of the files of `shards`."""
-        most = self._words["length"] * self._words["width"] * self._dtype.itemsize + PER_RECORD
-        return self.count(shards) * most + len(shards) * PER_FILE
+        """Bytes of the files of `shards`, about: few texts have more than a token for two letters."""
+        tokens = sum(
+            min(self._words["length"], len(self.prompts[i]) // 2 + 2) for n in map(self.numbers, shards) for i in n
+        )
+        each = self._words["width"] * self._dtype.itemsize
+        return tokens * each + self.count(shards) * PER_RECORD + len(shards) * PER_FILE
 
     def write_prompts(self) -> None:
         """Writes the texts beside the shards.

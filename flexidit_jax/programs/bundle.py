@@ -159,6 +159,7 @@ def write_exported(flex: FlexiDiT, section: Export, tables: Mapping[str, Steps],
                 name: {"shape": like.shape[1:], "dtype": str(like.dtype), "limits": model.conditioner.limits.get(name)}
                 for name, like in sorted(shapes(model.conditioner, 1).items())
             },
+            "own": list(getattr(model.conditioner, "own", ())),
             "guidance_channels": channels,
             "scale_ratio": SCALE_RATIO,
             "arguments": ["weights", "tables", "rows", "scale", "pick", *Carry._fields, "cond", "guide_cond", "noise"],

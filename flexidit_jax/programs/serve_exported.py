@@ -87,14 +87,15 @@ def condition(fields, given, what):
     return {name: arrays[name].astype(field["dtype"]) for name, field in fields.items()}
 
 
-def guides(cond, negative):
-    """The guide's condition where a mode guides itself, and where a weaker one guides it."""
+def guides(cond, negative, own=()):
+    """The guide's condition where a mode guides itself, and where a weaker one guides it; `own` stays the sample's."""
     if negative is None:
         return {**cond, "null": np.ones_like(cond["null"])}, cond
     batch = len(cond["null"])
     if len(negative["null"]) not in (1, batch):
         raise ValueError(f"negative must be one for all samples or one for each of {batch}")
     negative = {name: np.broadcast_to(a, (batch, *a.shape[1:])) for name, a in negative.items()}
+    negative |= {name: cond[name] for name in own}
     null = negative["null"]
     mixed = {name: np.where(null.reshape(-1, *[1] * (a.ndim - 1)), cond[name], a) for name, a in negative.items()}
     return negative, mixed
@@ -105,7 +106,7 @@ def sample(folder, cond, negative=None, table=None, schedule=None, guide=None, g
     manifest = read_manifest(folder)
     cond = condition(manifest["cond"], cond, "cond")
     negative = None if negative is None else condition(manifest["cond"], negative, "negative")
-    itself, weaker = guides(cond, negative)
+    itself, weaker = guides(cond, negative, manifest.get("own", ()))
     batch = len(cond["null"])
     if not math.isfinite(guidance):
         raise ValueError(f"guidance must be finite, got {guidance}")

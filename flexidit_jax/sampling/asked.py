@@ -36,6 +36,7 @@ def conditions(
     for one in specs if isinstance(specs, Sequence) else [specs]:
         if isinstance(one, SampleSpec) and one.latency_ms is None:  # which would be timed
             sampler.plan(one)
+            sampler.check_null(one, None, np.array([negative is None]))
     conditioner = sampler.engine.model.conditioner
     if (width := getattr(conditioner, "features", None)) is not None:
         asked, negative = with_features(encoder, width, asked, negative)

@@ -273,15 +273,19 @@ class Sampler:
         place = {spec: i for i, spec in enumerate(dict.fromkeys(specs))}
         which = np.array([place[spec] for spec in specs])
         for spec, i in place.items():
-            self._check_null(spec, batch, conds[1][NULL][which == i])
+            self.check_null(spec, batch, conds[1][NULL][which == i])
         chains = (spec if isinstance(spec, Trajectory) else self.trajectory(spec, batch) for spec in place)
         return tuple(chains), which
 
     def _guides(self, cond: Condition, negative: Condition | None) -> tuple[Condition, Condition]:
         return guides(cond, negative, getattr(self.engine.model.conditioner, "own", ()))
 
-    def _check_null(self, spec: SampleSpec | Trajectory, batch: int, null: np.ndarray) -> None:
-        """Refuses to lead away from no condition where nothing stands for that; `null` is the guides', bool [B]."""
+    def check_null(self, spec: SampleSpec | Trajectory, batch: int | None, null: np.ndarray) -> None:
+        """Refuses to lead away from no condition where nothing stands for that; `null` is the guides', bool [B].
+
+        Raises:
+          UserError: so it is; another is named that would do.
+        """
         try:
             check_null(self.engine.model.conditioner, null)
         except UserError as error:

@@ -115,7 +115,8 @@ def test_a_session_keeps_its_programs_with_the_user(home: Path, tmp_path: Path) 
 
 def test_loading_and_sampling_do_so(home: Path, dit: fd.FlexiDiT, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[None] = []
-    monkeypatch.setattr("flexidit_jax.api.keep_session_programs", lambda: asked.append(None))
+    for module in ("api", "loading"):
+        monkeypatch.setattr(f"flexidit_jax.{module}.keep_session_programs", lambda: asked.append(None))
     with pytest.raises(fd.UserError):
         fd.load(home / "nothing")
     assert len(asked) == 1

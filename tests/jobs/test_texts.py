@@ -178,12 +178,12 @@ def test_many_prompts_are_streamed_and_gone_on_with(
     assert refusal(capsys).startswith(f"{out} holds images made with other words: labels is '3 prompts, ")
 
 
-def test_prompts_as_one_array(run: Run, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    assert (
-        run("generate", f"--prompts={tmp_path / 'prompts.txt'}", f"--out={out}", "--num=4", **{"generate.files": "npz"})
-        == 0
-    )
+def test_kept_features_as_one_array(run: Run, tmp_path: Path) -> None:
+    """Where there are features, nobody asks for the encoder."""
+    out, kept, words = tmp_path / "out", tmp_path / "kept", {"text.length": 16}
+    assert run("encode", f"--prompts={tmp_path / 'prompts.txt'}", f"--out={kept}", **words) == 0
+    words |= {"generate.files": "npz", "text.path": tmp_path / "gone"}
+    assert run("generate", f"--prompts={kept}", f"--out={out}", "--num=4", **words) == 0
     arrays = np.load(out / "samples.npz")
     assert arrays["arr_0"].shape == (4, 16, 16, 4) and arrays["arr_1"].tolist() == [0, 1, 2, 0]
     lines = [json.loads(line) for line in (out / "metadata.jsonl").read_text("utf-8").splitlines()]

@@ -80,6 +80,11 @@ def test_what_is_wrong_is_said_before_an_encoder_is_read(texts: fd.FlexiDiT, mon
     ):
         with pytest.raises(fd.UserError, match=says):
             texts.sample(PROMPTS, **{**WORDS, **words})
+    bare = texts.model.clone(conditioner=texts.model.conditioner.clone(null_length=0, null_mask="own"))
+    with pytest.raises(
+        fd.UserError, match=r"^guidance: this model has nothing that stands for no text; .* a negative$"
+    ):
+        dataclasses.replace(texts, model=bare).sample(PROMPTS, **WORDS)
 
 
 def test_an_encoder_and_a_model_that_do_not_fit(texts: fd.FlexiDiT, flex: fd.FlexiDiT) -> None:

@@ -157,7 +157,7 @@ def test_the_key_tells_apart_what_changes_the_time(flex: fd.FlexiDiT) -> None:
 
 def planned(patches: Sequence[Patch], steps: int = 4, **words: str) -> list[Segment]:
     table = SimpleNamespace(times=range(steps), evaluations=(1,) * steps)
-    return list(SampleSpec(**words).plan(patches, table, lambda patch: 1 / np.prod(patch)).segments)
+    return list(SampleSpec(guidance=1.5, **words).plan(patches, table, lambda patch: 1 / np.prod(patch)).segments)
 
 
 def test_a_choice_for_every_pair_of_lengths() -> None:

@@ -312,8 +312,8 @@ def bare() -> fd.FlexiDiT:
 
 
 NOTHING = (
-    "guidance: this model has nothing that stands for no text; load weights that hold y_embedding, or give features of"
-    ' "" from its text encoder; or name a negative'
+    "guidance: this model has nothing that stands for no text; load weights that hold y_embedding, or with null='empty'"
+    " and text= its text encoder; or name a negative"
 )
 
 
