@@ -33,7 +33,7 @@ from flexidit_jax.sampling.asked import conditions, features, fitting
 from flexidit_jax.sampling.engine import Engine
 from flexidit_jax.sampling.plan import Plan
 from flexidit_jax.sampling.sampler import Sampler
-from flexidit_jax.sampling.sizes import size_of
+from flexidit_jax.sampling.sizes import Size, size_of
 from flexidit_jax.sampling.snapshot import NotFinite, Snapshot, gathered
 from flexidit_jax.sampling.spec import SampleSpec
 from flexidit_jax.sampling.takes_spec import takes_spec
@@ -160,12 +160,12 @@ class FlexiDiT:
         Raises:
           UserError: see `sampling.sizes.size_of`.
         """
-        found = size_of([(spec.size, spec.aspect) for spec in specs], self.model, self.codec, self.patches)
-        if found is None:
+        words = [Size(spec.size, spec.aspect, spec.frames) for spec in specs]
+        if (found := size_of(words, self.model, self.codec, self.patches)) is None:
             return self, list(specs)
         size, latent = found
         flex = self if latent == self.model.latent else self.sized(latent)
-        return flex, [dataclasses.replace(spec, size=size, aspect=None) for spec in specs]
+        return flex, [dataclasses.replace(spec, **size._asdict()) for spec in specs]
 
     def predict(self, x: Array, t: Array, labels: Any, patch: int | str | tuple[int, ...] | None = None) -> Prediction:
         """One call of the network.

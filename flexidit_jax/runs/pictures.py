@@ -12,8 +12,9 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.errors import UserError, nearest
 from flexidit_jax.common.files import written_aside
+from flexidit_jax.runs.clips import FORMATS, check_fps, write_clip
 
 #: what is said of pictures: an object a line, `file_name` and `text` as trainers read them
 SAYS = "metadata.jsonl"
@@ -27,11 +28,20 @@ class Files:
       grid: all samples on one sheet.
       images: a PNG each (animated for clips).
       npz: uint8 `arr_0` [N, H, W, C], as ADM's evaluator reads.
+      clips: a file each of this format, "mp4", "gif" or "webp" (`runs.clips`).
+      fps: frames a second of these.
     """
 
     grid: bool = True
     images: bool = False
     npz: bool = False
+    clips: str | None = None
+    fps: int = 16
+
+    def __post_init__(self) -> None:
+        check_fps(self.fps)
+        if self.clips not in (None, *FORMATS):
+            raise UserError(f"no sample.files.clips {self.clips!r}{nearest(str(self.clips), FORMATS)}")
 
     def write(
         self,
@@ -64,6 +74,8 @@ class Files:
                     write_picture(picture_file(folder, i), image, says[i] if says else {})
                 without = f" without {', '.join(map(str, failed))}" if failed else ""
                 written.append(f"000000.png to {len(images) - 1:06d}.png{without}")
+            if self.clips:
+                written += self._write_clips(folder, images, failed)
             if self.npz:
                 with written_aside(folder / "samples.npz") as aside, aside.open("wb") as file:
                     sound = {"arr_0": np.delete(images, failed, axis=0), "failed": np.array(failed, int)}
@@ -76,6 +88,21 @@ class Files:
         except OSError as error:
             raise UserError(f"cannot write to {folder} ({error.strerror})") from None
         return written
+
+
+    def _write_clips(self, folder: Path, images: np.ndarray, failed: Sequence[int]) -> list[str]:
+        """A file a clip; an image is a clip of one frame.
+
+        Raises:
+          UserError: see `runs.clips.write_clip`.
+        """
+        for i, clip in enumerate(images):
+            file = picture_file(folder, i).with_suffix(f".{self.clips}")
+            if i in failed:
+                file.unlink(missing_ok=True)  # of an earlier start
+                continue
+            write_clip(file, [clip if clip.ndim == 4 else clip[None]], self.fps)
+        return [f"000000.{self.clips} to {len(images) - 1:06d}.{self.clips}"]
 
 
 def picture_file(folder: Path, number: int) -> Path:

@@ -1,4 +1,4 @@
-"""Sizes of pictures, asked for in pixels or by the ratio of their sides: drawn exactly so, or refused.
+"""Sizes of pictures and clips, in pixels and frames or by the ratio of sides: drawn exactly so, or refused.
 
 A ratio picks the nearest bin of PixArt's, heights and widths of about as many pixels as the model was trained at.
 """
@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 
 from flexidit_jax.common.arguments import shown
 from flexidit_jax.common.errors import UserError
@@ -32,7 +32,21 @@ PIXELS, RATIOS = (0.5, 2.0), (0.25, 4.0)
 _RATIO = re.compile(r"\s*([0-9]+)\s*:\s*([0-9]+)\s*")
 
 
-def check_size(size: Any, aspect: Any) -> None:
+class Size(NamedTuple):
+    """What is asked for; None where nobody says.
+
+    Attributes:
+      size: height and width in pixels.
+      aspect: instead, width to height, such as "3:2".
+      frames: of clips.
+    """
+
+    size: tuple[int, int] | None = None
+    aspect: str | None = None
+    frames: int | None = None
+
+
+def check_size(size: Any, aspect: Any, frames: Any = None) -> None:
     """Refuses words that are no size.
 
     Raises:
@@ -45,15 +59,17 @@ def check_size(size: Any, aspect: Any) -> None:
         raise UserError(f"aspect must be the width to the height, such as '3:2', got {shown(aspect)}")
     if size is not None and aspect is not None:
         raise UserError(f"give a size or an aspect, not both (size={size!r}, aspect={aspect!r})")
+    if frames is not None and not (type(frames) is int and frames > 0):
+        raise UserError(f"frames must be a positive number of frames, such as 81, got {shown(frames)}")
 
 
 def size_of(
-    words: Sequence[tuple[tuple[int, int] | None, str | None]], model: DiT, codec: Any, patches: Sequence[Patch]
-) -> tuple[tuple[int, int], tuple[int, ...]] | None:
-    """Height and width in pixels of what is asked for at once, and the latent; None where nobody says a size.
+    words: Sequence[Size], model: DiT, codec: Any, patches: Sequence[Patch]
+) -> tuple[Size, tuple[int, ...]] | None:
+    """What is asked for at once, in pixels and frames, and the latent; None where nobody says a size.
 
     Args:
-      words: size and aspect of every spec.
+      words: of every spec.
       codec: tells pixels of latents.
       patches: modes, all of which must divide the latent.
 
@@ -63,19 +79,23 @@ def size_of(
     """
     if len(asked := set(words)) > 1:
         raise UserError("what is drawn in one call is of one size; call once for each size")
-    size, aspect = next(iter(asked), (None, None))
-    if size is None and aspect is None:
+    size, aspect, clip = next(iter(asked), Size())
+    if (size, aspect, clip) == Size():
         return None
-    what = f"size={size!r}" if aspect is None else f"aspect={aspect!r}"
+    what = ", ".join(f"{key}={word!r}" for key, word in zip(Size._fields, (size, aspect, clip)) if word is not None)
     if codec is None:
         raise UserError(f"{what}: this model has no codec, which tells pixels of latents; FlexiDiT.sized takes latents")
-    frames, *latent, channels = model.latent
-    trained = codec.data_shape(model.latent)[1:3]
+    _, *latent, channels = model.latent
+    drawn, *trained, _ = codec.data_shape(model.latent)
+    trained = tuple(trained)
+    clip = drawn if clip is None else clip
+    frames = _latents_of(clip, drawn, model, codec)
+    size = trained if size is None and aspect is None else size
     units = [
         pixels // side * math.lcm(*(patch[axis] for patch in patches))
         for axis, pixels, side in zip((1, 2), trained, latent, strict=True)
     ]
-    if model.span is None and size != trained:
+    if "height" not in model.free and size != trained:
         raise UserError(f"{what}: this model draws {_said(trained)} alone, since its positions count patches")
     if aspect is not None:
         size = _bin(aspect, trained, units)
@@ -87,7 +107,28 @@ def size_of(
         )
     _warn(size, trained)
     scales = [pixels // side for pixels, side in zip(trained, latent, strict=True)]
-    return size, (frames, *(side // scale for side, scale in zip(size, scales, strict=True)), channels)
+    sides = (side // scale for side, scale in zip(size, scales, strict=True))
+    return Size(size, None, clip), (frames, *sides, channels)
+
+
+def _latents_of(frames: int, drawn: int, model: DiT, codec: Any) -> int:
+    """Frames of the latent of so many frames.
+
+    Args:
+      drawn: frames that the model was trained at.
+    """
+    if frames == drawn:
+        return model.latent[0]
+    if "frames" not in model.free:
+        raise UserError(f"frames={frames}: this model draws {drawn} alone, since its positions count patches")
+    _, *pixels = codec.data_shape(model.latent)
+    below = codec.latent_shape((frames, *pixels))[0]
+    counts = [codec.data_shape((latents, *model.latent[1:]))[0] for latents in (below, below + 1)]
+    if frames not in counts:
+        raise UserError(f"frames={frames}: a clip is of 4k + 1 frames; the nearest are {counts[0]} and {counts[1]}")
+    if frames > drawn:
+        note(f"{frames} frames are more than the {drawn} that this model was trained at; its clips may repeat")
+    return below + counts.index(frames)
 
 
 def _ratio(aspect: str) -> Fraction | None:

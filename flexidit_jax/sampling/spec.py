@@ -99,6 +99,7 @@ class SampleSpec:
         for a few, and it may change the last bits; hence "separate", the fewest FLOPs, by default.
       size: (height, width) of pictures in pixels, drawn exactly; None: what the model was trained at.
       aspect: instead, width to height such as "3:2": the nearest bin of PixArt's (see `sampling.sizes`).
+      frames: of clips, drawn exactly; None: as many as the model was trained at.
 
     Raises:
       UserError: what no model could do: types, ranges, keys that exclude each other.
@@ -119,13 +120,14 @@ class SampleSpec:
     packing: str = "separate"
     size: tuple[int, int] | None = None
     aspect: str | None = None
+    frames: int | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):
             object.__setattr__(self, field.name, _hashable(getattr(self, field.name), field.name))
         _check_latency(self.latency_ms)
         _check_interval(self.guidance_interval)
-        check_size(self.size, self.aspect)
+        check_size(self.size, self.aspect, self.frames)
         for field in fields(self):
             object.__setattr__(self, field.name, typed(getattr(self, field.name), field.type, field.name))
         if not isinstance(self.solver_section, (str, dict, type(None))):

@@ -69,6 +69,35 @@ def test_a_guided_chain(pipeline: Path, solver: str, grid: str) -> None:
         np.testing.assert_allclose(after[number], np.moveaxis(expected, 1, -1), atol=2e-5)
 
 
+def test_clips_of_any_size_and_number_of_frames(pipeline: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flex = fd.load(pipeline, length=12).sized((3, 4, 4, 4)).flexify([(1, 2, 2), (2, 2, 2), (1, 4, 4)])
+    golden = np.load(GOLDEN / "wan_tiny.npz")
+    ask = {"negative": {"tokens": golden["null_text"]}, "steps": 4, "progress": False}
+    text = {"tokens": golden["text"][:1]}
+    clip = flex.sample(text, frames=5, size=(32, 64), schedule="1x4x4:1,2x2x2:1,1x2x2:2", **ask)
+    assert clip.shape == (1, 5, 32, 64, 3) and clip.dtype == np.uint8
+    assert flex.flops(frames=5, size=(32, 64), steps=4).relative == 1
+    budget = flex.plan(frames=9, budget=0.6, weak=(1, 4, 4), steps=10)
+    assert {segment.cond_patch for segment in budget.segments} == {(1, 4, 4), (1, 2, 2)}
+    capsys.readouterr()
+    flex.plan(frames=13, steps=4)
+    said = "note: 13 frames are more than the 9 that this model was trained at; its clips may repeat\n"
+    assert capsys.readouterr().err == said
+    for words, message in (
+        ({"frames": 8}, "frames=8: a clip is of 4k + 1 frames; the nearest are 5 and 9"),
+        ({"frames": 0}, "frames must be a positive number of frames, such as 81, got 0"),
+        (
+            {"size": (40, 64)},
+            "size=(40, 64): sides must be multiples of 32x32 pixels, a patch of the weakest mode; the nearest are a"
+            " height of 32 or 64 and a width of 64",
+        ),
+        ({"frames": 1}, "patch 2x2x2 does not divide the latent 1x4x4"),
+    ):
+        with pytest.raises(UserError) as caught:
+            flex.plan(steps=4, **words)
+        assert message in str(caught.value)
+
+
 def test_a_lone_file(pipeline: Path, tmp_path: Path) -> None:
     flex = fd.load(pipeline / "transformer" / WEIGHTS)
     assert flex.process == Process(shift=3.0) and flex.model.conditioner.length == 512

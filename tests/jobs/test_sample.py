@@ -17,6 +17,7 @@ import flexidit_jax as fd
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.experiment.sections import Sampling
 from flexidit_jax.main import main
+from flexidit_jax.runs.clips import read_clip
 from flexidit_jax.runs.pictures import Files, contact_sheet
 
 SMOKE = f"--config={Path(__file__).parents[2] / 'configs' / 'digits.py'}:smoke"
@@ -159,6 +160,21 @@ def test_a_clip_is_an_animated_png(tmp_path: Path) -> None:
         assert image.n_frames == 3
         image.seek(2)
         np.testing.assert_array_equal(np.asarray(image.convert("RGB")), clip[1, 2])
+
+
+def test_clips_are_files(tmp_path: Path) -> None:
+    clips = np.arange(3 * 3 * 4 * 4 * 3, dtype=np.uint8).reshape(3, 3, 4, 4, 3)
+    (tmp_path / "000001.gif").touch()  # of an earlier start
+    said = Files(grid=False, clips="gif", fps=20).write(tmp_path, clips, failed=[1])
+    assert said == ["000000.gif to 000002.gif"] and not (tmp_path / "000001.gif").exists()
+    with Image.open(tmp_path / "000002.gif") as image:
+        assert (image.n_frames, image.info["duration"]) == (3, 50)
+    Files(grid=False, clips="mp4").write(tmp_path, clips[:, 0])  # images are clips of one frame
+    assert read_clip(tmp_path / "000001.mp4").shape == (1, 4, 4, 3)
+    with pytest.raises(UserError, match=r"no sample\.files\.clips 'mp5'; did you mean 'mp4'\?"):
+        Files(clips="mp5")
+    with pytest.raises(UserError, match="fps must be"):
+        Files(fps=0)
 
 
 def test_evaluate_agrees_with_the_report_of_the_same_row(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ import flexidit_jax as fd
 from flexidit_jax.codecs.identity import Codec
 from flexidit_jax.codecs.sd_vae import Codec as VAE
 from flexidit_jax.models.flops import forward_flops
-from flexidit_jax.sampling.sizes import BINS, size_of
+from flexidit_jax.sampling.sizes import BINS, Size, size_of
 
 WORDS = {"steps": 2, "decode": False, "progress": False}
 PROMPTS = ["a red apple", "two dogs play"]
@@ -76,11 +76,11 @@ def test_what_is_no_size(words: dict[str, Any], says: str) -> None:
 )
 def test_nothing_is_snapped(texts: fd.FlexiDiT, size: tuple[int, int], says: str) -> None:
     with pytest.raises(fd.UserError) as caught:
-        size_of([(size, None)], **published(texts, 512))
+        size_of([Size(size)], **published(texts, 512))
     assert str(caught.value) == (
         f"size={size!r}: sides must be multiples of 32x32 pixels, a patch of the weakest mode; the nearest are {says}"
     )
-    assert size_of([((496, 752), None)], **published(texts, 512, (2,))) == ((496, 752), (1, 62, 94, 4))
+    assert size_of([Size((496, 752))], **published(texts, 512, (2,))) == (Size((496, 752), None, 1), (1, 62, 94, 4))
 
 
 @pytest.mark.parametrize(
@@ -101,11 +101,11 @@ def test_nothing_is_snapped(texts: fd.FlexiDiT, size: tuple[int, int], says: str
 )
 def test_a_ratio_picks_the_nearest_bin(texts: fd.FlexiDiT, side: int, aspect: str, size: tuple[int, int]) -> None:
     """At 256 of those alone whose sides a patch of 4 divides, multiples of 32."""
-    found = size_of([(None, aspect)], **published(texts, side))
-    assert found == (size, (1, size[0] // 8, size[1] // 8, 4))
+    found = size_of([Size(None, aspect)], **published(texts, side))
+    assert found == (Size(size, None, 1), (1, size[0] // 8, size[1] // 8, 4))
     width, height = map(int, aspect.split(":"))
     if side == 256:
-        assert size_of([(None, "3:2")], **published(texts, 256, (2,)))[0] == (208, 304)
+        assert size_of([Size(None, "3:2")], **published(texts, 256, (2,)))[0].size == (208, 304)
     allowed = [(h * side // 256, w * side // 256) for h, w in BINS]
     allowed = [(h, w) for h, w in allowed if h % 32 == w % 32 == 0]
     assert abs(size[0] / size[1] - height / width) <= min(abs(h / w - height / width) for h, w in allowed) + 0.01
@@ -151,7 +151,7 @@ def test_who_draws_one_size_alone(pixels: fd.FlexiDiT, texts: fd.FlexiDiT, dit: 
             r"^a sampler draws one size; take that of the model of another, of FlexiDiT\.of_size$",
         ),
         (
-            lambda: size_of([(None, "3:2")], **published(texts, 256, (2, 128))),
+            lambda: size_of([Size(None, "3:2")], **published(texts, 256, (2, 128))),
             r"^aspect='3:2': no bin of pictures of 256 pixels can be drawn; give a size$",
         ),
     ):
@@ -160,14 +160,14 @@ def test_who_draws_one_size_alone(pixels: fd.FlexiDiT, texts: fd.FlexiDiT, dit: 
 
 
 def test_a_size_far_from_the_trained_one_is_said(texts: fd.FlexiDiT, capsys: pytest.CaptureFixture[str]) -> None:
-    size_of([((512, 768), None), ((512, 768), None)], **published(texts, 512))
+    size_of([Size((512, 768)), Size((512, 768))], **published(texts, 512))
     assert capsys.readouterr().err == ""
-    size_of([((512, 512), None)], **published(texts, 1024))
+    size_of([Size((512, 512))], **published(texts, 1024))
     assert capsys.readouterr().err == (
         "note: 512x512 is far from the 1024x1024 that this model was trained at (0.25 times the pixels); its pictures"
         " may repeat or fall apart\n"
     )
-    size_of([((192, 1280), None)], **published(texts, 512))
+    size_of([Size((192, 1280))], **published(texts, 512))
     assert "192x1280 is far from the 512x512" in capsys.readouterr().err
 
 
