@@ -76,12 +76,13 @@ def get_config(variant: str = "") -> ConfigDict:
         "packing": "separate",
         "size": None,
         "aspect": None,
+        "frames": None,
         "solver": "ddpm",
         "seed": 0,
         "first": 0,
         "batch": 500,
         "out": None,
-        "files": {"grid": True, "images": False, "npz": False},
+        "files": {"grid": True, "images": False, "npz": False, "clips": None, "fps": 16},
     }
     config.generate = {"num": 50_000, "out": None, "labels": "uniform", "shard": None}
     config.evaluate = {

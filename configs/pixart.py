@@ -93,12 +93,13 @@ def get_config(variant: str = "") -> ConfigDict:
         "packing": "separate",
         "size": None,
         "aspect": None,
+        "frames": None,
         "solver": None,
         "seed": 0,
         "first": 0,
         "batch": 4,
         "out": None,
-        "files": {"grid": True, "images": True, "npz": False},
+        "files": {"grid": True, "images": True, "npz": False, "clips": None, "fps": 16},
     }
     config.generate = {"num": None, "out": None, "shard": None, "files": "png"}
     config.encode = {"out": None, "dtype": "float16", "shard": 1024, "batch": 128}
