@@ -41,22 +41,24 @@ def moved(flex: fd.FlexiDiT, **model: Any) -> fd.FlexiDiT:
     return replace(flex, model=flex.model.clone(**model), params=params)
 
 
+def captioned(name: str) -> fd.FlexiDiT:
+    """A model to which no text is ten tokens, read by the mask of a caption."""
+    flex = fd.load(GOLDEN / f"{name}.safetensors")
+    conditioner = flex.model.conditioner.clone(length=M, null_length=M, null_mask="caption")
+    trunk = flex.params["trunk"]
+    trunk = {**trunk, "conditioner": {**trunk["conditioner"], "null": np.ones((M, K), np.float32)}}
+    return replace(flex, model=flex.model.clone(conditioner=conditioner), params={**flex.params, "trunk": trunk})
+
+
 @pytest.fixture(scope="module")
 def pixart() -> fd.FlexiDiT:
-    """Modes 2 and 4; no text is ten tokens, read by the mask of a caption."""
-    flex = fd.load(GOLDEN / "pixart_tiny.pth", num_heads=3)
-    assert flex.model.conditioner.null_length == M
-    return moved(flex.flexify((2, 4)))
+    """Modes 2 and 4."""
+    return moved(captioned("pixart_tiny").flexify((2, 4)))
 
 
 @pytest.fixture(scope="module")
 def micro() -> fd.FlexiDiT:
-    flex = fd.load(GOLDEN / "pixart_micro_tiny.safetensors")
-    conditioner = flex.model.conditioner.clone(length=M, null_length=M, null_mask="caption")
-    trunk = flex.params["trunk"]
-    trunk = {**trunk, "conditioner": {**trunk["conditioner"], "null": np.ones((M, K), np.float32)}}
-    flex = replace(flex, model=flex.model.clone(conditioner=conditioner), params={**flex.params, "trunk": trunk})
-    return moved(flex.flexify((2, 4)))
+    return moved(captioned("pixart_micro_tiny").flexify((2, 4)))
 
 
 @pytest.fixture(scope="module")
@@ -279,7 +281,7 @@ def test_what_no_step_to_come_reads_is_let_go(pixart: fd.FlexiDiT, texts: list) 
 
 
 def test_in_bfloat16_and_with_adapters(pixart: fd.FlexiDiT, texts: list, made: list) -> None:
-    flex = fd.load(GOLDEN / "pixart_tiny.pth", num_heads=3).flexify((2, 4), adapters=2)
+    flex = captioned("pixart_tiny").flexify((2, 4), adapters=2)
     flex = moved(flex, dtype="bfloat16")
     outs = [replace(flex, merge_adapters=merge).sample(texts, **WORDS) for merge in (True, False)]
     assert made == 2 * [(P2, 2), (P2, 1)]  # cross-attention is that of all modes
