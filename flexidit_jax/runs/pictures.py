@@ -89,7 +89,6 @@ class Files:
             raise UserError(f"cannot write to {folder} ({error.strerror})") from None
         return written
 
-
     def _write_clips(self, folder: Path, images: np.ndarray, failed: Sequence[int]) -> list[str]:
         """A file a clip; an image is a clip of one frame.
 
