@@ -125,7 +125,7 @@ def test_config_files(refuse: Refuse, tmp_path: Path) -> None:
         ("sample.files.pngs=1", "unknown config key 'sample.files.pngs'"),
         ("sample.decod=0", "unknown config key 'sample.decod'; did you mean 'decode'?"),
         ("evaluate.features.hiden=(3,)", "unknown config key 'evaluate.features.hiden'; did you mean 'hidden'?"),
-        ("sample.files=3", "config key 'sample.files' is a section, got '3'; set its keys, such as sample.files.grid"),
+        ("sample.files=3", "config key 'sample.files' is a section, got '3'; set its keys, such as sample.files.clips"),
         ("train.mesh=x", "config key 'train.mesh' is a section, got 'x'; set its keys, such as train.mesh.data"),
         ("train.stages=3", "config key 'train.stages' is a section, got '3'; set its keys, such as train.stages[0]"),
         ("sample.labels[0]=3", "unknown config key 'sample.labels[0]'; did you mean 'sample.labels'?"),

@@ -51,7 +51,7 @@ def test_sample_writes_a_grid_and_says_what_it_cost(run: Path, capsys: pytest.Ca
     assert [record.pop(key) for key in ("prompts", "noise", "step_noise", "negative")] == [None] * 4
     assert record.pop("images_per_prompt") == 1
     assert Sampling.of_record(record).spec == fd.SampleSpec(steps=4, budget=0.7, guidance=1.0, solver="ddpm", seed=5)
-    assert len(record) == 15  # every key, also those left at their default
+    assert len(record) == 16  # every key, also those left at their default
     with Image.open(folder / "grid.png") as image:
         drawn = np.asarray(image)
     images = flex.sample(LABELS, steps=4, budget=0.7, guidance=1.0, seed=5, progress=False)

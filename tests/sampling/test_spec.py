@@ -126,6 +126,7 @@ INTRODUCED = {
     "packing": "separate",
     "size": None,
     "aspect": None,
+    "frames": None,
 }
 
 
@@ -248,7 +249,7 @@ def test_positions_are_those_of_before() -> None:
         ({"budgett": 0.5}, "sample takes no 'budgett'; did you mean 'budget'?"),
         ({"bacth": 3}, "sample takes no 'bacth'; did you mean 'batch'?"),
         ({"step_nois": 3}, "sample takes no 'step_nois'; did you mean 'step_noise'?"),
-        ({"ellf": 3}, "sample takes no 'ellf'; known: aspect, batch, budget, decode, first, guidance,"),
+        ({"ellf": 3}, "sample takes no 'ellf'; known: aspect, batch, budget, decode, first, frames,"),
         ({"spec": {"steps": 3}}, "spec must be a SampleSpec, got dict"),
     ],
 )

@@ -100,7 +100,7 @@ def test_a_flow_model_trains_and_samples(tmp_path: Path) -> None:
     [
         ("model.learn_variance", True, "model.learn_variance must be False: the flow process has no variance to learn"),
         ("train.loss", {"name": "diffusion"}, "train.loss 'diffusion' is not one for the flow process"),
-        ("sample.solver", "ddpm", "solver 'ddpm' does not suit the flow process; these do: euler, heun"),
+        ("sample.solver", "ddpm", "solver 'ddpm' does not suit the flow process; these do: dpmpp_2m, euler,"),
         ("report", {"steps": 4, "batch": 50, "weak_first": (0, 2)}, "solver 'ddpm' does not suit the flow process"),
         ("process", {"name": "gaussian"}, "solver 'heun' does not suit the gaussian process"),
     ],
