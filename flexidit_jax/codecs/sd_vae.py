@@ -10,14 +10,14 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from flexidit_jax.common import build
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.files import content_digest
 from flexidit_jax.common.hub import located
 from flexidit_jax.common.pixels import to_uint8
-from flexidit_jax.common.placement import put
+from flexidit_jax.common.placement import mesh_of, whole_on
 from flexidit_jax.common.tensor_files import SUFFIXES, config_beside
 from flexidit_jax.common.types import Array, Params
 from flexidit_jax.common.weights import full_set, read_weights, weight_files, within
@@ -224,14 +224,13 @@ class Codec:
         model, params = self._loaded
         if decoding:
             model = model.clone(dtype=self.decode_dtype)
-        sharding = getattr(x, "sharding", None)
-        mesh = sharding.mesh if isinstance(sharding, NamedSharding) else None
+        mesh = mesh_of(x)
         if (mesh, decoding) not in self._copies:
 
             def sent(path: tuple[jax.tree_util.DictKey, ...], leaf: np.ndarray) -> jax.Array:
                 if decoding and path[-1].key == "kernel":
                     leaf = leaf.astype(model.dtype, copy=False)
-                return jnp.asarray(leaf) if mesh is None else put(leaf, NamedSharding(mesh, PartitionSpec()))
+                return whole_on(leaf, mesh)
 
             half = {part: tree for part, tree in params.items() if part in (DECODER if decoding else ENCODER)}
             with jax.ensure_compile_time_eval():  # under a caller's jit, tracers would be kept for good

@@ -12,14 +12,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.files import content_digest
 from flexidit_jax.common.hub import located
 from flexidit_jax.common.notes import note
 from flexidit_jax.common.pixels import to_uint8
-from flexidit_jax.common.placement import put
+from flexidit_jax.common.placement import mesh_of, whole_on
 from flexidit_jax.common.tensor_files import SUFFIXES, config_beside
 from flexidit_jax.common.types import Array, Params
 from flexidit_jax.common.weights import full_set, read_weights, weight_files, within
@@ -220,15 +220,10 @@ class Codec:
     def _weights(self, x: Array) -> tuple[WanVAE, Params]:
         """The network and its weights, on every device that holds a part of x, sent there once."""
         model, params = self._loaded
-        sharding = getattr(x, "sharding", None)
-        mesh = sharding.mesh if isinstance(sharding, NamedSharding) else None
+        mesh = mesh_of(x)
         if mesh not in self._copies:
-
-            def sent(leaf: np.ndarray) -> jax.Array:
-                return jnp.asarray(leaf) if mesh is None else put(leaf, NamedSharding(mesh, PartitionSpec()))
-
             with jax.ensure_compile_time_eval():  # under a caller's jit, tracers would be kept for good
-                self._copies[mesh] = jax.tree.map(sent, params)
+                self._copies[mesh] = jax.tree.map(partial(whole_on, mesh=mesh), params)
         return model, self._copies[mesh]
 
     @cached_property

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from flexidit_jax.common.types import Array
 
@@ -18,3 +19,14 @@ def put(leaf: Any, sharding: NamedSharding) -> Array:
         return jax.device_put(leaf, sharding)
     whole = np.asarray(leaf)  # device_put would send every leaf around to compare it
     return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
+
+
+def mesh_of(x: Any) -> Mesh | None:
+    """The mesh that an array lies on; None of any other array."""
+    sharding = getattr(x, "sharding", None)
+    return sharding.mesh if isinstance(sharding, NamedSharding) else None
+
+
+def whole_on(leaf: Any, mesh: Mesh | None) -> Array:
+    """An array on every device of a mesh; on the default one without."""
+    return jnp.asarray(leaf) if mesh is None else put(leaf, NamedSharding(mesh, PartitionSpec()))

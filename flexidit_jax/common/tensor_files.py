@@ -199,6 +199,15 @@ def differences(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, np.
     ]
 
 
+def misaxed(expected: Mapping[str, int], found: Mapping[str, np.ndarray]) -> list[str]:
+    """Every name that is missing, and every tensor of another number of axes, in words; empty when there is none."""
+    return [f"missing {name}" for name in expected if name not in found] + [
+        f"{name} has {found[name].ndim} axes instead of {axes}"
+        for name, axes in expected.items()
+        if name in found and found[name].ndim != axes
+    ]
+
+
 def misnamed(expected: Collection[str], found: Collection[str]) -> list[str]:
     """Every missing and unexpected name, in words; empty when there is none."""
     missing = [f"missing {name}" for name in expected if name not in found]

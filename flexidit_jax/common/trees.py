@@ -41,11 +41,22 @@ def unflatten(flat: Mapping[str, Any]) -> Params:
     """The inverse of `flatten` (an empty subtree does not survive the round trip)."""
     tree: Params = {}
     for path, value in flat.items():
-        *above, leaf = path.split("/")
-        node = tree
-        for key in above:
-            node = node.setdefault(key, {})
-        node[leaf] = value
+        put(tree, path, value)
+    return tree
+
+
+def put(tree: Params, path: str, value: Any) -> None:
+    """Sets what stands at `"a/b"`, with what lies above it where that is not there."""
+    *above, leaf = path.split("/")
+    for key in above:
+        tree = tree.setdefault(key, {})
+    tree[leaf] = value
+
+
+def at_path(tree: Mapping[str, Any], path: str) -> Any:
+    """What stands at `"a/b"`."""
+    for key in path.split("/"):
+        tree = tree[key]
     return tree
 
 

@@ -165,6 +165,17 @@ def write_folder(folder: Path, model: DiT, state: Mapping[str, np.ndarray], over
         "patch_size": model.patch[1],
         "sample_size": model.latent[1],
     }
+    write_transformer(folder, config, tensors, overwrite)
+
+
+def write_transformer(
+    folder: Path, config: Mapping[str, Any], tensors: Mapping[str, np.ndarray], overwrite: bool
+) -> None:
+    """Writes a transformer's own folder.
+
+    Raises:
+      UserError: unless `overwrite`, another model that is there.
+    """
     if not overwrite:
         check_config(folder / "config.json", config)
         check_tensors(folder / f"{STEM}.safetensors", tensors, lambda file: read_safetensors(file)[0])

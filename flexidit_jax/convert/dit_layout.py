@@ -13,7 +13,7 @@ from typing import TypeAlias
 import numpy as np
 
 from flexidit_jax.common.errors import UserError
-from flexidit_jax.common.tensor_files import differences, told
+from flexidit_jax.common.tensor_files import differences, misaxed, told
 from flexidit_jax.common.types import Array, Params
 from flexidit_jax.common.weights import Network
 from flexidit_jax.models.build import SIZES, build_dit
@@ -83,10 +83,10 @@ def read_dit(state: StateDict, num_heads: Heads = None, input_size: int | None =
     if problems:
         raise UserError("not a DiT state dict: " + told(problems))
 
-    model = _with_positions(model, _float32(state["pos_embed"]))
+    model = _with_positions(model, float32(state["pos_embed"]))
 
     def linear(name: str) -> Params:
-        return {"kernel": _float32(state[f"{name}.weight"]).T, "bias": _float32(state[f"{name}.bias"])}
+        return {"kernel": float32(state[f"{name}.weight"]).T, "bias": float32(state[f"{name}.bias"])}
 
     blocks: Params = {}
     for path, name in BLOCK_LAYERS.items():
@@ -99,11 +99,11 @@ def read_dit(state: StateDict, num_heads: Heads = None, input_size: int | None =
     deembed = linear("final_layer.linear")
     params = {
         "embed": {
-            "kernel": _float32(state["x_embedder.proj.weight"]).transpose(2, 3, 1, 0)[None],
-            "bias": _float32(state["x_embedder.proj.bias"]),
+            "kernel": float32(state["x_embedder.proj.weight"]).transpose(2, 3, 1, 0)[None],
+            "bias": float32(state["x_embedder.proj.bias"]),
         },
         "timestep": {"fc1": linear("t_embedder.mlp.0"), "fc2": linear("t_embedder.mlp.2")},
-        "conditioner": {"table": _float32(state["y_embedder.embedding_table.weight"])},
+        "conditioner": {"table": float32(state["y_embedder.embedding_table.weight"])},
         "blocks": blocks,
         "final": {"modulation": linear("final_layer.adaLN_modulation.1")},
         "deembed": {
@@ -131,14 +131,14 @@ def write_dit(model: DiT, params: Params) -> dict[str, np.ndarray]:
     params = folded(params)
 
     def linear(name: str, layer: Mapping[str, Array]) -> dict[str, np.ndarray]:
-        return {f"{name}.weight": _float32(layer["kernel"]).T, f"{name}.bias": _float32(layer["bias"])}
+        return {f"{name}.weight": float32(layer["kernel"]).T, f"{name}.bias": float32(layer["bias"])}
 
     positions = position_embedding(model.latent[:3], model.patch, model.base_patch, model.width)
     state = {
         "pos_embed": positions[None],
-        "x_embedder.proj.weight": _float32(params["embed"]["kernel"])[0].transpose(3, 2, 0, 1),
-        "x_embedder.proj.bias": _float32(params["embed"]["bias"]),
-        "y_embedder.embedding_table.weight": _float32(params["conditioner"]["table"]),
+        "x_embedder.proj.weight": float32(params["embed"]["kernel"])[0].transpose(3, 2, 0, 1),
+        "x_embedder.proj.bias": float32(params["embed"]["bias"]),
+        "y_embedder.embedding_table.weight": float32(params["conditioner"]["table"]),
     }
     state |= linear("t_embedder.mlp.0", params["timestep"]["fc1"])
     state |= linear("t_embedder.mlp.2", params["timestep"]["fc2"])
@@ -166,7 +166,8 @@ def _with_positions(model: DiT, positions: np.ndarray) -> DiT:
     raise UserError("pos_embed does not hold the sin-cos positions of a DiT; models with other positions are not read")
 
 
-def _float32(array: Array) -> np.ndarray:
+def float32(array: Array) -> np.ndarray:
+    """On the host."""
     return np.asarray(array).astype(np.float32)
 
 
@@ -179,12 +180,7 @@ def _model_of(state: StateDict, num_heads: Heads, input_size: int | None) -> DiT
         "y_embedder.embedding_table.weight": 2,
         "blocks.0.mlp.fc1.weight": 2,
     }
-    problems = [f"missing {key}" for key in telling if key not in state]
-    problems += [
-        f"{key} has {state[key].ndim} axes instead of {axes}"
-        for key, axes in telling.items()
-        if key in state and state[key].ndim != axes
-    ]
+    problems = misaxed(telling, state)
     if problems == ["missing pos_embed"]:
         raise UserError(
             "the state dict lacks pos_embed, which tells the latent's side; say it in a config.json beside the file,"

@@ -6,7 +6,6 @@ text is in older folders alone.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -17,12 +16,10 @@ from typing import Any
 import numpy as np
 
 from flexidit_jax.common.errors import UserError
-from flexidit_jax.common.files import written_aside
-from flexidit_jax.common.tensor_files import Tensors, json_object, misnamed, read_safetensors, told, write_safetensors
+from flexidit_jax.common.tensor_files import Tensors, json_object, misnamed, told
 from flexidit_jax.common.types import Params
 from flexidit_jax.common.weights import Network
-from flexidit_jax.convert import replaced
-from flexidit_jax.convert.diffusers_layout import LARGEST, STEM, weights_in
+from flexidit_jax.convert.diffusers_layout import LARGEST, weights_in, write_transformer
 from flexidit_jax.convert.dit_layout import StateDict
 from flexidit_jax.convert.pixart_layout import NULL, read_pixart
 from flexidit_jax.convert.said import Said
@@ -124,13 +121,7 @@ def write_folder(folder: Path, model: DiT, state: StateDict, overwrite: bool = F
             " pos_embed must be used"
         )
     config, tensors = config_of(model), to_diffusers(model, state)
-    if not overwrite:
-        replaced.check_config(folder / "config.json", config)
-        replaced.check_tensors(folder / f"{STEM}.safetensors", tensors, lambda file: read_safetensors(file)[0])
-    folder.mkdir(parents=True, exist_ok=True)
-    write_safetensors(folder / f"{STEM}.safetensors", tensors, {"format": "pt"})
-    with written_aside(folder / "config.json") as file:
-        file.write_text(json.dumps(config, indent=2) + "\n")
+    write_transformer(folder, config, tensors, overwrite)
 
 
 def published(state: StateDict) -> StateDict:

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.notes import note
-from flexidit_jax.common.tensor_files import misnamed, told
+from flexidit_jax.common.tensor_files import misaxed, misnamed, told
+from flexidit_jax.common.trees import at_path, put
 from flexidit_jax.common.types import Array, Params
 from flexidit_jax.common.weights import Network
-from flexidit_jax.convert.dit_layout import Heads, StateDict, heads_of
+from flexidit_jax.convert.dit_layout import Heads, StateDict, float32, heads_of
 from flexidit_jax.convert.said import Said
 from flexidit_jax.models.build import build_dit
 from flexidit_jax.models.dit import DiT
@@ -106,7 +106,7 @@ def read_pixart(state: StateDict, said: Said | None = None) -> tuple[DiT, Params
         array = state[name]
         if array.shape != shapes[name]:
             raise UserError(f"not a PixArt state dict: {name} is {list(array.shape)} instead of {list(shapes[name])}")
-        return _float32(array)
+        return float32(array)
 
     def linear(name: str) -> Params:
         return {"kernel": take(f"{name}.weight").T, "bias": take(f"{name}.bias")}
@@ -120,9 +120,9 @@ def read_pixart(state: StateDict, said: Said | None = None) -> tuple[DiT, Params
     tables = _stacked(lambda i: take(f"blocks.{i}.scale_shift_table"), model.depth)
     params: Params = {"blocks": {"modulation": {"table": tables}}}
     for path, name in _outside(model.conditioner.resolution is not None).items():
-        _put(params, path, linear(name))
+        put(params, path, linear(name))
     for path, name in BLOCK.items():
-        _put(params["blocks"], path, stacked(name))
+        put(params["blocks"], path, stacked(name))
     cross = params["blocks"]["cross_attention"]
     both = {leaf: np.split(array, 2, axis=-1) for leaf, array in cross.pop("kv").items()}
     cross |= {part: {leaf: np.ascontiguousarray(both[leaf][i]) for leaf in both} for i, part in enumerate("kv")}
@@ -159,26 +159,26 @@ def write_pixart(model: DiT, params: Params) -> dict[str, np.ndarray]:
     params = folded(params)
 
     def linear(name: str, layer: Mapping[str, Array]) -> dict[str, np.ndarray]:
-        return {f"{name}.weight": _float32(layer["kernel"]).T, f"{name}.bias": _float32(layer["bias"])}
+        return {f"{name}.weight": float32(layer["kernel"]).T, f"{name}.bias": float32(layer["bias"])}
 
     state = {
         "pos_embed": _positions(model)[None],
-        "x_embedder.proj.weight": _float32(params["embed"]["kernel"])[0].transpose(3, 2, 0, 1),
-        "x_embedder.proj.bias": _float32(params["embed"]["bias"]),
-        "final_layer.scale_shift_table": _float32(params["final"]["modulation"]["table"]),
+        "x_embedder.proj.weight": float32(params["embed"]["kernel"])[0].transpose(3, 2, 0, 1),
+        "x_embedder.proj.bias": float32(params["embed"]["bias"]),
+        "final_layer.scale_shift_table": float32(params["final"]["modulation"]["table"]),
     }
     if model.conditioner.null_length and model.conditioner.null_mask == "caption":
-        state[NULL] = _float32(params["conditioner"]["null"])
+        state[NULL] = float32(params["conditioner"]["null"])
     for path, name in _outside(model.conditioner.resolution is not None).items():
-        state |= linear(name, _at(params, path))
+        state |= linear(name, at_path(params, path))
     blocks = params["blocks"]
     k, v = blocks["cross_attention"]["k"], blocks["cross_attention"]["v"]
     kv = {leaf: np.concatenate([k[leaf], v[leaf]], axis=-1) for leaf in ("kernel", "bias")}
     blocks = {**blocks, "cross_attention": {**blocks["cross_attention"], "kv": kv}}
     for i in range(model.depth):
-        state[f"blocks.{i}.scale_shift_table"] = _float32(blocks["modulation"]["table"][i])
+        state[f"blocks.{i}.scale_shift_table"] = float32(blocks["modulation"]["table"][i])
         for path, name in BLOCK.items():
-            layer = _at(blocks, path)
+            layer = at_path(blocks, path)
             state |= linear(f"blocks.{i}.{name}", {leaf: layer[leaf][i] for leaf in ("kernel", "bias")})
     last = params["deembed"]
     flat = {"kernel": last["kernel"].reshape(model.width, -1), "bias": last["bias"].reshape(-1)}
@@ -203,23 +203,6 @@ def _has_micro(state: StateDict) -> bool:
     return any(key.startswith("csize_embedder.") for key in state)
 
 
-def _put(tree: Params, path: str, value: Any) -> None:
-    *parents, last = path.split("/")
-    for key in parents:
-        tree = tree.setdefault(key, {})
-    tree[last] = value
-
-
-def _at(tree: Params, path: str) -> Any:
-    for key in path.split("/"):
-        tree = tree[key]
-    return tree
-
-
-def _float32(array: Array) -> np.ndarray:
-    return np.asarray(array).astype(np.float32)
-
-
 def _positions(model: DiT) -> np.ndarray:
     return position_embedding(model.latent[:3], model.patch, model.base_patch, model.width, model.span)
 
@@ -228,7 +211,7 @@ def _with_positions(model: DiT, state: StateDict, scale: float | None) -> DiT:
     """The model whose positions are those of the file: some p0 that divides the patch, and a scale."""
     if "pos_embed" not in state:
         return model
-    found, patch = _float32(state["pos_embed"])[0], model.patch[1]
+    found, patch = float32(state["pos_embed"])[0], model.patch[1]
     for side in (p for p in range(patch, 0, -1) if patch % p == 0):
         for known in SCALES:
             read = model.clone(base_patch=(1, side, side), span=model.latent[1] / side / known)
@@ -254,12 +237,7 @@ def _model_of(state: StateDict, said: Said, stored: bool) -> DiT:
         "blocks.0.mlp.fc1.weight": 2,
         **({name: axes for name, axes in (("pos_embed", 3), (NULL, 2)) if name in state}),
     }
-    problems = [f"missing {key}" for key in telling if key not in state]
-    problems += [
-        f"{key} has {state[key].ndim} axes instead of {axes}"
-        for key, axes in telling.items()
-        if key in state and state[key].ndim != axes
-    ]
+    problems = misaxed(telling, state)
     if problems:
         raise UserError("not a PixArt state dict: " + told(problems))
     width, channels, patch, _ = state["x_embedder.proj.weight"].shape

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from flexidit_jax.common.errors import UserError
-from flexidit_jax.common.files import written_aside
-from flexidit_jax.common.tensor_files import json_object, read_safetensors, write_safetensors
+from flexidit_jax.common.tensor_files import json_object
 from flexidit_jax.common.types import Params
-from flexidit_jax.convert import replaced
-from flexidit_jax.convert.diffusers_layout import STEM, weights_in
+from flexidit_jax.convert.diffusers_layout import weights_in, write_transformer
 from flexidit_jax.convert.wan_layout import CLASS, NETWORKS, Sizes, read_wan
 from flexidit_jax.models.dit import DiT
 
@@ -103,13 +100,7 @@ def write_folder(folder: Path, model: DiT, state: Mapping[str, Any], overwrite: 
             "diffusers computes positions itself and cannot hold those of a larger patch; save() holds all modes"
         )
     config = config_of(model)
-    if not overwrite:
-        replaced.check_config(folder / "config.json", config)
-        replaced.check_tensors(folder / f"{STEM}.safetensors", state, lambda file: read_safetensors(file)[0])
-    folder.mkdir(parents=True, exist_ok=True)
-    write_safetensors(folder / f"{STEM}.safetensors", state, {"format": "pt"})
-    with written_aside(folder / "config.json") as file:
-        file.write_text(json.dumps(config, indent=2) + "\n")
+    write_transformer(folder, config, state, overwrite)
 
 
 def config_of(model: DiT) -> dict[str, Any]:

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 
 from flexidit_jax.common.errors import UserError
-from flexidit_jax.common.tensor_files import Tensors, misnamed, told
+from flexidit_jax.common.tensor_files import Tensors, misaxed, misnamed, told
+from flexidit_jax.common.trees import at_path, put
 from flexidit_jax.common.types import Array, Params
 from flexidit_jax.common.weights import Network
-from flexidit_jax.convert.dit_layout import StateDict, heads_of
+from flexidit_jax.convert.dit_layout import StateDict, float32, heads_of
 from flexidit_jax.models.build import build_dit
 from flexidit_jax.models.dit import DiT
 from flexidit_jax.models.fold import folded
@@ -100,7 +101,6 @@ class Sizes:
       num_heads: of a block.
       latent: frames, height and width.
       length: rows of a text.
-      patch: of frames, rows and columns; the embedding tells it.
     """
 
     num_heads: int | None = None
@@ -139,7 +139,7 @@ def read_wan(state: StateDict, sizes: Sizes = Sizes()) -> tuple[DiT, Params]:
         raise UserError(f"not a {CLASS} state dict: {told(problems)}")
 
     def take(name: str) -> np.ndarray:
-        array = np.asarray(state[name]).astype(np.float32)
+        array = float32(state[name])
         if array.shape != shapes[name]:
             said = f"{name} is {list(array.shape)} instead of {list(shapes[name])}"
             raise UserError(f"not a {CLASS} state dict: {said}")
@@ -159,12 +159,12 @@ def read_wan(state: StateDict, sizes: Sizes = Sizes()) -> tuple[DiT, Params]:
     tables = np.stack([take(f"blocks.{i}.{TABLE}")[0] for i in range(model.depth)])
     params: Params = {"blocks": {"modulation": {"table": tables}}}
     for path, name in OUTSIDE.items():
-        _put(params, path, linear(name))
-    _put(params["blocks"], "attention/qkv", stacked(fused))
+        put(params, path, linear(name))
+    put(params["blocks"], "attention/qkv", stacked(fused))
     for path, name in BLOCK.items():
-        _put(params["blocks"], path, stacked(lambda i, name=name: linear(f"blocks.{i}.{name}")))
+        put(params["blocks"], path, stacked(lambda i, name=name: linear(f"blocks.{i}.{name}")))
     for path, name in VECTORS.items():
-        _put(params["blocks"], path, np.stack([take(f"blocks.{i}.{name}") for i in range(model.depth)]))
+        put(params["blocks"], path, np.stack([take(f"blocks.{i}.{name}") for i in range(model.depth)]))
     last = linear("proj_out")
     return model, params | {
         "embed": {
@@ -197,29 +197,29 @@ def write_wan(model: DiT, params: Params, repository: bool = False) -> dict[str,
         )
     params = folded(params)
     state = {
-        "patch_embedding.weight": _float32(params["embed"]["kernel"]).transpose(4, 3, 0, 1, 2),
-        "patch_embedding.bias": _float32(params["embed"]["bias"]),
-        TABLE: _float32(params["final"]["modulation"]["table"])[None],
-        "proj_out.weight": _float32(params["deembed"]["kernel"]).reshape(model.width, -1).T,
-        "proj_out.bias": _float32(params["deembed"]["bias"]).reshape(-1),
+        "patch_embedding.weight": float32(params["embed"]["kernel"]).transpose(4, 3, 0, 1, 2),
+        "patch_embedding.bias": float32(params["embed"]["bias"]),
+        TABLE: float32(params["final"]["modulation"]["table"])[None],
+        "proj_out.weight": float32(params["deembed"]["kernel"]).reshape(model.width, -1).T,
+        "proj_out.bias": float32(params["deembed"]["bias"]).reshape(-1),
     }
 
     def linear(name: str, kernel: Array, bias: Array) -> dict[str, np.ndarray]:
-        return {f"{name}.weight": _float32(kernel).T, f"{name}.bias": _float32(bias)}
+        return {f"{name}.weight": float32(kernel).T, f"{name}.bias": float32(bias)}
 
     for path, name in OUTSIDE.items():
-        state |= linear(name, **_at(params, path))
+        state |= linear(name, **at_path(params, path))
     blocks = params["blocks"]
     for i in range(model.depth):
-        state[f"blocks.{i}.{TABLE}"] = _float32(blocks["modulation"]["table"][i])[None]
-        qkv = {leaf: np.split(_float32(array[i]), 3, -1) for leaf, array in blocks["attention"]["qkv"].items()}
+        state[f"blocks.{i}.{TABLE}"] = float32(blocks["modulation"]["table"][i])[None]
+        qkv = {leaf: np.split(float32(array[i]), 3, -1) for leaf, array in blocks["attention"]["qkv"].items()}
         for part, name in enumerate(QKV):
             state |= linear(f"blocks.{i}.{name}", qkv["kernel"][part], qkv["bias"][part])
         for path, name in BLOCK.items():
-            layer = _at(blocks, path)
+            layer = at_path(blocks, path)
             state |= linear(f"blocks.{i}.{name}", layer["kernel"][i], layer["bias"][i])
         for path, name in VECTORS.items():
-            state[f"blocks.{i}.{name}"] = _float32(_at(blocks, path)[i])
+            state[f"blocks.{i}.{name}"] = float32(at_path(blocks, path)[i])
     state = {name: np.ascontiguousarray(array) for name, array in state.items()}
     return {_repository_name(name): array for name, array in state.items()} if repository else state
 
@@ -247,23 +247,6 @@ def _repository_name(name: str) -> str:
     return name
 
 
-def _put(tree: Params, path: str, value: Any) -> None:
-    *parents, last = path.split("/")
-    for key in parents:
-        tree = tree.setdefault(key, {})
-    tree[last] = value
-
-
-def _at(tree: Params, path: str) -> Any:
-    for key in path.split("/"):
-        tree = tree[key]
-    return tree
-
-
-def _float32(array: Array) -> np.ndarray:
-    return np.asarray(array).astype(np.float32)
-
-
 def _model_of(state: StateDict, sizes: Sizes) -> DiT:
     """The model a state dict describes, from the few tensors that tell and what is said."""
     telling = {
@@ -273,12 +256,7 @@ def _model_of(state: StateDict, sizes: Sizes) -> DiT:
         "blocks.0.ffn.net.0.proj.weight": 2,
         "proj_out.weight": 2,
     }
-    problems = [f"missing {key}" for key in telling if key not in state]
-    problems += [
-        f"{key} has {state[key].ndim} axes instead of {axes}"
-        for key, axes in telling.items()
-        if key in state and state[key].ndim != axes
-    ]
+    problems = misaxed(telling, state)
     if problems:
         raise UserError(f"not a {CLASS} state dict: {told(problems)}")
     width, channels, *patch = state["patch_embedding.weight"].shape

@@ -166,9 +166,9 @@ class Encoder:
         if model.own_tables != self.own_tables:
             raise UserError(f"{file}: it is a {WRONG[model.own_tables]}")
         self._tokenizer.check(model.words, self.spare)
-        if width not in (None, self.width):
+        if width not in (None, model.width):
             raise UserError(
-                f"{self.path} makes features of {self.width} channels, and the model reads {width}; set text.path to"
+                f"{self.path} makes features of {model.width} channels, and the model reads {width}; set text.path to"
                 " the encoder that it was trained with, of PixArt T5 v1.1 xxl (4096)"
             )
 

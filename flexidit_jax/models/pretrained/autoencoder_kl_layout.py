@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flexidit_jax.common.errors import UserError
-from flexidit_jax.common.tensor_files import differences, told
+from flexidit_jax.common.tensor_files import differences, misaxed, told
 from flexidit_jax.common.trees import flatten, unflatten
 from flexidit_jax.common.types import Params
 from flexidit_jax.common.weights import Network
@@ -99,12 +99,7 @@ def _model_of(state: StateDict, groups: int) -> VAE:
     resnets = _count(state, r"encoder\.down_blocks\.0\.resnets\.(\d+)\.")
     telling = [f"encoder.down_blocks.{i}.resnets.0.conv1.weight" for i in range(max(levels, 1))]
     telling += ["encoder.conv_in.weight", "post_quant_conv.weight"]
-    problems = [f"missing {name}" for name in telling if name not in state]
-    problems += [
-        f"{name} has {state[name].ndim} axes instead of 4"
-        for name in telling
-        if name in state and state[name].ndim != 4
-    ]
+    problems = misaxed(dict.fromkeys(telling, 4), state)
     if problems:
         raise UserError("not an AutoencoderKL state dict: " + told(problems))
     widths = tuple(state[name].shape[0] for name in telling[:levels])

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flexidit_jax.common.errors import UserError
-from flexidit_jax.common.tensor_files import differences, told
+from flexidit_jax.common.tensor_files import differences, misaxed, told
 from flexidit_jax.common.trees import flatten, unflatten
 from flexidit_jax.common.types import Params
 from flexidit_jax.common.weights import Network
@@ -133,12 +133,7 @@ def _model_of(state: StateDict) -> WanVAE:
     firsts = [0, *(down + 1 for down in downs)]
     telling = [f"encoder.down_blocks.{i}.conv1.weight" for i in firsts]
     telling += ["encoder.conv_in.weight", "post_quant_conv.weight"]
-    problems = [f"missing {name}" for name in telling if name not in state]
-    problems += [
-        f"{name} has {state[name].ndim} axes instead of 5"
-        for name in telling
-        if name in state and state[name].ndim != 5
-    ]
+    problems = misaxed(dict.fromkeys(telling, 5), state)
     if problems:
         raise UserError(f"not an {KIND} state dict: {told(problems)}")
     widths = tuple(state[name].shape[0] for name in telling[: len(firsts)])
