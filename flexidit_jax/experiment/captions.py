@@ -36,6 +36,10 @@ def reader(experiment: Experiment, record: Mapping[str, Any]) -> Callable[[Recor
             f"model.conditioner {kind!r} reads {missing[0]!r}, which records of dataset {name!r} lack (they have"
             f" {', '.join(sorted(record))}); {wanted} would do"
         )
+    if (kept := getattr(experiment.dataset, "features", None)) is not None:
+        encoder = fitting(experiment.text, conditioner) or conditioner
+        made = {"clean": encoder.clean} if hasattr(encoder, "clean") else {}
+        kept.check(conditioner.features, encoder.length, made)
     if "text" not in record:
         return lambda records: records
     encoder = fitting(experiment.text, conditioner)
