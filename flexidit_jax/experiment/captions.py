@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.notes import Sparing
 from flexidit_jax.experiment.experiment import Experiment
 from flexidit_jax.experiment.texts import check_encoder
 from flexidit_jax.sampling.asked import fitting
@@ -45,7 +46,10 @@ def reader(experiment: Experiment, record: Mapping[str, Any]) -> Callable[[Recor
     encoder = fitting(experiment.text, conditioner)
     check_encoder(encoder, conditioner.features)
 
+    sparing = Sparing()
+
     def read(records: Records) -> Records:
-        return records | encoder.encode(records["text"].tolist())
+        with sparing:
+            return records | encoder.encode(records["text"].tolist())
 
     return read
