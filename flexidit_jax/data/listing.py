@@ -54,6 +54,12 @@ def files_below(path: Path, known: tuple[str, ...], leave_out: LeaveOut, name: s
                 within.append((name, above | {here}))
 
 
+def there(folder: str) -> bool:
+    """Whether a folder is there, and not empty as a mount point is."""
+    path = os.path.expanduser(folder)
+    return os.path.isdir(path) and bool(os.listdir(path))
+
+
 def entries(folder: Path) -> list[os.DirEntry[str]]:
     """What a folder holds, in the order of names."""
     with os.scandir(folder) as there:

@@ -9,14 +9,18 @@ from typing import Any
 import numpy as np
 
 from flexidit_jax.common.arguments import shown
+from flexidit_jax.common.coco_captions import coco_images, read_json
 from flexidit_jax.common.errors import UserError
 
-#: what a file of prompts ends with; a text that ends so and is no file is a slip
-SUFFIX = ".txt"
+#: what a file of prompts ends with: a prompt a line, or captions as COCO has them; a text that ends so and is no file
+#: is a slip
+LINES, COCO = ".txt", ".json"
 
 
 def read_prompts(asked: str | Sequence[str]) -> list[str]:
-    """Prompts of a file, one a line; of a list; or one by itself.
+    """Prompts of a file, one a line; of COCO's JSON, the first caption of every image; of a list; or one by itself.
+
+    Images without captions are passed over; the others are in the order of their ids.
 
     Raises:
       UserError: a file that is not there, is no text or is empty; or see `check_prompts`.
@@ -24,8 +28,13 @@ def read_prompts(asked: str | Sequence[str]) -> list[str]:
     if not isinstance(asked, str):
         return check_prompts(asked)
     path = Path(asked).expanduser()
-    if not asked.strip().endswith(SUFFIX) and not (asked and len(asked) < 1024 and path.is_file()):
+    if not asked.strip().endswith((LINES, COCO)) and not (asked and len(asked) < 1024 and path.is_file()):
         return check_prompts([asked])
+    if path.suffix == COCO:
+        captions = [image.captions[0].strip() for image in coco_images(read_json(path), path) if image.captions]
+        if not all(captions):
+            raise UserError(f"image {captions.index('')} of those with captions in {asked} has an empty one")
+        return check_prompts(captions)
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError:

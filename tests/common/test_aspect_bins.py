@@ -21,7 +21,7 @@ def test_bins_of_a_size_are_those_whose_sides_are_whole_multiples() -> None:
     assert bins(256, (1, 1)) == list(BINS) and bins(512, (32, 32)) == [(2 * h, 2 * w) for h, w in BINS]
     assert (256, 256) in (some := bins(256, (32, 32))) and all(h % 32 == w % 32 == 0 for h, w in some)
     assert (240, 256) in bins(256, (16, 32)) and (256, 240) not in bins(256, (16, 32))  # heights, then widths
-    assert bins(8, (1, 1))[:2] == [(4, 16), (8, 8)] and bins(7, (1, 1)) == []
+    assert bins(4, (1, 1)) == [(2, 8), (3, 5), (4, 4), (8, 2), (5, 3)] and bins(7, (1, 1)) == [(7, 7)]
 
 
 def test_the_nearest_bin_of_every_ratio_is_that_of_the_nearest_key() -> None:
