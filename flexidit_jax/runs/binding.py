@@ -26,7 +26,7 @@ FREE_WITHIN = {
     "model": {"attention", "remat", "unroll", "names"},
     "codec": {"path", "slice", "decode_dtype"},
     "text": {"path", "tokenizer", "batch", "devices"},
-    "dataset": {"data_dir", "path", "validation", "max_corrupt", "max_pixels"},
+    "dataset": {"data_dir", "path", "captions", "validation", "validation_captions", "max_corrupt", "max_pixels"},
 }
 #: of these, what the bits of drawn images depend on all the same
 BINDS_IMAGES = {"decode_dtype"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from flexidit_jax.runs.clips import FORMATS, check_fps, write_clip
 
 #: what is said of pictures: an object a line, `file_name` and `text` as trainers read them
 SAYS = "metadata.jsonl"
+#: what names of JPEGs end in; their quality, with every pixel's own colour; bytes that a comment holds
+JPEG, QUALITY, MOST_SAID = (".jpg", ".jpeg"), 95, 65_533
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ class Files:
                     np.savez(file, **(sound if failed else {"arr_0": images}))
                 written.append("samples.npz")
             if says:
-                names = "" if self.images else None
+                names = picture_name if self.images else None
                 write_says(folder, ((i, one) for i, one in enumerate(says) if i not in failed), names)
                 written.append(SAYS)
         except OSError as error:
@@ -106,12 +108,27 @@ class Files:
 
 def picture_file(folder: Path, number: int) -> Path:
     """The PNG of a picture."""
-    return folder / f"{number:06d}.png"
+    return folder / picture_name(number)
+
+
+def picture_name(number: int) -> str:
+    """Its name."""
+    return f"{number:06d}.png"
 
 
 def write_picture(file: Path, image: np.ndarray, says: Mapping[str, Any]) -> None:
-    """Writes uint8 [H, W, C], or a clip [F, H, W, C], as PNG; what it `says` a reader of its metadata finds by key."""
+    """Writes uint8 [H, W, C], or a clip [F, H, W, C], as PNG; what it `says` a reader of its metadata finds by key.
+
+    Args:
+      file: where its name ends in `.jpg` or `.jpeg`, a JPEG of `QUALITY`, whose comment is what it says as JSON.
+    """
     frames = [picture(frame) for frame in (image if image.ndim == 4 else image[None])]
+    if file.suffix in JPEG:
+        comment = json.dumps(says, ensure_ascii=False).encode()
+        words = {"comment": comment} if len(comment) <= MOST_SAID else {}
+        with written_aside(file) as aside:
+            frames[0].convert("RGB").save(aside, format="JPEG", quality=QUALITY, subsampling=0, **words)
+        return
     info = PngInfo()
     for key, value in says.items():
         info.add_itxt(key, value if isinstance(value, str) else json.dumps(value))
@@ -119,15 +136,15 @@ def write_picture(file: Path, image: np.ndarray, says: Mapping[str, Any]) -> Non
         frames[0].save(aside, format="PNG", save_all=len(frames) > 1, append_images=frames[1:], pnginfo=info)
 
 
-def write_says(folder: Path, says: Iterable[tuple[int, Mapping[str, Any]]], named: str | None) -> None:
+def write_says(folder: Path, says: Iterable[tuple[int, Mapping[str, Any]]], named: Callable[[int], str] | None) -> None:
     """Writes what pictures say, by their numbers, a JSON object a line.
 
     Args:
-      named: what stands before the names of their files; None where they are no files.
+      named: the name of a picture's file, below the folder; None where they are no files.
     """
     with written_aside(folder / SAYS) as aside, aside.open("w", encoding="utf-8") as lines:
         for number, one in says:
-            name = {} if named is None else {"file_name": f"{named}{picture_file(folder, number).name}"}
+            name = {} if named is None else {"file_name": named(number)}
             words = {"text" if key == "prompt" else key: value for key, value in one.items()}
             lines.write(json.dumps({**name, **words}, ensure_ascii=False) + "\n")
 
