@@ -8,6 +8,7 @@ the rows of the last linear are (frame, row, column, channel); positions are not
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -71,23 +72,36 @@ VECTORS = {
     "norm_cross/shift": "norm2.bias",
 }
 TABLE = "scale_shift_table"
-#: a part of a name in the Wan repository -> in diffusers
+#: a part of a network outside its blocks, as diffusers calls it -> as the Wan repository does
 REPOSITORY = {
-    r"^time_embedding\.0": "condition_embedder.time_embedder.linear_1",
-    r"^time_embedding\.2": "condition_embedder.time_embedder.linear_2",
-    r"^time_projection\.1": "condition_embedder.time_proj",
-    r"^text_embedding\.0": "condition_embedder.text_embedder.linear_1",
-    r"^text_embedding\.2": "condition_embedder.text_embedder.linear_2",
-    r"^head\.modulation$": TABLE,
-    r"^head\.head": "proj_out",
-    r"\.modulation$": f".{TABLE}",
-    r"\.self_attn\.": ".attn1.",
-    r"\.cross_attn\.": ".attn2.",
-    r"(\.attn\d)\.([qkv])\.": r"\1.to_\2.",
-    r"(\.attn\d)\.o\.": r"\1.to_out.0.",
-    r"\.norm3\.": ".norm2.",
-    r"\.ffn\.0\.": ".ffn.net.0.proj.",
-    r"\.ffn\.2\.": ".ffn.net.2.",
+    "condition_embedder.time_embedder.linear_1": "time_embedding.0",
+    "condition_embedder.time_embedder.linear_2": "time_embedding.2",
+    "condition_embedder.time_proj": "time_projection.1",
+    "condition_embedder.text_embedder.linear_1": "text_embedding.0",
+    "condition_embedder.text_embedder.linear_2": "text_embedding.2",
+    TABLE: "head.modulation",
+    "proj_out": "head.head",
+}
+#: the same of both attentions of a block
+OF_ATTENTION = {
+    "to_q": "q",
+    "to_k": "k",
+    "to_v": "v",
+    "to_out.0": "o",
+    "norm_q": "norm_q",
+    "norm_k": "norm_k",
+}
+#: and below `blocks.<i>`
+REPOSITORY_BLOCK = {
+    **{
+        f"{attention}.{part}": f"{theirs}.{name}"
+        for attention, theirs in (("attn1", "self_attn"), ("attn2", "cross_attn"))
+        for part, name in OF_ATTENTION.items()
+    },
+    "norm2": "norm3",
+    "ffn.net.0.proj": "ffn.0",
+    "ffn.net.2": "ffn.2",
+    TABLE: "modulation",
 }
 #: of images to video: tensors of these
 OF_IMAGES = ("image_embedder", "add_k_proj", "k_img", "img_emb")
@@ -108,17 +122,22 @@ class Sizes:
     length: int = LENGTH
 
 
+def of_repository(name: str) -> str:
+    """What the Wan repository calls a tensor, or a layer, of diffusers."""
+    return _renamed(name, REPOSITORY, REPOSITORY_BLOCK)
+
+
+def of_diffusers(name: str) -> str:
+    """The inverse of `of_repository`."""
+    outside, block = ({theirs: ours for ours, theirs in names.items()} for names in (REPOSITORY, REPOSITORY_BLOCK))
+    return _renamed(name, outside, block)
+
+
 def named(state: StateDict) -> StateDict:
     """With the names of diffusers."""
     if NETWORKS[1].mark not in state:
         return state
-
-    def ours(name: str) -> str:
-        for theirs, other in REPOSITORY.items():
-            name = re.sub(theirs, other, name)
-        return name
-
-    return Tensors({ours(name): partial(state.__getitem__, name) for name in state})
+    return Tensors({of_diffusers(name): partial(state.__getitem__, name) for name in state})
 
 
 def read_wan(state: StateDict, sizes: Sizes = Sizes()) -> tuple[DiT, Params]:
@@ -221,30 +240,13 @@ def write_wan(model: DiT, params: Params, repository: bool = False) -> dict[str,
         for path, name in VECTORS.items():
             state[f"blocks.{i}.{name}"] = float32(at_path(blocks, path)[i])
     state = {name: np.ascontiguousarray(array) for name, array in state.items()}
-    return {_repository_name(name): array for name, array in state.items()} if repository else state
+    return {of_repository(name): array for name, array in state.items()} if repository else state
 
 
-def _repository_name(name: str) -> str:
-    """The inverse of `named` for one name."""
-    for theirs, ours in {
-        r"condition_embedder\.time_embedder\.linear_1": "time_embedding.0",
-        r"condition_embedder\.time_embedder\.linear_2": "time_embedding.2",
-        r"condition_embedder\.time_proj": "time_projection.1",
-        r"condition_embedder\.text_embedder\.linear_1": "text_embedding.0",
-        r"condition_embedder\.text_embedder\.linear_2": "text_embedding.2",
-        rf"^{TABLE}$": "head.modulation",
-        r"^proj_out": "head.head",
-        rf"\.{TABLE}$": ".modulation",
-        r"\.attn1\.": ".self_attn.",
-        r"\.attn2\.": ".cross_attn.",
-        r"\.to_([qkv])\.": r".\1.",
-        r"\.to_out\.0\.": ".o.",
-        r"\.norm2\.": ".norm3.",
-        r"\.ffn\.net\.0\.proj\.": ".ffn.0.",
-        r"\.ffn\.net\.2\.": ".ffn.2.",
-    }.items():
-        name = re.sub(theirs, ours, name)
-    return name
+def _renamed(name: str, outside: Mapping[str, str], block: Mapping[str, str]) -> str:
+    """A name whose part, of a block or outside of all, is called so there; any other as it is."""
+    at, part, leaf = re.fullmatch(r"(blocks\.\d+\.)?(.*?)(\.weight|\.bias)?", name).groups(default="")
+    return f"{at}{(block if at else outside).get(part, part)}{leaf}"
 
 
 def _model_of(state: StateDict, sizes: Sizes) -> DiT:
