@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -12,11 +13,12 @@ from flexidit_jax.common.tensor_files import read_safetensors, write_safetensors
 from flexidit_jax.common.torch_files import write_torch
 from flexidit_jax.common.trees import merge
 from flexidit_jax.common.types import Params, Patch
-from flexidit_jax.convert import diffusers_layout, pixart_diffusers
+from flexidit_jax.convert import diffusers_layout, pixart_diffusers, wan_diffusers
 from flexidit_jax.convert.dit_layout import write_dit
 from flexidit_jax.convert.peft_layout import write_peft
 from flexidit_jax.convert.pixart_layout import write_pixart
 from flexidit_jax.convert.replaced import check_tensors
+from flexidit_jax.convert.wan_layout import write_wan
 from flexidit_jax.convert.weight_files import read_state_dict
 from flexidit_jax.models.dit import DiT
 from flexidit_jax.models.flexify import at
@@ -43,7 +45,7 @@ def write_mode(path: Path, model: DiT, params: Params, patch: Patch, overwrite: 
 
 
 def write_published(path: Path, model: DiT, params: Params, overwrite: bool = False) -> None:
-    """Writes a model by the published layout of its kind: a DiT's, or a PixArt's where it reads a text.
+    """Writes a model by the published layout of its kind: a DiT's, a PixArt's where it reads a text, or a Wan's.
 
     Args:
       path: `.safetensors` or `.pt` (with torch), or a folder for diffusers.
@@ -56,9 +58,12 @@ def write_published(path: Path, model: DiT, params: Params, overwrite: bool = Fa
     """
     if re.fullmatch(r"\.[A-Za-z]\w*", path.suffix) and path.suffix not in (".safetensors", ".pt", ".pth"):
         raise UserError(f"path {path} names no layout; write .safetensors or .pt, or a folder without an ending")
-    is_pixart = model.modulation == "single" and "cross_attention" in params["blocks"]
-    state = (write_pixart if is_pixart else write_dit)(model, params)
-    layout = pixart_diffusers if is_pixart else diffusers_layout
+    write, layout = write_dit, diffusers_layout
+    if model.positions == "rope":
+        write, layout = partial(write_wan, repository=True), wan_diffusers
+    elif model.modulation == "single" and "cross_attention" in params["blocks"]:
+        write, layout = write_pixart, pixart_diffusers
+    state = write(model, params)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".safetensors":

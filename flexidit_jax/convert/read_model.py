@@ -12,12 +12,13 @@ from flexidit_jax.common.hub import located, pinned
 from flexidit_jax.common.tensor_files import SUFFIXES, json_object
 from flexidit_jax.common.types import Params
 from flexidit_jax.common.weights import full_set, within
-from flexidit_jax.convert import pixart_diffusers, pixart_layout, wan_diffusers, wan_layout
+from flexidit_jax.convert import pixart_diffusers, pixart_layout, wan_diffusers, wan_layout, wan_names, wan_pipeline
 from flexidit_jax.convert.diffusers_layout import STEM, is_diffusers_folder, read_folder, root_of
 from flexidit_jax.convert.dit_layout import StateDict, read_dit
 from flexidit_jax.convert.peft_layout import FILES as ADAPTERS
 from flexidit_jax.convert.peft_layout import is_peft, read_peft
-from flexidit_jax.convert.pixart_pipeline import FILES, beside
+from flexidit_jax.convert.pipeline import FILES
+from flexidit_jax.convert.pixart_pipeline import beside
 from flexidit_jax.convert.said import Said
 from flexidit_jax.convert.saved import WEIGHTS, Lent, check_tree, lent_to, read_saved
 from flexidit_jax.convert.weight_files import read_state_dict
@@ -32,12 +33,14 @@ def files_of_model(names: Sequence[str]) -> list[str]:
     Raises:
       UserError: none of them.
     """
+    if any(name.startswith(f"{wan_pipeline.SECOND}/") for name in names):
+        raise UserError(f"it {wan_pipeline.TWO}")
     for root, others in (("", ()), ("transformer/", ("vae/",))):
         inside = within(names, root)
         if "config.json" in inside and (weights := full_set(inside, STEM)):
             folders = {root: weights, **{other: full_set(within(names, other), STEM) for other in others}}
             return [
-                *(file for file in FILES if root and file in names),
+                *(file for file in (FILES if root else (wan_pipeline.VAE,)) if file in names),
                 *(f"{at}{name}" for at, found in folders.items() if found for name in ("config.json", *found)),
             ]
     here = within(names, "")
@@ -88,8 +91,9 @@ def _read(path: str | Path, said: Said, which: str | None, base: Lent) -> tuple[
         path = path.parent
     if path.is_dir() and (root := root_of(path)) is not None:
         if wan_diffusers.is_wan(json_object(root / "config.json")):
+            wan_pipeline.check_single(root, path)
             model, params = wan_diffusers.read_folder(root, which, _sizes(said))
-            config = {"model": describe(model), "process": None, **wan_diffusers.beside(path, name)}
+            config = {"model": describe(model), "process": None, **wan_pipeline.beside(path, name)}
             return config, flexify(params, [model.patch])
         if pixart_diffusers.is_pixart(json_object(root / "config.json")):
             found = beside(path, name)
@@ -124,11 +128,12 @@ def _network(state: StateDict, tells: Mapping[str, Any], said: Said) -> tuple[Di
     """The model of a weight file and its plain parameters, of whatever layout; what the file tells holds."""
     if pixart_diffusers.NETWORK.mark in state and "config" in tells:
         return pixart_diffusers.read_named(state, tells["config"], "its config", said)
-    if any(network.mark in state for network in wan_layout.NETWORKS):
-        if "config" in tells:
-            return wan_diffusers.read_named(state, tells["config"], "its config", _sizes(said))
-        return wan_layout.read_wan(state, _sizes(said))
+    is_wan = any(network.mark in state for network in wan_names.NETWORKS)
+    if is_wan and "config" in tells:
+        return wan_diffusers.read_named(state, tells["config"], "its config", _sizes(said))
     said = replace(said, **{key: value for key, value in tells.items() if key != "config"})
+    if is_wan:
+        return wan_layout.read_wan(state, _sizes(said))
     if pixart_diffusers.NETWORK.mark in state:
         return pixart_layout.read_pixart(pixart_diffusers.published(state), said)
     if pixart_layout.NETWORK.mark in state:
@@ -138,8 +143,7 @@ def _network(state: StateDict, tells: Mapping[str, Any], said: Said) -> tuple[Di
 
 def _sizes(said: Said) -> wan_layout.Sizes:
     """Of a Wan, what is said."""
-    heads = said.num_heads if isinstance(said.num_heads, int) else None
-    return wan_layout.Sizes(heads, length=said.length or wan_layout.LENGTH)
+    return wan_layout.Sizes(said.num_heads, length=said.length or wan_layout.LENGTH)
 
 
 def _published(model: DiT, params: Params, vae: Path | None = None) -> tuple[dict[str, Any], Params]:
@@ -154,5 +158,5 @@ def _published(model: DiT, params: Params, vae: Path | None = None) -> tuple[dic
     codec = {"name": "sd_vae", **where} if known and model.latent[-1] == 4 else None
     config = {"model": describe(model), "process": None, "codec": codec}
     if model.positions == "rope":
-        config["assumed"] = {"name": "flow", "shift": wan_diffusers.SHIFT}
+        config["assumed"] = {"name": "flow", "shift": wan_pipeline.SHIFT}
     return config, flexify(params, [model.patch])

@@ -13,7 +13,8 @@ import pytest
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.tensor_files import read_safetensors
 from flexidit_jax.common.trees import count
-from flexidit_jax.convert.wan_layout import Sizes, _shapes, named, read_wan, write_wan
+from flexidit_jax.convert.wan_layout import Sizes, _shapes, read_wan, write_wan
+from flexidit_jax.convert.wan_names import in_diffusers
 from flexidit_jax.models.build import build_dit
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -37,7 +38,7 @@ def test_the_names_of_the_repository() -> None:
     for name, other in NAMES.items():
         if name in STATE:
             np.testing.assert_array_equal(theirs[other], STATE[name])
-    assert len(theirs) == len(STATE) and named(theirs).keys() == STATE.keys()
+    assert len(theirs) == len(STATE) and in_diffusers(theirs).keys() == STATE.keys()
     again, same = read_wan(theirs, SIZES)
     assert again == model
     jax.tree.map(np.testing.assert_array_equal, same, params)
