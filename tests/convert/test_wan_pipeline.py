@@ -68,12 +68,10 @@ def test_the_folder_of_the_repository(wan_pipeline: Path, tmp_path: Path) -> Non
     (tmp_path / "config.json").write_text(json.dumps(config))
     flex, whole = fd.load(tmp_path), fd.load(wan_pipeline, length=12)
     assert flex.model == whole.model and flex.process == Process(shift=3.0)
-    for one, other in zip(flex.features(["", "a cat"]), whole.features(["", "a cat"]), strict=True):
+    for one, other in zip(flex.features(["a cat"]), whole.features(["a cat"]), strict=True):
         np.testing.assert_array_equal(one, other)
-    latents = np.ones((1, 2, 2, 2, 4), np.float32)
     with pytest.raises(UserError, match=r"latent channels, and means and deviations are known of 16"):
         flex.codec.decode(np.ones((1, 2, 2, 2, 16)))  # those of the tiny one lie in a config that is not there
-    assert whole.codec.decode(latents).shape == (1, 5, 16, 16, 3)
     assert files_of_model(["config.json", WEIGHTS, "Wan2.1_VAE.pth", "README.md"]) == [
         "Wan2.1_VAE.pth", "config.json", WEIGHTS,
     ]  # fmt: skip
