@@ -15,6 +15,7 @@ from flexidit_jax.common.trees import merge
 from flexidit_jax.common.types import Params, Patch
 from flexidit_jax.convert import diffusers_layout, pixart_diffusers, wan_diffusers
 from flexidit_jax.convert.dit_layout import write_dit
+from flexidit_jax.convert.lora_file import write_lora_file
 from flexidit_jax.convert.peft_layout import write_peft
 from flexidit_jax.convert.pixart_layout import write_pixart
 from flexidit_jax.convert.replaced import check_tensors
@@ -25,10 +26,10 @@ from flexidit_jax.models.flexify import at
 
 
 def write_mode(path: Path, model: DiT, params: Params, patch: Patch, overwrite: bool, adapters_only: bool) -> None:
-    """Writes one mode by the published layout of its kind, or its adapters by themselves as PEFT has them.
+    """Writes one mode by the published layout of its kind, or its adapters by themselves.
 
     Args:
-      path: see `write_published`; a folder for adapters.
+      path: see `write_published`; of adapters a `.safetensors` file, or a folder as PEFT has it.
       model: the network.
       params: the stored tree.
       patch: the mode.
@@ -39,7 +40,8 @@ def write_mode(path: Path, model: DiT, params: Params, patch: Patch, overwrite: 
       UserError: see `write_published`, or a mode without adapters.
     """
     if adapters_only:
-        write_peft(path, params, patch, overwrite)
+        write = write_lora_file if path.suffix == ".safetensors" else write_peft
+        write(path, params, patch, overwrite)
     else:
         write_published(path, model.at(patch), at(params, patch), overwrite)
 

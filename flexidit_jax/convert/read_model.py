@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from flexidit_jax.common.weights import full_set, within
 from flexidit_jax.convert import pixart_diffusers, pixart_layout, wan_diffusers, wan_layout, wan_names, wan_pipeline
 from flexidit_jax.convert.diffusers_layout import STEM, is_diffusers_folder, read_folder, root_of
 from flexidit_jax.convert.dit_layout import StateDict, read_dit
+from flexidit_jax.convert.lora_file import OWN, is_lora_file, read_lora_file
 from flexidit_jax.convert.peft_layout import FILES as ADAPTERS
 from flexidit_jax.convert.peft_layout import is_peft, read_peft
 from flexidit_jax.convert.pipeline import FILES
@@ -49,8 +50,8 @@ def files_of_model(names: Sequence[str]) -> list[str]:
     config = [name for name in here if name == "config.json"]
     if config and WEIGHTS in here:
         return [*config, WEIGHTS]
-    if len(lone := [name for name in here if name.endswith(SUFFIXES)]) == 1:
-        return [*config, *lone]
+    if len(lone := _models(here)) == 1:
+        return [*config, *(name for name in here if name in (lone[0], str(Path(lone[0]).with_suffix(OWN))))]
     found = f"{', '.join(here[:5])}{', ...' if len(here) > 5 else ''}" or "nothing"
     choose = "; name one file, as hf:owner/model/FILE" if lone else ""
     raise UserError(
@@ -103,16 +104,15 @@ def _read(path: str | Path, said: Said, which: str | None, base: Lent) -> tuple[
             return {**config, "process": found.process, "text": found.text}, params
         return _published(*read_dit(*read_folder(path, which)), path / "vae")
     if is_peft(path):
-        config, lent = lent_to(path, base)
-        params = read_peft(path, lent)
-        check_tree(config, params, path)
-        return {**config, "base": str(path)}, params
+        return _adapted(path, read_peft, base)
     if (path / WEIGHTS).is_file():
         return read_saved(path, which, base)
-    if path.is_dir() and (found := sorted(file.name for file in path.iterdir() if file.name.endswith(SUFFIXES))):
+    if path.is_dir() and (found := _models(file.name for file in path.iterdir())):
         if len(found) > 1:
             raise UserError(f"{path} holds several weight files; name one, such as {path / found[0]}")
         path = path / found[0]
+    if is_lora_file(path):
+        return _adapted(path, read_lora_file, base)
     if path.is_file():
         state, tells = read_state_dict(path, which)
         try:
@@ -122,6 +122,19 @@ def _read(path: str | Path, said: Said, which: str | None, base: Lent) -> tuple[
     from flexidit_jax.convert.run_weights import load_weights  # orbax, which sampling a saved model does not need
 
     return load_weights(path, which)
+
+
+def _models(names: Iterable[str]) -> list[str]:
+    """Those of the names of files that hold a model, or adapters, by themselves."""
+    return sorted(name for name in names if name.endswith(SUFFIXES) and not name.endswith(OWN))
+
+
+def _adapted(path: Path, read: Callable[[Path, Params], Params], base: Lent) -> tuple[dict[str, Any], Params]:
+    """The model that adapters were made for, with them."""
+    config, lent = lent_to(path, base)
+    params = read(path, lent)
+    check_tree(config, params, path)
+    return {**config, "base": str(path)}, params
 
 
 def _network(state: StateDict, tells: Mapping[str, Any], said: Said) -> tuple[DiT, Params]:
