@@ -65,7 +65,8 @@ def load(
     def lent() -> tuple[dict[str, Any], Params] | None:
         if base is None or isinstance(base, FlexiDiT):
             return base and (base.sections, base.params)
-        return read_model(base, Said(said.num_heads), None, lambda: None)
+        of_base = Said(said.num_heads)
+        return completed(*read_model(base, of_base, None, lambda: None), of_base)
 
     asked = asked_process(process)
     config, params = read_model(path, said, weights, lent)
