@@ -23,9 +23,9 @@ from flexidit_jax.models.adapters import rank_of
 
 #: r and alpha, None where no file tells it -> s
 Scale = Callable[[int, float | None], np.float32]
-_WORD = r"(?:base_model\.model\.|transformer\.|diffusion_model\.|lora_unet_)?"
-_TENSOR = re.compile(rf"{_WORD}(.+)\.lora_(A|B|down|up)(?:\.default)?\.weight")
-_ALPHA = re.compile(rf"{_WORD}(.+)\.alpha")
+_WORDS = r"(?:base_model\.model\.|transformer\.|diffusion_model\.|lora_unet_)*"
+_TENSOR = re.compile(rf"{_WORDS}(.+)\.lora_(A|B|down|up)(?:\.default)?\.weight")
+_ALPHA = re.compile(rf"{_WORDS}(.+)\.alpha")
 _LETTERS = {"down": "A", "up": "B"}
 
 

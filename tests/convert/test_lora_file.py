@@ -132,6 +132,10 @@ def spelled(how: str, layer: str) -> dict[str, np.ndarray]:
         },
         "plain": {f"{layer}.lora_A.default.weight": a, f"{layer}.lora_B.default.weight": b},
         "diffusers": {f"transformer.{diffusers}.lora_A.weight": a, f"transformer.{diffusers}.lora_B.weight": b},
+        "both": {
+            f"transformer.base_model.model.{diffusers}.lora_A.weight": a,
+            f"transformer.base_model.model.{diffusers}.lora_B.weight": b,
+        },
         "kohya": {
             f"lora_unet_{layer.replace('.', '_')}.lora_down.weight": a,
             f"lora_unet_{layer.replace('.', '_')}.lora_up.weight": b,
@@ -140,7 +144,9 @@ def spelled(how: str, layer: str) -> dict[str, np.ndarray]:
     }[how]
 
 
-@pytest.mark.parametrize(("how", "scale"), [("comfy", 1), ("alpha", 3), ("plain", 1), ("diffusers", 1), ("kohya", 3)])
+@pytest.mark.parametrize(
+    ("how", "scale"), [("comfy", 1), ("alpha", 3), ("plain", 1), ("diffusers", 1), ("both", 1), ("kohya", 3)]
+)
 def test_those_of_others_are_merged(base: fd.FlexiDiT, tmp_path: Path, how: str, scale: int) -> None:
     save_file(
         {key: array for layer in LAYERS for key, array in spelled(how, layer).items()}, tmp_path / "a.safetensors"
