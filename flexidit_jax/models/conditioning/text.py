@@ -217,5 +217,7 @@ class Conditioner(nn.Module):
             raise UserError(
                 f"mask of the condition has no token of text {np.argmin(some)}; an empty text has its end token"
             )
+        if count == self.length:
+            return given
         missing = (0, self.length - count)
         return {**given, "tokens": np.pad(tokens, ((0, 0), missing, (0, 0))), "mask": np.pad(mask, ((0, 0), missing))}
