@@ -103,6 +103,11 @@ class Conditioner(nn.Module):
         """See `models.conditioning`."""
         return () if self.resolution is None else ("resolution", "aspect_ratio")
 
+    @property
+    def token_macs(self) -> int:
+        """See `models.conditioning`."""
+        return self.features * self.width + self.width**2
+
     def grown(self, rows: float, columns: float) -> Conditioner:
         """For pictures so many times as high and as wide."""
         if self.resolution is None:
