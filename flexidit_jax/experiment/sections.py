@@ -223,6 +223,19 @@ class Encoding:
 
 
 @dataclass(frozen=True)
+class Decoding:
+    """The `decode` section.
+
+    Attributes:
+      latents: a folder of samples of clips, or its `latents.safetensors`; also `--latents`.
+      out: the folder, that of the latents by default; also `--out`.
+    """
+
+    latents: str | None = None
+    out: str | None = None
+
+
+@dataclass(frozen=True)
 class Referencing:
     """The `reference` section.
 

@@ -19,7 +19,7 @@ CONFIG_FILE = "config.json"
 #: what may change between two starts of one run: nothing here changes what is computed, but for rounding
 FREE = {
     *("init_from", "profile_at", "sample", "evaluate", "report", "generate", "export", "search", "encode", "reference"),
-    "compile",
+    *("decode", "compile"),
 }
 FREE_WITHIN = {
     "train": {"log_every", "checkpoint_every", "keep", "mesh", "workers", "accumulate", "preview_every", "spike"},
