@@ -192,6 +192,8 @@ def test_a_picture_of_too_many_pixels_is_corrupt(tmp_path: Path, caplog: pytest.
     for bins in (False, True):
         source = dataset(tmp_path, size=32, bins=bins, max_corrupt=0.5).source()
         assert [record["texts"] for record in source] == [("1",), ("1",)]
+    with pytest.raises(UserError, match=r"^2 of 2 records are corrupt"):
+        dataset(tmp_path, max_pixels=399).source()[1]
     assert (
         caplog.records[0]
         .getMessage()
@@ -226,11 +228,20 @@ def test_what_is_refused(images: Path, tmp_path: Path) -> None:
 
 
 def test_evaluations_read_images_of_one_size(images: Path) -> None:
-    section = {"name": "captioned", "path": str(images)}
+    section = {"name": "captioned", "path": str(images), "captions": None}
     found = of_dataset(dataset(images), section, "train")
-    assert next(found.batches(6)).shape == (6, 16, 16, 3) and "path" not in found.known
+    assert next(found.batches(6)).shape == (6, 16, 16, 3) and not {"path", "captions"} & set(found.known)
     with pytest.raises(UserError, match=r"^features are of images of one size; dataset\.bins=False crops squares"):
         of_dataset(dataset(images, bins=True, size=32), section, "train")
+
+
+def test_more_corrupt_pictures_than_may_be_are_refused(images: Path) -> None:
+    for name in ("a/0.png", "a/2.png"):
+        (images / name).write_bytes(b"")
+    assert dataset(images, max_corrupt=0.5).source()[0]["texts"] == ("4",)
+    source = dataset(images).source()
+    with pytest.raises(UserError, match=r"^2 of 6 records are corrupt, more than dataset\.max_corrupt=0\.001 admits"):
+        source[0]
 
 
 def test_captions_of_coco_lie_elsewhere(images: Path, tmp_path: Path) -> None:
