@@ -47,7 +47,7 @@ NUM = 50_000
 #: of what may change between two starts, the sections and keys that it reads
 READS = (
     *("init_from", "generate", "encode", *HOW),
-    *("sample.prompts", "sample.images_per_prompt", "sample.batch", "sample.negative"),
+    *("sample.prompts", "sample.images_per_prompt", "sample.batch", "sample.negative", "sample.files"),
 )
 
 
