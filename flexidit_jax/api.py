@@ -344,13 +344,13 @@ class FlexiDiT:
         overwrite: bool = False,
         adapters_only: bool = False,
     ) -> None:
-        """Writes one mode as a DiT or PixArt of a published layout, which other programs read.
+        """Writes one mode by the published layout of its kind (DiT, PixArt, Wan), which other programs read.
 
         Args:
           path: `.safetensors` or `.pt` (with torch), or a folder for diffusers.
           patch: the mode; the most powerful by default.
           overwrite: replace another model that is there.
-          adapters_only: write a folder of PEFT with the mode's LoRA, which is otherwise merged.
+          adapters_only: write the mode's LoRA, which is otherwise merged: a `.safetensors` file, or PEFT's folder.
 
         Raises:
           UserError: a mode the layout cannot hold, another model at the path, or one that cannot be written.

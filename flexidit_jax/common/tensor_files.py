@@ -129,7 +129,12 @@ def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]
 def write_safetensors(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
     """Tensors by name, and metadata; whole or not at all."""
     with written_aside(path) as unfinished:
-        save_file({key: np.asarray(value, order="C") for key, value in tensors.items()}, unfinished, metadata)
+        save_tensors(unfinished, tensors, metadata)
+
+
+def save_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
+    """The same, as it goes."""
+    save_file({key: np.asarray(value, order="C") for key, value in tensors.items()}, path, metadata)
 
 
 def config_beside(path: Path) -> dict[str, Any]:

@@ -60,6 +60,22 @@ def heads_of(width: int, given: Heads) -> int:
     return published[width]
 
 
+def heads_as_wide(width: int, given: Heads, head: int, kind: str) -> int:
+    """The number of heads of a kind of model, all published ones of which have heads of the same width.
+
+    Raises:
+      UserError: not given, and `head` does not divide the width.
+    """
+    if isinstance(given, Mapping):
+        given = given.get(width)
+    if given is None and width % head:
+        raise UserError(
+            f"the number of heads is not in a {kind} state dict, and width {width} is no multiple of {head}, that of a"
+            " published head; pass num_heads="
+        )
+    return heads_of(width, width // head if given is None else given)
+
+
 def read_dit(state: StateDict, num_heads: Heads = None, input_size: int | None = None) -> tuple[DiT, Params]:
     """A state dict of the published layout -> the model it describes and its plain parameters.
 

@@ -17,7 +17,7 @@ from flexidit_jax.common.tensor_files import misaxed, misnamed, told
 from flexidit_jax.common.trees import at_path, put
 from flexidit_jax.common.types import Array, Params
 from flexidit_jax.common.weights import Network
-from flexidit_jax.convert.dit_layout import Heads, StateDict, float32, heads_of
+from flexidit_jax.convert.dit_layout import StateDict, float32, heads_as_wide
 from flexidit_jax.convert.said import Said
 from flexidit_jax.models.build import build_dit
 from flexidit_jax.models.dit import DiT
@@ -271,23 +271,12 @@ def _model_of(state: StateDict, said: Said, stored: bool) -> DiT:
         patch=patch,
         width=width,
         depth=sum(bool(re.fullmatch(r"blocks\.\d+\.scale_shift_table", key)) for key in state),
-        num_heads=_heads(width, said.num_heads),
+        num_heads=heads_as_wide(width, said.num_heads, HEAD, "PixArt"),
         mlp_ratio=max(1, state["blocks.0.mlp.fc1.weight"].shape[0] // width),
         learn_variance=state["final_layer.linear.weight"].shape[0] == 2 * patch * patch * channels,
         modulation="single",
         span=input_size / patch / (scale or 1.0),
     )
-
-
-def _heads(width: int, given: Heads) -> int:
-    if isinstance(given, Mapping):
-        given = given.get(width)
-    if given is None and width % HEAD:
-        raise UserError(
-            f"the number of heads is not in a PixArt state dict, and width {width} is no multiple of {HEAD}, that of a"
-            " published head; pass num_heads="
-        )
-    return heads_of(width, width // HEAD if given is None else given)
 
 
 def _shapes(model: DiT) -> dict[str, tuple[int, ...]]:

@@ -171,6 +171,7 @@ class _Crops(Sequence):
 
     Attributes:
       bins: int32 [len], the number of the bin of each; there where there are several.
+      texts: the captions of each.
     """
 
     def __init__(
@@ -184,6 +185,7 @@ class _Crops(Sequence):
     ) -> None:
         self._folder, self._pairs, self._said, self._sizes, self.bins = folder, pairs, said, sizes, bins
         self._max_pixels = max_pixels
+        self.texts = [pair.captions for pair in pairs]
 
     def __len__(self) -> int:
         return len(self._pairs)

@@ -57,6 +57,8 @@ class Intact(Sequence):
         if (bins := getattr(source, "bins", None)) is not None:
             self.bins = bins
             self._after = _next_of_bin(bins)
+        if (texts := getattr(source, "texts", None)) is not None:
+            self.texts = texts
 
     def __len__(self) -> int:
         return len(self._source)

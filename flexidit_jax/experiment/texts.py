@@ -14,6 +14,7 @@ import numpy as np
 from flexidit_jax.api import FlexiDiT
 from flexidit_jax.common.cluster import processes as cluster
 from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.notes import Sparing
 from flexidit_jax.common.progress import Progress
 from flexidit_jax.data.text_features import MANIFEST, TextFeatures, TextShards, digest
 from flexidit_jax.experiment.experiment import Experiment
@@ -23,7 +24,7 @@ from flexidit_jax.runs.workdir import out_folder
 from flexidit_jax.sampling.asked import fitting
 from flexidit_jax.sampling.spec import SampleSpec
 from flexidit_jax.text.prompt_files import Prompt, prompts_file, read_prompt_file
-from flexidit_jax.text.prompts import features_of, read_prompts
+from flexidit_jax.text.prompts import features_of, read_prompts, with_features
 
 #: prompts that are read at a time
 PIECE = 64
@@ -124,6 +125,22 @@ def texts_of(prompts: Any, labels: Any, conditioner: Any) -> Texts | None:
     return Texts(read_prompts(prompts))
 
 
+def read_asked(experiment: Experiment, prompts: Any, labels: Any, negative: Any) -> tuple[Any, Any]:
+    """What a `sample` section asks for and leads away from, as a conditioner parses it: texts as features.
+
+    Args:
+      prompts, labels, negative: its keys.
+
+    Raises:
+      UserError: nothing is asked for; or see `texts_of` and `text.prompts.with_features`.
+    """
+    conditioner = experiment.model.conditioner
+    if (texts := texts_of(prompts, labels, conditioner)) is None:
+        return labels, negative
+    encoder = fitting(experiment.text, conditioner)
+    return tuple(with_features(encoder, conditioner.features, texts.asked, negative))
+
+
 def said(asked: Mapping[str, Any], number: int, spec: SampleSpec, negative: Any) -> dict[str, Any]:
     """What is written beside a picture, JSON-ready: all that makes it again.
 
@@ -164,7 +181,7 @@ def keep(encoder: Any, prompts: Sequence[str], folder: Path, section: Encoding, 
     missing = shards.missing()
     smaller = "" if section.dtype == "float16" else " or encode.dtype=float16"
     shards.check_space(shards.size(missing), f"features of {shards.count(missing)} texts", smaller)
-    there = len(prompts) - shards.count(missing)
+    there, sparing = len(prompts) - shards.count(missing), Sparing(PIECE)
     if missing and there:
         print(f"{folder}: resuming, {there} of {len(prompts)} texts are there")
     try:
@@ -175,7 +192,8 @@ def keep(encoder: Any, prompts: Sequence[str], folder: Path, section: Encoding, 
                     return None
                 features: list[np.ndarray] = []
                 for numbers in shards.pieces([shard], PIECE):
-                    features += features_of(encoder, [prompts[i] for i in numbers])
+                    with sparing:
+                        features += features_of(encoder, [prompts[i] for i in numbers])
                     bar.advance(len(numbers))
                 shards.write(shard, features)
     finally:
