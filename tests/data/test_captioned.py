@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from flexidit_jax.common.errors import UserError
+from flexidit_jax.data import picture_bins
 from flexidit_jax.data.captioned import Dataset
 from flexidit_jax.data.loader import batches
 from flexidit_jax.data.record_images import of_dataset
@@ -155,6 +156,20 @@ def test_pictures_go_to_the_bin_of_the_nearest_ratio_as_they_are_shown(tmp_path:
     assert [record["x"].shape for record in source] == sizes
     held = dataset(tmp_path, size=32, unit=4, bins=True, held_out_share=0.4).held_out()
     assert held.bins.tolist() == [source.bins[2]] and held[0]["text"] == "wide"
+
+
+def test_headers_are_read_once(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+
+    def noted(file: object, name: str, max_pixels: int) -> tuple[int, int]:
+        read.append(name)
+        return 20, 20
+
+    monkeypatch.setattr(picture_bins, "shown_size", noted)
+    data = dataset(images, size=32, bins=True, held_out_share=0.5)
+    for _ in range(2):
+        assert (len(data.source()), len(data.held_out())) == (3, 3)
+    assert sorted(read) == [f"{images}/{'ab'[i % 2]}/{i}.png" for i in (0, 2, 4, 1, 3, 5)]
 
 
 def test_a_size_that_is_said_is_not_read(tmp_path: Path) -> None:
