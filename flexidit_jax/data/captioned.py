@@ -87,7 +87,7 @@ class Dataset(Photos):
         """
         if self._holds_out:
             self.held_out()  # refused now, and not when the training is over
-        return self._records(self._found, self._trained, lambda texts: {"texts": texts})
+        return self._records(self._found, self._trained, self._trained_bins, lambda texts: {"texts": texts})
 
     def held_out(self) -> Sequence[dict[str, Any]]:
         """The records {"x", "text"} of `validation`, or those kept from training, each with its first caption.
@@ -96,7 +96,7 @@ class Dataset(Photos):
           UserError: there are none, or as for `source`.
         """
         found = self._found if self.validation is None else self._validation
-        return self._records(found, self._held_out, lambda texts: {"text": texts[0]})
+        return self._records(found, self._held_out, self._held_out_bins, lambda texts: {"text": texts[0]})
 
     def augment(self, record: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         """Takes one of the captions, and with `flip` mirrors half of the images."""
@@ -132,10 +132,14 @@ class Dataset(Photos):
         kept = f"{len(self._held_out):,} of them held out" if self._holds_out else NONE
         return f"{_said(found.pairs)}, {kept}{found.left_out}"
 
-    def _records(self, found: Pairs, pairs: list[Pair], said: Says) -> Sequence[dict[str, Any]]:
-        numbers = bins_of(found.folder, pairs, self._bins, self.max_pixels) if self.bins else None
+    def _records(
+        self, found: Pairs, pairs: list[Pair], bins: np.ndarray | None, said: Says
+    ) -> Sequence[dict[str, Any]]:
         sizes = self._bins if self.bins else [(self.size, self.size)]
-        return Intact(_Crops(found.folder, pairs, said, sizes, numbers, self.max_pixels), self.max_corrupt)
+        return Intact(_Crops(found.folder, pairs, said, sizes, bins, self.max_pixels), self.max_corrupt)
+
+    def _bins_of(self, found: Pairs, pairs: list[Pair]) -> np.ndarray | None:
+        return bins_of(found.folder, pairs, self._bins, self.max_pixels) if self.bins else None
 
     @property
     def _holds_out(self) -> bool:
@@ -156,6 +160,14 @@ class Dataset(Photos):
     @cached_property
     def _trained(self) -> list[Pair]:
         return [pair for i, pair in enumerate(self._found.pairs) if not kept_out(i, self.held_out_share)]
+
+    @cached_property
+    def _trained_bins(self) -> np.ndarray | None:
+        return self._bins_of(self._found, self._trained)
+
+    @cached_property
+    def _held_out_bins(self) -> np.ndarray | None:
+        return self._bins_of(self._found if self.validation is None else self._validation, self._held_out)
 
     @cached_property
     def _held_out(self) -> list[Pair]:

@@ -71,6 +71,10 @@ def of_value(value: Any) -> Said | None:
     texts = (value,) if isinstance(value, str) else value
     if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
         return NO_TEXT
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError:  # halves of characters, as JSON may escape them
+        return NO_UTF8
     return tuple(texts)
 
 

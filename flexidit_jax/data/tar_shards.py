@@ -139,7 +139,8 @@ class _Shard:
                 for key, members in itertools.groupby(self._members(content), lambda one: one[0]):
                     of_key: dict[str, Span] = {}
                     for _, ending, span in members:
-                        of_key.setdefault(ending, span)
+                        if of_key.setdefault(ending, span) is not span:
+                            self.left_out.add("member of a name that was there before", f"{self._name}/{key}{ending}")
                     self._take(f"{self._name}/{key}", of_key, content)
         except OSError as error:
             raise UserError(f"{self._file} cannot be read ({error.strerror})") from None

@@ -93,8 +93,8 @@ def build_sampling(section: Section) -> Sampling:
 
         Args:
           labels: of the samples, one each: numbers, ranges such as 0-3, names where the model knows them.
-          prompts: of a model of texts, in place of labels: a file with a prompt a line, one prompt, a list of them, or
-            a folder of features that `--mode=encode` wrote; also `--prompts`.
+          prompts: of a model of texts, in place of labels: a file with a prompt a line (or as `text.prompt_files`
+            has them), one prompt, a list of them, or a folder of features that `--mode=encode` wrote; also `--prompts`.
           images_per_prompt: pictures of each label or prompt, one after the other.
           batch: samples per call of the network.
           files: what is written.

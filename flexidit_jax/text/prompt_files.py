@@ -110,6 +110,6 @@ def _object(line: str) -> Any:
 
 def _text(told: Any, where: str) -> str:
     text = next((told[key] for key in _KEYS if key in told), None) if isinstance(told, dict) else told
-    if not isinstance(text, str) or not text.strip():
+    if not isinstance(text, str) or not text.strip() or any("\ud800" <= letter <= "\udfff" for letter in text):
         raise UserError(f'{where}: no prompt such as {{"prompt": "a red apple"}}')
     return text.strip()

@@ -8,6 +8,7 @@ import pytest
 
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.data.caption_files import Told, read_captions
+from flexidit_jax.data.captions import NO_TEXT, NO_UTF8
 
 NO_OBJECT = ' is no object such as {"file_name": "0.png", "text": "an apple"}'
 
@@ -33,9 +34,8 @@ def test_the_first_of_the_usual_columns(tmp_path: Path) -> None:
     assert read(tmp_path, "m.jsonl", line, "prompt")["a"].said == ("p",)
     mixed = line + '\n{"file_name": "b", "text": "t"}'
     assert {name: one.said for name, one in read(tmp_path, "m.jsonl", mixed).items()} == {"a": None, "b": ("t",)}
-    assert (
-        read(tmp_path, "m.jsonl", '{"file_name": "a", "text": 3}')["a"].said == "image with a caption that is no text"
-    )
+    assert read(tmp_path, "m.jsonl", '{"file_name": "a", "text": 3}')["a"].said == NO_TEXT
+    assert read(tmp_path, "m.jsonl", '{"file_name": "a", "text": "\\ud83d"}')["a"].said == NO_UTF8
     assert read(tmp_path, "m.jsonl", "\n") == {}
 
 

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from flexidit_jax.common.errors import UserError
+from flexidit_jax.data import picture_bins
 from flexidit_jax.data.captioned import Dataset
 from flexidit_jax.data.loader import batches
 from flexidit_jax.data.record_images import of_dataset
@@ -157,6 +158,20 @@ def test_pictures_go_to_the_bin_of_the_nearest_ratio_as_they_are_shown(tmp_path:
     assert held.bins.tolist() == [source.bins[2]] and held[0]["text"] == "wide"
 
 
+def test_headers_are_read_once(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+
+    def noted(file: object, name: str, max_pixels: int) -> tuple[int, int]:
+        read.append(name)
+        return 20, 20
+
+    monkeypatch.setattr(picture_bins, "shown_size", noted)
+    data = dataset(images, size=32, bins=True, held_out_share=0.5)
+    for _ in range(2):
+        assert (len(data.source()), len(data.held_out())) == (3, 3)
+    assert sorted(read) == [f"{images}/{'ab'[i % 2]}/{i}.png" for i in (0, 2, 4, 1, 3, 5)]
+
+
 def test_a_size_that_is_said_is_not_read(tmp_path: Path) -> None:
     paint(tmp_path / "0.png", 0, (60, 30))
     metadata(tmp_path, {"file_name": "0.png", "text": "a", "width": 30, "height": 60})
@@ -192,6 +207,8 @@ def test_a_picture_of_too_many_pixels_is_corrupt(tmp_path: Path, caplog: pytest.
     for bins in (False, True):
         source = dataset(tmp_path, size=32, bins=bins, max_corrupt=0.5).source()
         assert [record["texts"] for record in source] == [("1",), ("1",)]
+    with pytest.raises(UserError, match=r"^2 of 2 records are corrupt"):
+        dataset(tmp_path, max_pixels=399).source()[1]
     assert (
         caplog.records[0]
         .getMessage()
@@ -226,11 +243,20 @@ def test_what_is_refused(images: Path, tmp_path: Path) -> None:
 
 
 def test_evaluations_read_images_of_one_size(images: Path) -> None:
-    section = {"name": "captioned", "path": str(images)}
+    section = {"name": "captioned", "path": str(images), "captions": None}
     found = of_dataset(dataset(images), section, "train")
-    assert next(found.batches(6)).shape == (6, 16, 16, 3) and "path" not in found.known
+    assert next(found.batches(6)).shape == (6, 16, 16, 3) and not {"path", "captions"} & set(found.known)
     with pytest.raises(UserError, match=r"^features are of images of one size; dataset\.bins=False crops squares"):
         of_dataset(dataset(images, bins=True, size=32), section, "train")
+
+
+def test_more_corrupt_pictures_than_may_be_are_refused(images: Path) -> None:
+    for name in ("a/0.png", "a/2.png"):
+        (images / name).write_bytes(b"")
+    assert dataset(images, max_corrupt=0.5).source()[0]["texts"] == ("4",)
+    source = dataset(images).source()
+    with pytest.raises(UserError, match=r"^2 of 6 records are corrupt, more than dataset\.max_corrupt=0\.001 admits"):
+        source[0]
 
 
 def test_captions_of_coco_lie_elsewhere(images: Path, tmp_path: Path) -> None:

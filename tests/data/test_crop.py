@@ -27,6 +27,14 @@ def test_a_crop_covers_and_keeps_ratios(size: tuple[int, int], crop: tuple[int, 
         assert np.abs(found[..., channel] - (128 + 4 * wanted))[told].max() < 5
 
 
+def test_a_picture_is_halved_only_where_both_sides_allow_it() -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (25, 90, 3), np.uint8))
+    wanted = np.asarray(image.resize((72, 20), Image.Resampling.BICUBIC).crop((21, 0, 51, 20)))
+    np.testing.assert_array_equal(covering_crop(image, 20, 30), wanted)
+    large = image.resize((180, 50), Image.Resampling.NEAREST)  # whose halves are that image
+    np.testing.assert_array_equal(covering_crop(large, 20, 30), wanted)
+
+
 def test_a_square_is_the_crop_of_before() -> None:
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (70, 90, 3), np.uint8))
     np.testing.assert_array_equal(centre_crop(image, 16), covering_crop(image, 16, 16))

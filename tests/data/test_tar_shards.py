@@ -49,6 +49,12 @@ def test_keys_go_to_the_first_dot_and_spans_hold_the_pictures(tmp_path: Path) ->
         assert (file.read(3), file.seek(-2, io.SEEK_END), file.read(), file.read()) == (b"pic", 7, b" a", b"")
 
 
+def test_the_first_member_of_a_name_counts(tmp_path: Path) -> None:
+    found = read(tmp_path, {"a.txt": "one", "./a.txt": "two", "a.png": b"1", "a.PNG": b"2"})
+    assert [(pair.captions, pair.at.read()) for pair in found.pairs] == [(("one",), b"1")]
+    assert found.left_out.counts == {"member of a name that was there before": 2}
+
+
 def test_json_says_captions_and_sizes(tmp_path: Path) -> None:
     said = {"caption": "a cat", "width": 30, "height": 20, "other": ["x", "y"], "key": "0"}
     members = {"0.png": "", "0.json": json.dumps(said), "1.png": "", "1.json": "{}", "1.txt": "one"}

@@ -17,7 +17,9 @@ from flexidit_jax.common.config import load_config
 from flexidit_jax.data.text_features import TextFeatures
 from flexidit_jax.experiment.experiment import build_experiment
 from flexidit_jax.experiment.start import trained_model
+from flexidit_jax.jobs import generate
 from flexidit_jax.main import main
+from flexidit_jax.runs.picture_shards import PictureShards
 from flexidit_jax.text.t5 import Encoder
 
 ROOT = Path(__file__).parents[2]
@@ -178,13 +180,25 @@ def test_many_prompts_are_streamed_and_gone_on_with(
     assert refusal(capsys).startswith(f"{out} holds images made with other words: labels is '3 prompts, ")
 
 
-def test_pictures_lie_as_a_judge_reads_them(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pictures_lie_as_a_judge_reads_them(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told: list[int] = []
+
+    def made(*args: object, fps: int, **words: object) -> PictureShards:
+        told.append(fps)
+        return PictureShards(*args, fps=fps, **words)
+
+    monkeypatch.setattr(generate, "PictureShards", made)
     out, file = tmp_path / "out", tmp_path / "evaluation_metadata.jsonl"
     lines = [json.dumps({"tag": "colors", "include": [], "prompt": prompt}) for prompt in PROMPTS[:2]]
     file.write_text("\n".join(lines))
     flags, words = [f"--prompts={file}", f"--out={out}"], {"generate.files": "geneval", "sample.images_per_prompt": 2}
+    words["sample.files.fps"] = 8  # of clips
     assert run("generate", *flags, **words, **{"sample.seed": 3}) == 0
     assert f"written: {out}/images, 4 pictures\n" in capsys.readouterr().out
+    assert told == [8]
+    monkeypatch.setattr(generate, "PictureShards", PictureShards)
     for p in range(2):
         assert json.loads((out / "images" / f"0000{p}" / "metadata.jsonl").read_text()) == json.loads(lines[p])
         samples = sorted((out / "images" / f"0000{p}" / "samples").iterdir())

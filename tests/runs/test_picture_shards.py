@@ -61,8 +61,10 @@ def test_a_jpeg_is_one_and_says_what_it_is_in_its_comment(tmp_path: Path, ending
 
 
 def test_clips_are_files_of_their_own_format(tmp_path: Path) -> None:
-    pytest.importorskip("av")
+    av = pytest.importorskip("av")
     clips = np.zeros((5, 3, 16, 16, 3), np.uint8) + np.arange(5, dtype=np.uint8)[:, None, None, None, None] * 40
     make(shards(tmp_path, "mp4", (3, 16, 16, 3), fps=8), clips)
-    found = read_clip(tmp_path / "images" / "2" / "0.mp4")
+    found = read_clip(file := tmp_path / "images" / "2" / "0.mp4")
+    with av.open(str(file)) as container:
+        assert container.streams.video[0].average_rate == 8
     assert found.shape == (3, 16, 16, 3) and abs(int(found.mean()) - 160) < 4

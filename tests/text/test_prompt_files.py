@@ -64,6 +64,7 @@ def test_what_is_a_file_and_what_a_prompt(tmp_path: Path) -> None:
         ("a.json", {"images": [], "annotations": []}, "{file} holds no prompts; write one a line"),
         ("a.json", "3", "{file} holds neither a list of prompts nor COCO's captions"),
         ("a.json", ["a", ""], '{file}, entry 00001: no prompt such as {"prompt": "a red apple"}'),
+        ("a.json", '["\\ud83d"]', '{file}, entry 00000: no prompt such as {"prompt": "a red apple"}'),
         ("a.json", {"7": {"models": 3}}, '{file}, entry 7: no prompt such as {"prompt": "a red apple"}'),
         ("a.jsonl", '{"prompt": "a"}\n{"prompt', '{file}, line 2: no prompt such as {"prompt": "a red apple"}'),
         ("a.jsonl", '{"prompt": "a"}\n\n', "line 2 of {file} is empty; write a prompt a line, and no line without one"),
