@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.tensor_files import misaxed, misnamed, told
 from flexidit_jax.common.trees import at_path, put
 from flexidit_jax.common.types import Array, Params, short_patch_name
-from flexidit_jax.convert.dit_layout import Heads, StateDict, float32, heads_as_wide
+from flexidit_jax.convert.dit_layout import Heads, StateDict, float32, heads_as_wide, stacked
 from flexidit_jax.convert.wan_names import CLASS, OTHERS, TABLE, in_diffusers, of_repository
 from flexidit_jax.models.build import build_dit
 from flexidit_jax.models.dit import DiT
@@ -77,6 +77,8 @@ class Sizes:
 def read_wan(state: StateDict, sizes: Sizes = Sizes()) -> tuple[DiT, Params]:
     """A state dict of either layout -> the model it describes and its plain parameters.
 
+    Tensors are read one by one: besides the parameters no more than a layer is held.
+
     Args:
       state: arrays by name, of any float type.
 
@@ -99,26 +101,29 @@ def read_wan(state: StateDict, sizes: Sizes = Sizes()) -> tuple[DiT, Params]:
             raise UserError(f"not a {CLASS} state dict: {said}")
         return array
 
+    def leaf(kind: str, name: str) -> np.ndarray:
+        return take(f"{name}.weight").T if kind == "kernel" else take(f"{name}.bias")
+
     def linear(name: str) -> Params:
-        return {"kernel": take(f"{name}.weight").T, "bias": take(f"{name}.bias")}
+        return {kind: leaf(kind, name) for kind in ("kernel", "bias")}
 
-    def fused(i: int) -> Params:
-        parts = [linear(f"blocks.{i}.{name}") for name in QKV]
-        return {leaf: np.concatenate([part[leaf] for part in parts], -1) for leaf in ("kernel", "bias")}
+    def layers(*names: str) -> Params:
+        """Of all blocks; of several names one after another."""
 
-    def stacked(make: Any) -> Params:
-        parts = [make(i) for i in range(model.depth)]
-        return {leaf: np.stack([part[leaf] for part in parts]) for leaf in parts[0]}
+        def of_block(kind: str, i: int) -> np.ndarray:
+            return np.concatenate([leaf(kind, f"blocks.{i}.{name}") for name in names], -1)
 
-    tables = np.stack([take(f"blocks.{i}.{TABLE}")[0] for i in range(model.depth)])
+        return {kind: stacked(partial(of_block, kind), model.depth) for kind in ("kernel", "bias")}
+
+    tables = stacked(lambda i: take(f"blocks.{i}.{TABLE}")[0], model.depth)
     params: Params = {"blocks": {"modulation": {"table": tables}}}
     for path, name in OUTSIDE.items():
         put(params, path, linear(name))
-    put(params["blocks"], "attention/qkv", stacked(fused))
+    put(params["blocks"], "attention/qkv", layers(*QKV))
     for path, name in BLOCK.items():
-        put(params["blocks"], path, stacked(lambda i, name=name: linear(f"blocks.{i}.{name}")))
+        put(params["blocks"], path, layers(name))
     for path, name in VECTORS.items():
-        put(params["blocks"], path, np.stack([take(f"blocks.{i}.{name}") for i in range(model.depth)]))
+        put(params["blocks"], path, stacked(lambda i, name=name: take(f"blocks.{i}.{name}"), model.depth))
     last = linear("proj_out")
     return model, params | {
         "embed": {
