@@ -191,9 +191,9 @@ def _with_positions(model: DiT, positions: np.ndarray) -> DiT:
     raise UserError("pos_embed does not hold the sin-cos positions of a DiT; models with other positions are not read")
 
 
-def float32(array: Array) -> np.ndarray:
-    """On the host."""
-    return np.asarray(array).astype(np.float32)
+def float32(array: Array, copy: bool = True) -> np.ndarray:
+    """On the host; without a copy itself where it is there."""
+    return np.asarray(array).astype(np.float32, copy=copy)
 
 
 def _model_of(state: StateDict, num_heads: Heads, input_size: int | None) -> DiT:

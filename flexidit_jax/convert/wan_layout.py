@@ -142,6 +142,7 @@ def write_wan(model: DiT, params: Params, repository: bool = False) -> dict[str,
     """Plain parameters of the powerful mode -> a state dict of diffusers, float32; the inverse of `read_wan`.
 
     Leaves of a FlexiDiT mode are folded into those of the layout (`models.fold`); what stands for no text is left out.
+    Arrays are views of the parameters: who writes shards holds one shard beside these.
 
     Args:
       repository: the names of the Wan repository instead.
@@ -159,32 +160,31 @@ def write_wan(model: DiT, params: Params, repository: bool = False) -> dict[str,
             "the published Wan layout holds models with rope, norms of queries and keys, and a text; save()"
             " holds others"
         )
-    params = folded(params)
+    params, plain = folded(params), partial(float32, copy=False)
     state = {
-        "patch_embedding.weight": float32(params["embed"]["kernel"]).transpose(4, 3, 0, 1, 2),
-        "patch_embedding.bias": float32(params["embed"]["bias"]),
-        TABLE: float32(params["final"]["modulation"]["table"])[None],
-        "proj_out.weight": float32(params["deembed"]["kernel"]).reshape(model.width, -1).T,
-        "proj_out.bias": float32(params["deembed"]["bias"]).reshape(-1),
+        "patch_embedding.weight": plain(params["embed"]["kernel"]).transpose(4, 3, 0, 1, 2),
+        "patch_embedding.bias": plain(params["embed"]["bias"]),
+        TABLE: plain(params["final"]["modulation"]["table"])[None],
+        "proj_out.weight": plain(params["deembed"]["kernel"]).reshape(model.width, -1).T,
+        "proj_out.bias": plain(params["deembed"]["bias"]).reshape(-1),
     }
 
     def linear(name: str, kernel: Array, bias: Array) -> dict[str, np.ndarray]:
-        return {f"{name}.weight": float32(kernel).T, f"{name}.bias": float32(bias)}
+        return {f"{name}.weight": plain(kernel).T, f"{name}.bias": plain(bias)}
 
     for path, name in OUTSIDE.items():
         state |= linear(name, **at_path(params, path))
     blocks = params["blocks"]
     for i in range(model.depth):
-        state[f"blocks.{i}.{TABLE}"] = float32(blocks["modulation"]["table"][i])[None]
-        qkv = {leaf: np.split(float32(array[i]), 3, -1) for leaf, array in blocks["attention"]["qkv"].items()}
+        state[f"blocks.{i}.{TABLE}"] = plain(blocks["modulation"]["table"][i])[None]
+        qkv = {leaf: np.split(plain(array[i]), 3, -1) for leaf, array in blocks["attention"]["qkv"].items()}
         for part, name in enumerate(QKV):
             state |= linear(f"blocks.{i}.{name}", qkv["kernel"][part], qkv["bias"][part])
         for path, name in BLOCK.items():
             layer = at_path(blocks, path)
             state |= linear(f"blocks.{i}.{name}", layer["kernel"][i], layer["bias"][i])
         for path, name in VECTORS.items():
-            state[f"blocks.{i}.{name}"] = float32(at_path(blocks, path)[i])
-    state = {name: np.ascontiguousarray(array) for name, array in state.items()}
+            state[f"blocks.{i}.{name}"] = plain(at_path(blocks, path)[i])
     return {of_repository(name): array for name, array in state.items()} if repository else state
 
 
