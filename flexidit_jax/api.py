@@ -215,8 +215,8 @@ class FlexiDiT:
     def flops(self, spec: SampleSpec, batch: int | None = None, text_kept: bool = False) -> FlopCount:
         """FLOPs per sample of a `sample` call with the same spec; every evaluation counts, padding does not.
 
-        Keys and values of a text count in every evaluation, as the paper has it; with `text_kept` once for each of the
-        texts that are read, as sampling makes them.
+        A text's own layers, keys and values count in every evaluation, as the paper has it; with `text_kept` once for
+        each of the texts that are read, as sampling makes them.
         """
         chosen, kept = self.plan(spec=spec, batch=batch), typed(text_kept, "bool", "text_kept")
         of_null = any(cond == guide for cond, guide in chosen.pairs)

@@ -106,6 +106,4 @@ def scale_of(config: Mapping[str, Any], where: str) -> Scale:
     alpha = config.get("lora_alpha")
     if isinstance(alpha, bool) or not isinstance(alpha, (int, float)):
         raise UserError(f"{where} must say lora_alpha as a number, got {alpha!r}")
-    return lambda rank, own: np.float32(
-        (alpha if own is None else own) / (rank**0.5 if config.get("use_rslora") else rank)
-    )
+    return lambda rank, _: np.float32(alpha / (rank**0.5 if config.get("use_rslora") else rank))

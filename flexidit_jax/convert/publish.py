@@ -40,6 +40,7 @@ def write_mode(path: Path, model: DiT, params: Params, patch: Patch, overwrite: 
       UserError: see `write_published`, or a mode without adapters.
     """
     if adapters_only:
+        _check_ending(path, (".safetensors",))
         write = write_lora_file if path.suffix == ".safetensors" else write_peft
         write(path, params, patch, overwrite)
     else:
@@ -58,8 +59,7 @@ def write_published(path: Path, model: DiT, params: Params, overwrite: bool = Fa
     Raises:
       UserError: a mode that the layout cannot hold, another model at the path, or a path that cannot be written.
     """
-    if re.fullmatch(r"\.[A-Za-z]\w*", path.suffix) and path.suffix not in (".safetensors", ".pt", ".pth"):
-        raise UserError(f"path {path} names no layout; write .safetensors or .pt, or a folder without an ending")
+    _check_ending(path, (".safetensors", ".pt", ".pth"))
     write, layout = write_dit, diffusers_layout
     if model.positions == "rope":
         write, layout = partial(write_wan, repository=True), wan_diffusers
@@ -81,3 +81,14 @@ def write_published(path: Path, model: DiT, params: Params, overwrite: bool = Fa
             layout.write_folder(path, model, state, overwrite)
     except (OSError, RuntimeError, SafetensorError) as error:
         raise UserError(f"cannot write to {path} ({error})") from None
+
+
+def _check_ending(path: Path, known: tuple[str, ...]) -> None:
+    """Refuses a path that is neither a file of a known ending nor a folder.
+
+    Raises:
+      UserError: so it is.
+    """
+    if re.fullmatch(r"\.[A-Za-z]\w*", path.suffix) and path.suffix not in known:
+        endings = " or ".join(known[:2])
+        raise UserError(f"path {path} names no layout; write {endings}, or a folder without an ending")

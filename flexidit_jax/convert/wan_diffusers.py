@@ -65,7 +65,9 @@ def read_named(state: Mapping[str, Any], config: Mapping[str, Any], where: str, 
     if config["_class_name"] == OF_REPOSITORY:
         if (kind := config.get("model_type", "t2v")) != "t2v":
             raise UserError(f"{where} says model_type is {kind!r}, not 't2v'; a Wan 2.1 of texts would do")
-        sizes = replace(sizes, length=config.get("text_len", sizes.length))
+        if type(length := config.get("text_len", sizes.length)) is not int or length < 1:
+            raise UserError(f"{where} must say text_len as a positive whole number, got {length!r}")
+        sizes = replace(sizes, length=length)
         config = {theirs: config[ours] for ours, theirs in KEYS.items() if ours in config}
     for key, value in EXPECTED.items():
         if config.get(key, value) != value:

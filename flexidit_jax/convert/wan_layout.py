@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.tensor_files import misaxed, misnamed, told
 from flexidit_jax.common.trees import at_path, put
 from flexidit_jax.common.types import Array, Params, short_patch_name
-from flexidit_jax.convert.dit_layout import Heads, StateDict, float32, heads_as_wide
+from flexidit_jax.convert.dit_layout import Heads, StateDict, float32, heads_as_wide, stacked
 from flexidit_jax.convert.wan_names import CLASS, OTHERS, TABLE, in_diffusers, of_repository
 from flexidit_jax.models.build import build_dit
 from flexidit_jax.models.dit import DiT
@@ -77,6 +77,8 @@ class Sizes:
 def read_wan(state: StateDict, sizes: Sizes = Sizes()) -> tuple[DiT, Params]:
     """A state dict of either layout -> the model it describes and its plain parameters.
 
+    Tensors are read one by one: besides the parameters no more than a layer is held.
+
     Args:
       state: arrays by name, of any float type.
 
@@ -99,26 +101,29 @@ def read_wan(state: StateDict, sizes: Sizes = Sizes()) -> tuple[DiT, Params]:
             raise UserError(f"not a {CLASS} state dict: {said}")
         return array
 
+    def leaf(kind: str, name: str) -> np.ndarray:
+        return take(f"{name}.weight").T if kind == "kernel" else take(f"{name}.bias")
+
     def linear(name: str) -> Params:
-        return {"kernel": take(f"{name}.weight").T, "bias": take(f"{name}.bias")}
+        return {kind: leaf(kind, name) for kind in ("kernel", "bias")}
 
-    def fused(i: int) -> Params:
-        parts = [linear(f"blocks.{i}.{name}") for name in QKV]
-        return {leaf: np.concatenate([part[leaf] for part in parts], -1) for leaf in ("kernel", "bias")}
+    def layers(*names: str) -> Params:
+        """Of all blocks; of several names one after another."""
 
-    def stacked(make: Any) -> Params:
-        parts = [make(i) for i in range(model.depth)]
-        return {leaf: np.stack([part[leaf] for part in parts]) for leaf in parts[0]}
+        def of_block(kind: str, i: int) -> np.ndarray:
+            return np.concatenate([leaf(kind, f"blocks.{i}.{name}") for name in names], -1)
 
-    tables = np.stack([take(f"blocks.{i}.{TABLE}")[0] for i in range(model.depth)])
+        return {kind: stacked(partial(of_block, kind), model.depth) for kind in ("kernel", "bias")}
+
+    tables = stacked(lambda i: take(f"blocks.{i}.{TABLE}")[0], model.depth)
     params: Params = {"blocks": {"modulation": {"table": tables}}}
     for path, name in OUTSIDE.items():
         put(params, path, linear(name))
-    put(params["blocks"], "attention/qkv", stacked(fused))
+    put(params["blocks"], "attention/qkv", layers(*QKV))
     for path, name in BLOCK.items():
-        put(params["blocks"], path, stacked(lambda i, name=name: linear(f"blocks.{i}.{name}")))
+        put(params["blocks"], path, layers(name))
     for path, name in VECTORS.items():
-        put(params["blocks"], path, np.stack([take(f"blocks.{i}.{name}") for i in range(model.depth)]))
+        put(params["blocks"], path, stacked(lambda i, name=name: take(f"blocks.{i}.{name}"), model.depth))
     last = linear("proj_out")
     return model, params | {
         "embed": {
@@ -137,6 +142,7 @@ def write_wan(model: DiT, params: Params, repository: bool = False) -> dict[str,
     """Plain parameters of the powerful mode -> a state dict of diffusers, float32; the inverse of `read_wan`.
 
     Leaves of a FlexiDiT mode are folded into those of the layout (`models.fold`); what stands for no text is left out.
+    Arrays are views of the parameters: who writes shards holds one shard beside these.
 
     Args:
       repository: the names of the Wan repository instead.
@@ -154,32 +160,31 @@ def write_wan(model: DiT, params: Params, repository: bool = False) -> dict[str,
             "the published Wan layout holds models with rope, norms of queries and keys, and a text; save()"
             " holds others"
         )
-    params = folded(params)
+    params, plain = folded(params), partial(float32, copy=False)
     state = {
-        "patch_embedding.weight": float32(params["embed"]["kernel"]).transpose(4, 3, 0, 1, 2),
-        "patch_embedding.bias": float32(params["embed"]["bias"]),
-        TABLE: float32(params["final"]["modulation"]["table"])[None],
-        "proj_out.weight": float32(params["deembed"]["kernel"]).reshape(model.width, -1).T,
-        "proj_out.bias": float32(params["deembed"]["bias"]).reshape(-1),
+        "patch_embedding.weight": plain(params["embed"]["kernel"]).transpose(4, 3, 0, 1, 2),
+        "patch_embedding.bias": plain(params["embed"]["bias"]),
+        TABLE: plain(params["final"]["modulation"]["table"])[None],
+        "proj_out.weight": plain(params["deembed"]["kernel"]).reshape(model.width, -1).T,
+        "proj_out.bias": plain(params["deembed"]["bias"]).reshape(-1),
     }
 
     def linear(name: str, kernel: Array, bias: Array) -> dict[str, np.ndarray]:
-        return {f"{name}.weight": float32(kernel).T, f"{name}.bias": float32(bias)}
+        return {f"{name}.weight": plain(kernel).T, f"{name}.bias": plain(bias)}
 
     for path, name in OUTSIDE.items():
         state |= linear(name, **at_path(params, path))
     blocks = params["blocks"]
     for i in range(model.depth):
-        state[f"blocks.{i}.{TABLE}"] = float32(blocks["modulation"]["table"][i])[None]
-        qkv = {leaf: np.split(float32(array[i]), 3, -1) for leaf, array in blocks["attention"]["qkv"].items()}
+        state[f"blocks.{i}.{TABLE}"] = plain(blocks["modulation"]["table"][i])[None]
+        qkv = {leaf: np.split(plain(array[i]), 3, -1) for leaf, array in blocks["attention"]["qkv"].items()}
         for part, name in enumerate(QKV):
             state |= linear(f"blocks.{i}.{name}", qkv["kernel"][part], qkv["bias"][part])
         for path, name in BLOCK.items():
             layer = at_path(blocks, path)
             state |= linear(f"blocks.{i}.{name}", layer["kernel"][i], layer["bias"][i])
         for path, name in VECTORS.items():
-            state[f"blocks.{i}.{name}"] = float32(at_path(blocks, path)[i])
-    state = {name: np.ascontiguousarray(array) for name, array in state.items()}
+            state[f"blocks.{i}.{name}"] = plain(at_path(blocks, path)[i])
     return {of_repository(name): array for name, array in state.items()} if repository else state
 
 

@@ -208,8 +208,12 @@ def test_it_wants_its_base_and_what_is_its_own(
         fd.load(file)
     with pytest.raises(UserError, match=r"was made for another base model \(fingerprint \w{12}, base= has \w{12}\)$"):
         fd.load(file, base=PIXART)
-    with pytest.raises(UserError, match=r"^mode 1x2x2 has no adapters|^mode 2 has no adapters"):
+    with pytest.raises(UserError, match=r"^mode 2 has no adapters; export it without adapters_only$"):
         adapted.export(tmp_path / "none.safetensors", adapters_only=True)
+    with pytest.raises(
+        UserError, match=r"lora\.pt names no layout; write \.safetensors, or a folder without an ending$"
+    ):
+        adapted.export(tmp_path / "lora.pt", patch=WEAK, adapters_only=True)
     own = tmp_path / "lora.mode.safetensors"
     state = load_file(own)
     save_file({name: array + 1 for name, array in state.items()}, own, open_tensors(own)[1])

@@ -33,6 +33,7 @@ def test_there_and_back_to_the_bit() -> None:
     assert written.keys() == STATE.keys()
     for name, array in STATE.items():
         np.testing.assert_array_equal(written[name], array)
+    assert np.shares_memory(written["blocks.1.ffn.net.2.weight"], params["blocks"]["mlp"]["fc2"]["kernel"])
     assert (model.latent, model.patch, model.hidden) == ((3, 6, 8, 4), (1, 2, 2), 72)
 
 
@@ -71,9 +72,10 @@ def test_published_sizes(monkeypatch: pytest.MonkeyPatch, width: int, depth: int
     assert len(shapes) == 27 * depth + 15
     if depth == 30:
         assert {name for name in shapes if not re.match(r"blocks\.([2-9]|\d\d)", name)} == NAMES.keys()
-    on_shapes = {name: getattr(jax.numpy, name) for name in ("stack", "concatenate", "split")}
-    monkeypatch.setattr(wan_layout, "np", SimpleNamespace(**on_shapes, prod=np.prod, ascontiguousarray=lambda x: x))
-    monkeypatch.setattr(wan_layout, "float32", lambda array: array)
+    on_shapes = {name: getattr(jax.numpy, name) for name in ("concatenate", "split")}
+    monkeypatch.setattr(wan_layout, "np", SimpleNamespace(**on_shapes, prod=np.prod))
+    monkeypatch.setattr(wan_layout, "float32", lambda array, copy=True: array)
+    monkeypatch.setattr(wan_layout, "stacked", lambda layer, depth: jax.numpy.stack([layer(i) for i in range(depth)]))
     state = {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in shapes.items()}
 
     def read(state: dict) -> dict:

@@ -78,6 +78,7 @@ def test_the_folder_of_the_repository(wan_pipeline: Path, tmp_path: Path) -> Non
     for change, said in (
         ({"model_type": "i2v"}, "says model_type is 'i2v', not 't2v'; a Wan 2.1 of texts would do"),
         ({"num_layers": 3}, "says num_layers is 3, but the weights are of a Wan with 2"),
+        ({"text_len": "12"}, "config.json must say text_len as a positive whole number, got '12'"),
         ({"num_heads": 3}, "num_heads=3 is not an integer that divides the width 40"),
     ):
         (tmp_path / "config.json").write_text(json.dumps(config | change))
