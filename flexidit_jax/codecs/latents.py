@@ -9,6 +9,9 @@ import numpy as np
 
 from flexidit_jax.common.types import Array
 
+#: keys of a record that are data, or what a codec made of it
+DATA = ("x", "mean", "std")
+
 
 def latents_of(codec: Any, batch: Mapping[str, Array], key: Array | None = None) -> Array:
     """Scaled latents [B, F, h, w, C] of a batch of records.
@@ -22,6 +25,11 @@ def latents_of(codec: Any, batch: Mapping[str, Array], key: Array | None = None)
     if "x" in batch:
         return codec.encode(batch["x"], key)
     return codec.draw(batch["mean"], batch["std"], key)
+
+
+def data_of(batch: Mapping[str, Array]) -> dict[str, Array]:
+    """Of a batch of records what latents are made of."""
+    return {key: batch[key] for key in DATA if key in batch}
 
 
 def stacked(records: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:

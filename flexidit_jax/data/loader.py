@@ -1,7 +1,8 @@
 """Batches from a random-access source, shuffled, endless, read ahead, and with a position to checkpoint.
 
-Readers are threads: decoding and resizing release the interpreter's lock, and a process would have to send every
-decoded record back (`benchmarks/input.py` measures both).
+Records of several shapes come in batches of one shape each: their source says of every record which bin it is in
+(`bins`, int [len]). Readers are threads: decoding and resizing release the interpreter's lock, and a process would have
+to send every decoded record back (`benchmarks/input.py` measures both).
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from typing import Any
 
 import grain
 import numpy as np
+
+from flexidit_jax.data.bin_order import BinOrder
 
 #: records that a reader thread takes at a time, at most: handing over one costs more than reading a small one
 CHUNK = 8
@@ -56,10 +59,10 @@ def batches(
     host: int = 0,
     hosts: int = 1,
 ) -> Batches:
-    """Reshuffles the source every epoch; batches run across epoch ends.
+    """Reshuffles the source, or each of its bins, every epoch; batches run across epoch ends.
 
     Args:
-      source: random-access records; read from several threads at once.
+      source: random-access records; read from several threads at once. Where it has `bins`, a batch is of one bin.
       batch: records per batch, over all hosts.
       seed: of the order and of `augment`; the n-th batch depends on it alone.
       augment: (record, rng) -> record, drawn anew for every record of every epoch.
@@ -70,25 +73,50 @@ def batches(
     """
     if batch % hosts or not 0 <= host < hosts:
         raise ValueError(f"host {host} of {hosts} has no rows of a batch of {batch}")
-    dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
-    if augment is not None:
-        dataset = dataset.random_map(augment)
+    bins = getattr(source, "bins", None)
+    parts, order = [source], None
+    if bins is not None:
+        numbers = [np.flatnonzero(bins == one) for one in np.unique(bins)]
+        parts, order = [_Part(source, own) for own in numbers], BinOrder([*map(len, numbers)], seed)
+
+    def shuffled(number: int, part: Sequence[Any]) -> grain.MapDataset:
+        own = seed if order is None else int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
+        dataset = grain.MapDataset.source(part).seed(own).shuffle().repeat()
+        return dataset if augment is None else dataset.random_map(augment)
+
     count = batch // hosts
-    return Batches(_Rows(dataset, batch, host * count, count), count, threads)
+    rows = _Rows([shuffled(number, part) for number, part in enumerate(parts)], order, batch, host * count, count)
+    return Batches(rows, count, threads)
+
+
+class _Part(Sequence):
+    """The records of one bin."""
+
+    def __init__(self, source: Sequence[Any], numbers: np.ndarray) -> None:
+        self._source, self._numbers = source, numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, i: int) -> Any:
+        return self._source[int(self._numbers[i])]
 
 
 class _Rows(Sequence):
     """The records of one host: `count` from row `first` on of every batch."""
 
-    def __init__(self, dataset: grain.MapDataset, batch: int, first: int, count: int) -> None:
-        self._dataset, self._batch, self._first, self._count = dataset, batch, first, count
+    def __init__(
+        self, parts: Sequence[grain.MapDataset], order: BinOrder | None, batch: int, first: int, count: int
+    ) -> None:
+        self._parts, self._order, self._batch, self._first, self._count = parts, order, batch, first, count
 
     def __len__(self) -> int:
-        return len(self._dataset) // self._batch * self._count
+        return min(map(len, self._parts)) // self._batch * self._count
 
     def __getitem__(self, i: int) -> Any:
         number, row = divmod(i, self._count)
-        return self._dataset[number * self._batch + self._first + row]
+        part, number = (0, number) if self._order is None else self._order(number)
+        return self._parts[part][number * self._batch + self._first + row]
 
 
 def _joined(chunks: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

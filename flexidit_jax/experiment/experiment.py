@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -204,9 +205,13 @@ def build_experiment(config: ConfigDict, workdir: Path | None = None) -> Experim
         if classes != there and not uncounted:
             raise UserError(f"model.conditioner.classes is {classes}, but the dataset has {there}")
         fitting(built.text, network.conditioner)
-        latent = network.latent if data is None else tuple(built.codec.latent_shape(data.shape))
-        if latent != network.latent:
-            raise UserError(f"model.latent is {network.latent}, but dataset and codec make latents of {latent}")
+        shapes = () if data is None else (data.shape, *getattr(data, "shapes", ()))
+        latents = dict.fromkeys(tuple(built.codec.latent_shape(shape)) for shape in shapes) or {network.latent: None}
+        if network.latent not in latents:
+            found = next(iter(latents))
+            raise UserError(f"model.latent is {network.latent}, but dataset and codec make latents of {found}")
+        for latent in latents:
+            network.sized(latent)
         kind = process["name"]
         if network.learn_variance and not (built.process.learns_variance or built.process.ignores_variance):
             raise UserError(f"model.learn_variance must be False: the {kind} process has no variance to learn")
@@ -215,8 +220,8 @@ def build_experiment(config: ConfigDict, workdir: Path | None = None) -> Experim
             if not suits(type(stage.loss).__call__, built.process):
                 loss = type(stage.loss).__module__.rsplit(".", 1)[-1]
                 raise UserError(f"train.loss {loss!r} is not one for the {kind} process")
-            for patch in stage.patches:
-                grid(network.latent, patch)
+            for patch, latent in product(stage.patches, latents):
+                grid(latent, patch)
         last = built.train.stages[-1]
         for point in built.report.points(last.patches) if built.report else ():
             point.spec.table(built.process)

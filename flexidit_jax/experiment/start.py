@@ -18,6 +18,7 @@ from flexidit_jax.common.config import difference
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.hub import pinned
 from flexidit_jax.common.notes import note
+from flexidit_jax.common.trees import merge
 from flexidit_jax.common.types import Params, Patch, short_patch_name
 from flexidit_jax.convert.read_model import read_model
 from flexidit_jax.convert.said import Said
@@ -30,7 +31,8 @@ from flexidit_jax.models.flexify import adapter_rank, at
 from flexidit_jax.models.fold import folded
 from flexidit_jax.runs.binding import FREE_WITHIN, check_config, recorded_config, without
 from flexidit_jax.runs.recovery import has_checkpoint
-from flexidit_jax.sampling.empty_text import completed
+from flexidit_jax.sampling.asked import fitting
+from flexidit_jax.sampling.empty_text import completed, with_empty_text
 from flexidit_jax.training.sharding import made, placed
 
 
@@ -145,7 +147,8 @@ def first_params(experiment: Experiment) -> Callable[[Mesh], Params]:
             " stands for none; set null_length (1 and null_mask='own': features of an empty text), or drop_rate=0"
         )
     if source is None:
-        return lambda mesh: made(random, mesh)
+        null = _empty_text(experiment)
+        return lambda mesh: made(lambda: merge(random(), null), mesh)
     loaded = load_source(experiment)
     plain = folded(at(loaded.params, loaded.patches[0]))
     same_shapes = jax.tree.map(jnp.shape, plain) == jax.tree.map(jnp.shape, shapes)
@@ -162,6 +165,26 @@ def first_params(experiment: Experiment) -> Callable[[Mesh], Params]:
         )
     held = [jax.device_get(loaded.params if goes_on else plain)]
     return lambda mesh: placed(held.pop(), mesh)  # the only reference: none of it outlives the first state
+
+
+def _empty_text(experiment: Experiment) -> Params:
+    """What stands for no text in a model that begins from scratch, where its encoder is there: "" encoded.
+
+    Raises:
+      UserError: it has another number of tokens than the model has room for; or see `with_empty_text`.
+    """
+    conditioner = experiment.model.conditioner
+    if experiment.text is None or not conditioner.null_length:
+        return {}
+    encoder, config = fitting(experiment.text, conditioner), {"model": describe(experiment.model)}
+    encoder.check(conditioner.features)
+    config, params = with_empty_text(config, {}, encoder, conditioner.null_mask)
+    if (found := config["model"]["conditioner"]["null_length"]) != conditioner.null_length:
+        raise UserError(
+            f"model.conditioner.null_length={conditioner.null_length}, and the encoder makes {found} token(s) of an"
+            " empty text; set it to that"
+        )
+    return params["trunk"]
 
 
 def _meaning(one: FlexiDiT | Experiment) -> tuple[Any, ...]:

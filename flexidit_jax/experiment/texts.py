@@ -21,7 +21,7 @@ from flexidit_jax.runs.stop import Stop
 from flexidit_jax.runs.workdir import out_folder
 from flexidit_jax.sampling.asked import fitting
 from flexidit_jax.sampling.spec import SampleSpec
-from flexidit_jax.text.prompts import features_of, read_prompts
+from flexidit_jax.text.prompts import features_of, read_prompts, with_features
 
 #: prompts that are read at a time
 PIECE = 64
@@ -116,6 +116,22 @@ def texts_of(prompts: Any, labels: Any, conditioner: Any) -> Texts | None:
         kept = TextFeatures(folder)
         return Texts(kept.prompts, kept)
     return Texts(read_prompts(prompts))
+
+
+def read_asked(experiment: Experiment, prompts: Any, labels: Any, negative: Any) -> tuple[Any, Any]:
+    """What a `sample` section asks for and leads away from, as a conditioner parses it: texts as features.
+
+    Args:
+      prompts, labels, negative: its keys.
+
+    Raises:
+      UserError: nothing is asked for; or see `texts_of` and `text.prompts.with_features`.
+    """
+    conditioner = experiment.model.conditioner
+    if (texts := texts_of(prompts, labels, conditioner)) is None:
+        return labels, negative
+    encoder = fitting(experiment.text, conditioner)
+    return tuple(with_features(encoder, conditioner.features, texts.asked, negative))
 
 
 def said(asked: Mapping[str, Any], number: int, spec: SampleSpec, negative: Any) -> dict[str, Any]:

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from clu import parameter_overview
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from flexidit_jax.codecs.latents import latents_of
+from flexidit_jax.codecs.latents import data_of, latents_of
 from flexidit_jax.common.cluster import processes as cluster
 from flexidit_jax.common.compilations import Compilations
 from flexidit_jax.common.progress import detail
@@ -21,10 +22,12 @@ from flexidit_jax.common.trees import merge
 from flexidit_jax.common.types import Params
 from flexidit_jax.data.loader import batches
 from flexidit_jax.evaluation.preview import preview
+from flexidit_jax.experiment.captions import Records, reader
 from flexidit_jax.experiment.dataset import say_found
 from flexidit_jax.experiment.experiment import Experiment, build_experiment
 from flexidit_jax.experiment.sections import HOW
 from flexidit_jax.experiment.start import recorded, training_start
+from flexidit_jax.experiment.texts import read_asked
 from flexidit_jax.jobs import report
 from flexidit_jax.models.build import init
 from flexidit_jax.models.conditioning.condition import negatives, of_records, parsed, size
@@ -51,7 +54,7 @@ SEVERAL_PROCESSES = True  # it may be started as one of them
 #: of what may change between two starts, the sections and keys that it reads
 READS = (
     *("init_from", "profile_at", "train", *report.READS),
-    *(*HOW, "sample.labels", "sample.batch", "sample.negative", "sample.first"),
+    *(*HOW, "sample.labels", "sample.prompts", "sample.batch", "sample.negative", "sample.first"),
 )
 
 
@@ -67,16 +70,20 @@ def run(config: ConfigDict, workdir: Path) -> int:
     check_axes(experiment.model.width, experiment.model.num_heads, mesh)
     check_batch(experiment.train.batch, mesh, experiment.train.accumulate)
     check_watching(experiment.train.preview_every)
+    asked, shown = experiment.sample, (None, None)
     if experiment.train.preview_every:  # what is drawn on the way is looked at before
-        cond = parsed(experiment.model.conditioner, experiment.sample.labels)
-        negatives(experiment.model.conditioner, experiment.sample.others["negative"], size(cond))
+        shown = read_asked(experiment, asked.prompts, asked.labels, asked.others["negative"])
+        cond = parsed(experiment.model.conditioner, shown[0])
+        negatives(experiment.model.conditioner, shown[1], size(cond))
     start = partial(training_start, experiment, workdir)
     source, first = experiment.check(experiment.dataset.source, start)  # refused before anything is written
+    augment = getattr(experiment.dataset, "augment", lambda record, rng: record)
+    read = reader(experiment, augment(source[0], np.random.default_rng(0)))
     images = getattr(experiment.dataset, "fingerprint", lambda: None)()  # where they lie anywhere
     agree(config, workdir, images)
     with folder.claimed(workdir, experiment.raw, experiment.defaults):
         with Stop("saving before stopping") as stop, ExitStack() as closing:
-            status = _train(experiment, source, images, first, workdir, mesh, stop, closing)
+            status = _train(experiment, source, read, shown, images, first, workdir, mesh, stop, closing)
         if status is not None:
             return status
         if experiment.report is not None and not cluster.several():
@@ -93,6 +100,8 @@ def run(config: ConfigDict, workdir: Path) -> int:
 def _train(
     experiment: Experiment,
     source: Sequence[Any],
+    read: Callable[[Records], Records],
+    shown: tuple[Any, Any],
     images: str | None,
     first: Callable[[Mesh], Params] | None,
     workdir: Path,
@@ -139,17 +148,17 @@ def _train(
     folder.record_text(workdir, "parameters.txt", parameters)
     detail(parameters)
 
-    asked = experiment.sample
+    asked, (labels, negative) = experiment.sample, shown
     sheet = partial(
         preview,
         model=experiment.model,
         process=experiment.process,
         codec=experiment.codec,
         modes=train.stages[-1].patches,
-        labels=asked.labels,
+        labels=labels,
         spec=asked.spec,
         batch=asked.batch,
-        negative=asked.others["negative"],
+        negative=negative,
         first=asked.others["first"],
     )
     monitor = closing.enter_context(
@@ -178,10 +187,10 @@ def _train(
         # ------------------------------------------------------------ Steps
         for within in range(start, stage.steps):
             monitor.before(done)
-            records = next(stream)
+            records = read(next(stream))
             cond = put_batch(of_records(experiment.model.conditioner, records), mesh)
             patch = stage.mode(seed, done)
-            x0 = latents_of(experiment.codec, put_batch(records, mesh), jax.random.fold_in(posterior, done))
+            x0 = latents_of(experiment.codec, put_batch(data_of(records), mesh), jax.random.fold_in(posterior, done))
             with Compilations() as compiled:
                 state, metrics = step(state, x0, cond, done, patch, counts.next(patch))
             done += 1

@@ -50,7 +50,8 @@ def make_step(
         what is drawn for a record does not depend on it.
 
     Returns:
-      step(state, x0, cond, number, patch, counts) -> (state, metrics): x0 [B, F, H, W, C] latents, cond of B samples,
+      step(state, x0, cond, number, patch, counts) -> (state, metrics): x0 [B, F, H, W, C] latents, of any size that the
+      model can be `sized` to, cond of B samples,
       `number` the step of the whole run (all randomness comes from (seed, number)), `patch` static, `counts` from
       `training.updates`.
       Metrics are scalars (loss, its terms and grad_norm) and, by quarter of the way to noise, low noise first,
@@ -75,7 +76,8 @@ def make_step(
             stored = merge(state.frozen, params)
 
             def network(mode: Patch, x: Array, t: Array, cond: Condition) -> Prediction:
-                return read_by(process, model.at(mode).apply({"params": at(stored, mode)}, x, t, cond))
+                sized = model.sized(x.shape[1:]).at(mode)
+                return read_by(process, sized.apply({"params": at(stored, mode)}, x, t, cond))
 
             student, teacher = partial(network, patch), partial(network, model.base_patch)
             values, terms = loss(process, student, teacher, x0, cond, t, noise)

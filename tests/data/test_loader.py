@@ -103,3 +103,49 @@ def test_shares_that_do_not_exist_are_refused() -> None:
         batches(SOURCE, BATCH, 0, hosts=5)
     with pytest.raises(ValueError, match="host 2 of 2 has no rows"):
         batches(SOURCE, BATCH, 0, host=2, hosts=2)
+
+
+# ---------------------------------------------------------------- Bins
+
+
+class Binned(list):
+    """Records of three shapes: 12, 3 and 7 of them."""
+
+    bins = np.array([0, 2, 0, 1, 0, 2] * 3 + [0, 0, 0, 2], int)
+
+    def __init__(self) -> None:
+        shapes = [(1, 2 + own, 2, 1) for own in self.bins]
+        super().__init__({"x": np.full(shape, i, np.float32), "label": i} for i, shape in enumerate(shapes))
+
+
+def binned(hosts: int, threads: int = 2, seed: int = 5) -> list[Batches]:
+    return [batches(Binned(), 4, seed, noisy, threads, host, hosts) for host in range(hosts)]
+
+
+def test_a_batch_is_of_one_bin_on_every_host() -> None:
+    whole, shards = binned(1, threads=1)[0], binned(2)
+    seen = []
+    for _ in range(60):
+        parts = [next(stream) for stream in shards]
+        x = np.concatenate([part["x"] for part in parts])
+        np.testing.assert_array_equal(x, next(whole)["x"])
+        seen += [(x.shape[2] - 2, label) for part in parts for label in part["label"]]
+    for own, number in seen:
+        assert Binned.bins[number] == own
+    times = np.bincount([number for _, number in seen], minlength=22)
+    assert times.min() >= 6 and times.max() <= 17  # 240 reads of 22 records: about eleven each
+    for own in range(3):  # of a bin all equally often, to within one
+        assert np.ptp(times[Binned.bins == own]) <= 1
+
+
+def test_a_position_among_bins_is_that_of_any_number_of_hosts() -> None:
+    [stream] = binned(1)
+    for _ in range(7):
+        next(stream)
+    position = json.loads(json.dumps(stream.get_state()))
+    expected = [next(stream)["x"] for _ in range(5)]
+    others = binned(4, threads=0)
+    for other in others:
+        other.set_state(position)
+    for whole in expected:
+        np.testing.assert_array_equal(np.concatenate([next(other)["x"] for other in others]), whole)

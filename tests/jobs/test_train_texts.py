@@ -23,6 +23,22 @@ from flexidit_jax.training.sharding import make_mesh
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden"
 NULL = "trunk/conditioner/null"
+CAPTIONS = ["a red apple", "two dogs play", "a caf\u00e9 at night", "rain"]
+SHAPES = ((1, 16, 16, 4), (1, 8, 32, 4))
+
+
+class Captioned(list):
+    """Records of two sizes, with captions, or with what an encoder makes of them."""
+
+    def __init__(self, encoder: Any = None) -> None:
+        rng = np.random.default_rng(0)
+        self.bins = np.arange(8) % 3 % 2
+        super().__init__({"x": rng.normal(size=SHAPES[own]).astype(np.float32)} for own in self.bins)
+        for record, caption in zip(self, CAPTIONS * 2, strict=True):
+            made = {"text": caption}
+            if encoder is not None:
+                made = {key: value[0] for key, value in encoder.encode([caption]).items()}
+            record.update(made)
 
 
 @pytest.fixture
@@ -79,6 +95,82 @@ def test_it_trains_and_is_kept(texts: None, pixart_pipeline: Path, tmp_path: Pat
     again = fd.load(tmp_path / "saved")
     assert again.model == begun.model and again.text == begun.text
     jax.tree.map(np.testing.assert_array_equal, again.params, begun.params)
+
+
+def test_captions_of_several_sizes_are_read_batch_by_batch(
+    pixart_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Dataset:
+        shape, shapes, encoder = SHAPES[0], SHAPES, None
+
+        def source(self) -> Captioned:
+            return Captioned(self.encoder)
+
+    Dataset.__module__ = synthetic.__name__
+    monkeypatch.setattr(synthetic, "Dataset", Dataset)
+    made = config(pixart_pipeline)
+    made.dataset = {"name": "synthetic"}
+    made.train.stages = ({"patches": (2, 4), "steps": 6, "learning_rate": 1e-3},)
+    sizes: list[tuple[int, ...]] = []
+    latents_of = train.latents_of
+    monkeypatch.setattr(train, "latents_of", lambda *args: sizes.append((x := latents_of(*args)).shape) or x)
+    assert train.run(made, tmp_path / "captions") == 0
+    assert {*sizes} == {(4, *shape) for shape in SHAPES}
+    Dataset.encoder = build_experiment(made).text.__class__(str(pixart_pipeline), length=10)
+    made.text = None
+    assert train.run(made, tmp_path / "features") == 0
+    ours, theirs = (fd.load(tmp_path / name, weights="raw").params for name in ("captions", "features"))
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+def test_captions_that_nothing_reads_are_refused(
+    pixart_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Dataset:
+        shape, records = SHAPES[0], Captioned()
+
+        def source(self) -> list[dict[str, Any]]:
+            return self.records
+
+    Dataset.__module__ = synthetic.__name__
+    monkeypatch.setattr(synthetic, "Dataset", Dataset)
+    made = config(pixart_pipeline)
+    made.dataset = {"name": "synthetic"}
+    made.text = None
+    with pytest.raises(fd.UserError, match=r"^this config has no text section, whose encoder reads prompts; give it"):
+        train.run(made, tmp_path / "run")
+    Dataset.records = [{"x": np.zeros(SHAPES[0], np.float32), "label": 3}]
+    message = (
+        r"^model\.conditioner 'text' reads 'tokens', which records of dataset 'synthetic' lack \(they have label, x\);"
+    )
+    with pytest.raises(fd.UserError, match=message + " one of captions would do"):
+        train.run(made, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_previews_of_texts(texts: None, pixart_pipeline: Path, tmp_path: Path) -> None:
+    made = config(pixart_pipeline)
+    made.train.preview_every = 2
+    made.sample.update(prompts=["a red apple"], steps=2)
+    assert train.run(made, tmp_path / "run") == 0
+    made.sample.prompts = None
+    with pytest.raises(fd.UserError, match=r"^nothing is asked for; --prompts="):
+        train.run(made, tmp_path / "other")
+
+
+def test_from_scratch_no_text_is_an_empty_one(pixart_pipeline: Path) -> None:
+    made = config(pixart_pipeline)
+    made.dataset = made.init_from = None
+    encoder = build_experiment(made).text
+    experiment = build_experiment(made)
+    null = first_params(experiment)(make_mesh())["conditioner"]["null"]
+    found = type(encoder)(str(pixart_pipeline), length=10).encode([""])
+    np.testing.assert_array_equal(null, found["tokens"][found["mask"]])
+    made.model.conditioner.null_length = 2
+    with pytest.raises(
+        fd.UserError, match=r"null_length=2, and the encoder makes 1 token\(s\) of an empty text; set it"
+    ):
+        first_params(build_experiment(made))
 
 
 @pytest.mark.parametrize(
