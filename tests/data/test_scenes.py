@@ -52,7 +52,8 @@ def test_a_faint_digit_has_half_the_ink(scenes: Dataset) -> None:
 def test_digits_and_pairs_that_are_held_out_are_never_trained_on(scenes: Dataset) -> None:
     training, held = cells_by_kind(scenes), cells_by_kind(scenes, held_out=True)
     assert all(not training[kind] & held[kind] for kind in training)
-    captions = {scenes.source()[i]["texts"][0] for i in range(2000)}
+    source = scenes.source()
+    captions = {source[i]["texts"][0] for i in range(2000)}
     unseen = [record["text"] for record in scenes.held_out()]
     assert len(captions) == 720 and len({*unseen}) == 80 and not captions & {*unseen}
     assert all(map(scenes.seen, captions)) and not any(map(scenes.seen, unseen))
