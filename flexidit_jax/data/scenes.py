@@ -87,6 +87,7 @@ class Dataset:
     """
 
     shape, shapes = SHAPES[0], SHAPES
+    flip = False
 
     def __init__(
         self, records: int = 36_000, held_out: int = 800, digits_held_out: int = 297, split_seed: int = 0, seed: int = 0
@@ -104,8 +105,7 @@ class Dataset:
     def held_out(self) -> Sequence[Record]:
         """Records {"x", "text"} never trained on."""
         unseen = [scene for scene in every_scene() if not scene.seen]
-        made = Scenes(self.examples(held_out=True), unseen, self._counts[1], self._seed)
-        return [{"x": record["x"], "text": record["texts"][0]} for record in made]
+        return HeldOut(self.examples(held_out=True), unseen, self._counts[1], self._seed)
 
     def augment(self, record: Record, rng: np.random.Generator) -> Record:
         """A training record with one of its captions. Nothing is mirrored, as captions say left."""
@@ -165,6 +165,7 @@ class Scenes(Sequence):
 
     Attributes:
       bins: number of the size of every record, int [records].
+      texts: the captions of every record.
     """
 
     def __init__(self, cells: Sequence[Record], scenes: Sequence[Scene], records: int, seed: int) -> None:
@@ -173,6 +174,7 @@ class Scenes(Sequence):
         for cell in cells:
             self._cells[cell["label"]].append(cell["x"])
         self.bins = np.resize([scene.bin for scene in scenes], records)
+        self.texts = [(str(scenes[i % len(scenes)]),) for i in range(records)]
 
     def __len__(self) -> int:
         return len(self.bins)
@@ -182,4 +184,12 @@ class Scenes(Sequence):
             raise IndexError(i)
         scene, rng = self._scenes[i % len(self._scenes)], np.random.default_rng((self._seed, i))
         cells = [self._cells[kind][rng.integers(len(self._cells[kind]))] for kind in scene.kinds]
-        return {"x": np.concatenate(cells, RELATIONS[scene.relation]), "texts": (str(scene),)}
+        return {"x": np.concatenate(cells, RELATIONS[scene.relation]), "texts": self.texts[i]}
+
+
+class HeldOut(Scenes):
+    """The same with the first caption alone: {"x", "text"}."""
+
+    def __getitem__(self, i: int) -> Record:
+        record = super().__getitem__(i)
+        return {"x": record["x"], "text": record["texts"][0]}

@@ -87,6 +87,10 @@ def test_bins_are_those_of_the_shapes(scenes: Dataset) -> None:
     assert scenes.shape == scenes.shapes[0]
     assert [source[i]["x"].shape for i in range(20)] == [SHAPES[own] for own in source.bins[:20]]
     assert len(source.bins) == len(source) and {*np.bincount(source.bins)} == {1000}
+    held = scenes.held_out()
+    assert [held[i]["x"].shape for i in range(20)] == [SHAPES[own] for own in held.bins[:20]]
+    assert [source[i]["texts"] for i in range(20)] == source.texts[:20] and len(source.texts) == 2000
+    assert [(held[i]["text"],) for i in range(20)] == held.texts[:20] and len(held.texts) == len(held) == 200
 
 
 def test_one_of_the_captions_is_trained_on(scenes: Dataset) -> None:
