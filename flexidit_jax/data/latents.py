@@ -2,18 +2,21 @@
 
     <path>/train/manifest.json                     what the records depend on, and their layout
     <path>/train/shards/000000.array_record        records 0 .. shard - 1, one after another
+    <path>/train/64x96/manifest.json ...           of images of several shapes, those of one
+    <path>/train/texts/...                         features of all captions (`data.text_features`)
     <path>/held_out/...                            likewise, where it was asked for
 
 A record is one element of a numpy structured dtype, little-endian: `mean` and `std` [F, h, w, C], unscaled,
-`flipped_mean` and `flipped_std` of the mirrored image where the dataset augments (never of a held-out image), then the
-other fields of the dataset's record. Nothing is drawn or scaled here: the codec's `draw` does both, once, for every
-step anew.
+`flipped_mean` and `flipped_std` of the mirrored image where the dataset mirrors (never of a held-out one), then the
+other fields of the dataset's record, for captions their numbers (`data.numbered_texts`). Nothing is drawn or scaled
+here: the codec's `draw` does both, once, for every step anew.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +25,17 @@ import numpy as np
 from flexidit_jax.common import build
 from flexidit_jax.common.config import NO_DEFAULTS, difference
 from flexidit_jax.common.errors import UserError
+from flexidit_jax.data import numbered_texts
+from flexidit_jax.data.bins import Joined
+from flexidit_jax.data.numbered_texts import TEXTS
+from flexidit_jax.data.text_features import TextFeatures
 from flexidit_jax.runs.record_shards import absent, opened, parts_of
 
 #: folders of the two parts of a dataset
 TRAIN, HELD_OUT = "train", "held_out"
 #: before the fields of the mirrored image
 FLIPPED = "flipped_"
+MANIFEST = "manifest.json"
 MAKES = "the same command with --mode=encode makes them"
 
 
@@ -51,19 +59,24 @@ class Dataset:
         return self.of.shape
 
     @property
+    def shapes(self) -> Sequence[tuple[int, ...]]:
+        """Those of the dataset encoded."""
+        return getattr(self.of, "shapes", None) or (self.shape,)
+
+    @property
     def classes(self) -> int:
-        """Of the dataset encoded."""
+        """Of the dataset encoded, where it has some."""
         return self.of.classes
 
     @property
     def names(self) -> Sequence[str] | None:
         """What the classes are called: as the dataset encoded has it, or had it when its images were there."""
         names = getattr(self.of, "names", None)
-        manifest = self._folder(TRAIN) / "manifest.json"
-        return _manifest(manifest.parent)["names"] if names is None and manifest.exists() else names
+        folder, *_ = self._folders(TRAIN)
+        return _manifest(folder)["names"] if names is None and (folder / MANIFEST).exists() else names
 
     def source(self) -> Sequence[dict[str, np.ndarray]]:
-        """The training records {"mean", "std", "label", ...}.
+        """The training records {"mean", "std", "label", ...}, captions as numbers of their features.
 
         Raises:
           UserError: they are not there, or not all; or they are of other images than are there now.
@@ -71,12 +84,13 @@ class Dataset:
         return self._part(TRAIN)
 
     def held_out(self) -> Sequence[dict[str, np.ndarray]]:
-        """Records of the held-out images.
+        """Records of the held-out images, with features of their first captions.
 
         Raises:
           UserError: see `source`.
         """
-        return self._part(HELD_OUT)
+        records = self._part(HELD_OUT)
+        return numbered_texts.First(records, self._features(HELD_OUT)) if TEXTS in records.fields else records
 
     def fingerprint(self, held_out: bool = False) -> str | None:
         """That of the images that these are latents of, see `data.folder`; None where their dataset has none.
@@ -84,7 +98,16 @@ class Dataset:
         Raises:
           UserError: there are no latents. Whether they are all there, and of the images there now, `source` tells.
         """
-        return _manifest(self._folder(HELD_OUT if held_out else TRAIN))["images"]
+        return _manifest(self._folders(HELD_OUT if held_out else TRAIN)[0])["images"]
+
+    @cached_property
+    def features(self) -> TextFeatures | None:
+        """Those of the training captions; None of a dataset without any.
+
+        Raises:
+          UserError: they are not there, or not all.
+        """
+        return self._features(TRAIN) if TEXTS in self._part(TRAIN).fields else None
 
     def check_origin(self, made: Mapping[str, Any], defaults: Mapping[str, Any] = NO_DEFAULTS) -> None:
         """Refuses latents of another dataset or codec.
@@ -96,7 +119,7 @@ class Dataset:
         Raises:
           UserError: the first word on which they differ.
         """
-        there = _manifest(self._folder(TRAIN))
+        there = _manifest(self._folders(TRAIN)[0])
         differs = difference(made, {key: there[key] for key in made}, defaults)
         if differs is not None:
             key, ours, theirs = differs
@@ -105,25 +128,44 @@ class Dataset:
                 " that value, or encode into another dataset.path"
             )
 
-    def _folder(self, part: str) -> Path:
-        return Path(self.path).expanduser() / part
+    def _folders(self, part: str) -> list[Path]:
+        """That of all records, or one of each shape."""
+        whole = Path(self.path).expanduser() / part
+        if (whole / MANIFEST).exists():
+            return [whole]
+        there = [folder for shape in self.shapes if (folder := whole / size_of(shape)) and (folder / MANIFEST).exists()]
+        return [whole / name for name in _manifest(there[0])["bins"]] if there else [whole]
 
-    def _part(self, part: str) -> Records:
-        records = Records(self._folder(part))
-        ours = self.of.fingerprint(part == HELD_OUT) if records.images and hasattr(self.of, "fingerprint") else None
-        if ours not in (None, records.images):  # where the images are gone, nothing needs them
+    def _features(self, part: str) -> TextFeatures:
+        return TextFeatures(Path(self.path).expanduser() / part / TEXTS)
+
+    def _part(self, part: str) -> Records | Joined:
+        folders = self._folders(part)
+        every = [Records(folder) for folder in folders]
+        images = every[0].images
+        ours = self.of.fingerprint(part == HELD_OUT) if images and hasattr(self.of, "fingerprint") else None
+        if ours not in (None, images):  # where the images are gone, nothing needs them
             raise UserError(
                 f"{self.path}/{part} holds latents of other images than those of dataset.of, whose file names differ;"
                 " name those, or encode into another dataset.path"
             )
-        return records
+        if folders[0].name == part:
+            return every[0]
+        sizes = [size_of(shape) for shape in self.shapes]
+        return Joined(every, [sizes.index(folder.name) for folder in folders])
 
     def augment(self, record: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """Takes the mirrored image's posterior for half of the records, where there is one."""
+        """Takes the mirrored image's posterior for half of the records, where there is one, and one of its captions."""
         kept = {key: value for key, value in record.items() if not key.startswith(FLIPPED)}
         if len(kept) < len(record) and rng.random() < 0.5:
             kept |= {key: record[FLIPPED + key] for key in ("mean", "std")}
-        return kept
+        return numbered_texts.read(kept, self.features, rng) if TEXTS in kept else kept
+
+
+def size_of(shape: Sequence[int]) -> str:
+    """The name of the records of data [F, H, W, C], among those of other shapes."""
+    frames, height, width, _ = shape
+    return f"{height}x{width}" if frames == 1 else f"{frames}x{height}x{width}"
 
 
 def layout(shape: Sequence[int], dtype: str, flipped: bool, others: Mapping[str, np.ndarray]) -> list[list[Any]]:
@@ -156,11 +198,13 @@ class Records(Sequence):
 
     Attributes:
       images: the `fingerprint` of the images; None where their dataset has none.
+      fields: of a record.
     """
 
     def __init__(self, folder: Path) -> None:
         manifest = _manifest(folder)
         self._dtype, num, size = record_dtype(manifest["record"]), manifest["num"], manifest["shard"]
+        self.fields = self._dtype.names
         parts = parts_of(folder, num, size)
         if missing := absent(parts):
             raise UserError(
@@ -190,13 +234,13 @@ class Records(Sequence):
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
-    file = folder / "manifest.json"
+    file = folder / MANIFEST
     try:
         manifest = json.loads(file.read_text())
         kept = {key: manifest[key] for key in ("num", "shard", "record", "dataset", "codec")}
-        return kept | {key: manifest.get(key) for key in ("images", "names")}
+        return kept | {key: manifest.get(key) for key in ("images", "names", "bins")}
     except FileNotFoundError:
-        asked = " (with --config.encode.held_out=True)" if folder.name == HELD_OUT else ""
+        asked = " (with --config.encode.held_out=True)" if HELD_OUT in folder.parts[-2:] else ""
         raise UserError(f"no latents in {folder}; {MAKES}{asked}") from None
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{file} cannot be read ({error}); encode into another dataset.path") from None

@@ -14,6 +14,7 @@ import grain
 import numpy as np
 
 from flexidit_jax.data.bin_order import BinOrder
+from flexidit_jax.data.bins import bins_of
 
 #: records that a reader thread takes at a time, at most: handing over one costs more than reading a small one
 CHUNK = 8
@@ -73,11 +74,10 @@ def batches(
     """
     if batch % hosts or not 0 <= host < hosts:
         raise ValueError(f"host {host} of {hosts} has no rows of a batch of {batch}")
-    bins = getattr(source, "bins", None)
     parts, order = [source], None
-    if bins is not None:
-        numbers = [np.flatnonzero(bins == one) for one in np.unique(bins)]
-        parts, order = [_Part(source, own) for own in numbers], BinOrder([*map(len, numbers)], seed)
+    if getattr(source, "bins", None) is not None:
+        parts = [*bins_of(source).values()]
+        order = BinOrder([*map(len, parts)], seed)
 
     def shuffled(number: int, part: Sequence[Any]) -> grain.MapDataset:
         own = seed if order is None else int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
@@ -87,19 +87,6 @@ def batches(
     count = batch // hosts
     rows = _Rows([shuffled(number, part) for number, part in enumerate(parts)], order, batch, host * count, count)
     return Batches(rows, count, threads)
-
-
-class _Part(Sequence):
-    """The records of one bin."""
-
-    def __init__(self, source: Sequence[Any], numbers: np.ndarray) -> None:
-        self._source, self._numbers = source, numbers
-
-    def __len__(self) -> int:
-        return len(self._numbers)
-
-    def __getitem__(self, i: int) -> Any:
-        return self._source[int(self._numbers[i])]
 
 
 class _Rows(Sequence):

@@ -119,7 +119,11 @@ class TextFeatures(Sequence):
         return len(self.prompts)
 
     def __getitem__(self, i: int) -> np.ndarray:
-        """Those of text i.
+        """Those of text i; see `kept`."""
+        return self.kept(i).astype(np.float32)
+
+    def kept(self, i: int) -> np.ndarray:
+        """The same in the dtype in which they were kept.
 
         Raises:
           UserError: its file is damaged.
@@ -131,7 +135,7 @@ class TextFeatures(Sequence):
         except (RuntimeError, ValueError) as error:  # every record carries a checksum
             file = self._parts[i // self._shard].filename
             raise UserError(f"{file} is damaged ({str(error).splitlines()[0]}); {MAKES} again") from None
-        return values.reshape(-1, self.made["width"]).astype(np.float32)
+        return values.reshape(-1, self.made["width"])
 
     def check(self, width: int, length: int, made: Mapping[str, Any] | None = None) -> None:
         """Refuses features that a model does not read.

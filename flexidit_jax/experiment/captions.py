@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.notes import Sparing
 from flexidit_jax.experiment.experiment import Experiment
 from flexidit_jax.experiment.texts import check_encoder
 from flexidit_jax.sampling.asked import fitting
@@ -36,12 +37,19 @@ def reader(experiment: Experiment, record: Mapping[str, Any]) -> Callable[[Recor
             f"model.conditioner {kind!r} reads {missing[0]!r}, which records of dataset {name!r} lack (they have"
             f" {', '.join(sorted(record))}); {wanted} would do"
         )
+    if (kept := getattr(experiment.dataset, "features", None)) is not None:
+        encoder = fitting(experiment.text, conditioner) or conditioner
+        made = {"clean": encoder.clean} if hasattr(encoder, "clean") else {}
+        kept.check(conditioner.features, encoder.length, made)
     if "text" not in record:
         return lambda records: records
     encoder = fitting(experiment.text, conditioner)
     check_encoder(encoder, conditioner.features)
 
+    sparing = Sparing()
+
     def read(records: Records) -> Records:
-        return records | encoder.encode(records["text"].tolist())
+        with sparing:
+            return records | encoder.encode(records["text"].tolist())
 
     return read

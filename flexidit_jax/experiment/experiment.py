@@ -205,7 +205,7 @@ def build_experiment(config: ConfigDict, workdir: Path | None = None) -> Experim
         if classes != there and not uncounted:
             raise UserError(f"model.conditioner.classes is {classes}, but the dataset has {there}")
         fitting(built.text, network.conditioner)
-        shapes = () if data is None else (data.shape, *getattr(data, "shapes", ()))
+        shapes = () if data is None else (data.shape, *(getattr(data, "shapes", None) or ()))
         latents = dict.fromkeys(tuple(built.codec.latent_shape(shape)) for shape in shapes) or {network.latent: None}
         if network.latent not in latents:
             found = next(iter(latents))

@@ -13,6 +13,7 @@ import numpy as np
 from flexidit_jax.api import FlexiDiT
 from flexidit_jax.common.cluster import processes as cluster
 from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.notes import Sparing
 from flexidit_jax.common.progress import Progress
 from flexidit_jax.data.text_features import MANIFEST, TextFeatures, TextShards, digest
 from flexidit_jax.experiment.experiment import Experiment
@@ -174,7 +175,7 @@ def keep(encoder: Any, prompts: Sequence[str], folder: Path, section: Encoding, 
     missing = shards.missing()
     smaller = "" if section.dtype == "float16" else " or encode.dtype=float16"
     shards.check_space(shards.size(missing), f"features of {shards.count(missing)} texts", smaller)
-    there = len(prompts) - shards.count(missing)
+    there, sparing = len(prompts) - shards.count(missing), Sparing(PIECE)
     if missing and there:
         print(f"{folder}: resuming, {there} of {len(prompts)} texts are there")
     try:
@@ -185,7 +186,8 @@ def keep(encoder: Any, prompts: Sequence[str], folder: Path, section: Encoding, 
                     return None
                 features: list[np.ndarray] = []
                 for numbers in shards.pieces([shard], PIECE):
-                    features += features_of(encoder, [prompts[i] for i in numbers])
+                    with sparing:
+                        features += features_of(encoder, [prompts[i] for i in numbers])
                     bar.advance(len(numbers))
                 shards.write(shard, features)
     finally:

@@ -25,8 +25,8 @@ from flexidit_jax.common.errors import UserError
 from flexidit_jax.data import latent_writer as latent_shards
 from flexidit_jax.data.latents import HELD_OUT, TRAIN, Records, record_dtype
 from flexidit_jax.data.synthetic import Dataset as Synthetic
+from flexidit_jax.experiment.encoding import Part, _fill
 from flexidit_jax.experiment.experiment import build_experiment
-from flexidit_jax.jobs.encode import _fill, _words
 from flexidit_jax.main import main
 from flexidit_jax.runs import record_shards, shards
 from flexidit_jax.runs.recovery import newest_step
@@ -174,10 +174,10 @@ def test_bytes_an_image_of_imagenet(dtype: str, size: int) -> None:
     override(config, "encode.dtype", dtype)
     experiment = build_experiment(config)
     source = [{"x": np.zeros(experiment.dataset.shape, np.float32), "label": np.int32(1)}]
-    words = _words(experiment, experiment.dataset.of, source, TRAIN)
+    words = Part(TRAIN, source, experiment.dataset.shape).words(experiment, experiment.dataset.of)
     assert record_dtype(words["record"]).itemsize == size
     assert words["flipped"]  # as the dataset augments
-    words = _words(experiment, experiment.dataset.of, source, HELD_OUT)
+    words = Part(HELD_OUT, source, experiment.dataset.shape).words(experiment, experiment.dataset.of)
     assert record_dtype(words["record"]).itemsize == size // 2 + 2  # nobody flips them
     assert not words["flipped"]
 
@@ -544,9 +544,9 @@ def test_text_is_no_number() -> None:
     with pytest.raises(
         UserError, match=r"^encode keeps numbers beside latents; 'text' of the dataset's records is none$"
     ):
-        _words(experiment, IMAGES, [{"x": np.zeros(1), "text": "a cat"}], TRAIN)
+        Part(TRAIN, [{"x": np.zeros(1), "text": "a cat"}], IMAGES.shape).words(experiment, IMAGES)
     with pytest.raises(UserError, match=r"^there is nothing to encode: the dataset is empty$"):
-        _words(experiment, IMAGES, [], TRAIN)
+        Part(TRAIN, [], IMAGES.shape).words(experiment, IMAGES)
 
 
 # ---------------------------------------------------------------- Training

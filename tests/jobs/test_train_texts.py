@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -116,10 +117,18 @@ def test_captions_of_several_sizes_are_read_batch_by_batch(
     monkeypatch.setattr(train, "latents_of", lambda *args: sizes.append((x := latents_of(*args)).shape) or x)
     assert train.run(made, tmp_path / "captions") == 0
     assert {*sizes} == {(4, *shape) for shape in SHAPES}
+    ours = fd.load(tmp_path / "captions", weights="raw").params
+
+    shutil.rmtree(tmp_path / "captions" / "checkpoints" / "6")  # as a kill after four steps leaves it
+    del sizes[:]
+    assert train.run(made, tmp_path / "captions") == 0 and len(sizes) == 2
+    again = fd.load(tmp_path / "captions", weights="raw").params
+    jax.tree.map(np.testing.assert_array_equal, ours, again)
+
     Dataset.encoder = build_experiment(made).text.__class__(str(pixart_pipeline), length=10)
     made.text = None
     assert train.run(made, tmp_path / "features") == 0
-    ours, theirs = (fd.load(tmp_path / name, weights="raw").params for name in ("captions", "features"))
+    theirs = fd.load(tmp_path / "features", weights="raw").params
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 

@@ -1,0 +1,153 @@
+"""`--mode=encode` of captioned images of two shapes: a stage over kept records runs neither VAE nor text encoder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+import flexidit_jax as fd
+from flexidit_jax.codecs import sd_vae
+from flexidit_jax.common.config import load_config
+from flexidit_jax.data import synthetic
+from flexidit_jax.data.latents import TRAIN
+from flexidit_jax.data.latents import Dataset as Latents
+from flexidit_jax.data.text_features import TextFeatures
+from flexidit_jax.experiment import texts as reading
+from flexidit_jax.jobs import encode, train
+from flexidit_jax.text import t5
+
+ROOT = Path(__file__).parents[2]
+GOLDEN = ROOT / "tests" / "golden"
+SHAPES = ((1, 32, 32, 3), (1, 16, 64, 3))
+CAPTIONS = [
+    ("a red apple", "an apple"),
+    ("two dogs play",),
+    ("rain",),
+    ("a red apple",),
+    ("two dogs play", "rain", "mud"),
+]
+
+
+class Captioned(list):
+    def __init__(self, held_out: bool = False) -> None:
+        rng = np.random.default_rng(7 if held_out else 0)
+        self.bins, self.texts = np.array([0, 1, 1, 0, 1]), CAPTIONS
+        for own, texts in zip(self.bins, self.texts, strict=True):
+            text = {"text": texts[0]} if held_out else {"texts": texts}
+            self.append({"x": rng.uniform(-1, 1, SHAPES[own]).astype(np.float32), "size": np.float32(own), **text})
+
+
+class Dataset:
+    shape, shapes, flip = SHAPES[0], SHAPES, False
+
+    def source(self) -> Captioned:
+        return Captioned()
+
+    def held_out(self) -> Captioned:
+        return Captioned(held_out=True)
+
+    def augment(self, record: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        return {"x": record["x"], "size": record["size"], "text": record["texts"][rng.integers(len(record["texts"]))]}
+
+
+@pytest.fixture
+def config(monkeypatch: pytest.MonkeyPatch, vae_folder: Path, pixart_pipeline: Path, tmp_path: Path) -> ConfigDict:
+    """Two steps over records that are kept in `tmp_path / "kept"`."""
+    Dataset.__module__ = synthetic.__name__
+    monkeypatch.setattr(synthetic, "Dataset", Dataset)
+    made = load_config(f"{ROOT / 'configs' / 'digits.py'}:smoke")
+    made.dataset = {"name": "latents", "path": str(tmp_path / "kept"), "of": {"name": "synthetic"}}
+    made.codec = {"name": "sd_vae", "path": str(vae_folder)}
+    made.text = {"name": "t5", "path": str(pixart_pipeline), "dtype": "float32"}
+    words = {"name": "text", "features": 32, "length": 10, "null_length": 1, "drop_rate": 0.5}
+    model = {"latent": (1, 4, 4, 4), "patch": 2, "width": 36, "depth": 1, "num_heads": 3}
+    made.model = {**model, "modulation": "single", "span": 2.0, "conditioner": words}
+    made.train.batch, made.train.checkpoint_every = 4, 2
+    made.train.stages = ({"patches": (2,), "steps": 4, "learning_rate": 1e-3},)
+    made.sample.labels = None
+    made.report = made.evaluate = made.search = None
+    made.encode = {"shard": 2, "batch": 2, "dtype": "float32", "held_out": True}
+    return made
+
+
+def test_latents_and_captions_are_kept(config: ConfigDict, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert encode.run(config, tmp_path / "run") == 0
+    folder = tmp_path / "kept"
+    line = "5 images of 524 to 528 bytes with 5 captions and held out 5 images of 524 to 528 bytes with 5 captions"
+    assert f"written: {folder}, {line}" in capsys.readouterr().out
+    assert json.loads((folder / TRAIN / "16x64" / "manifest.json").read_text())["bins"] == {"32x32": 2, "16x64": 3}
+    codec, encoder = sd_vae.Codec(str(config.codec.path)), t5.Encoder(config.text.path, length=10, dtype="float32")
+    kept, images = Latents(str(folder), {"name": "synthetic"}), Captioned()
+    records, order = kept.source(), [0, 3, 1, 2, 4]
+    np.testing.assert_array_equal(records.bins, images.bins[order])
+    for record, number in zip(records, order, strict=True):
+        mean, std = codec.moments(images[number]["x"][None])
+        np.testing.assert_allclose(record["mean"], mean[0], atol=1e-5)
+        np.testing.assert_allclose(record["std"], std[0], atol=1e-5)
+        assert record["size"] == images[number]["size"]
+        wanted = encoder.encode(list(images.texts[number]))
+        drawn = [kept.augment(record, np.random.default_rng(seed)) for seed in range(12)]
+        seen = {int(np.argmin(np.abs(wanted["tokens"] - one["tokens"]).max((1, 2)))) for one in drawn}
+        assert seen == {*range(len(images.texts[number]))}  # every one of its captions
+        for one in drawn:
+            assert one.keys() == {"mean", "std", "size", "tokens", "mask"}
+            near = int(np.argmin(np.abs(wanted["tokens"] - one["tokens"]).max((1, 2))))
+            np.testing.assert_allclose(one["tokens"], wanted["tokens"][near], atol=1e-5)
+            np.testing.assert_array_equal(one["mask"], wanted["mask"][near])
+    held = kept.held_out()
+    first = encoder.encode([CAPTIONS[number][0] for number in order])
+    np.testing.assert_allclose(np.stack([record["tokens"] for record in held]), first["tokens"], atol=1e-5)
+    np.testing.assert_array_equal(held.bins, records.bins)
+    assert encode.run(config, tmp_path / "run") == 0
+    assert "all there already" in capsys.readouterr().out
+
+
+def test_training_on_them_needs_neither_encoder(
+    config: ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(fd.UserError, match=r"^no latents in .*kept/train; the same command with --mode=encode makes"):
+        train.run(config, tmp_path / "run")
+    assert encode.run(config, tmp_path / "run") == 0
+    config.text = None
+    nothing = property(lambda self: pytest.fail("the VAE is read"))
+    monkeypatch.setattr(sd_vae.Codec, "_params", nothing, raising=False)
+    sizes: list[tuple[int, ...]] = []
+    drawn = train.latents_of
+    monkeypatch.setattr(train, "latents_of", lambda *args: sizes.append((x := drawn(*args)).shape) or x)
+    assert train.run(config, tmp_path / "run") == 0
+    assert {*sizes} == {(4, 1, 4, 4, 4), (4, 1, 2, 8, 4)}
+    config.model.conditioner.length = 12
+    with pytest.raises(fd.UserError, match=r"holds features of another text encoder: length is 10 there, 12 here;"):
+        train.run(config, tmp_path / "other")
+
+
+def test_a_stop_among_captions_costs_no_latents(
+    config: ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = reading.keep
+    monkeypatch.setattr(encode, "keep", lambda *args: None)
+    monkeypatch.setattr(encode.SharedStop, "status", 143)
+    assert encode.run(config, tmp_path / "run") == 143
+    assert f"{tmp_path / 'kept'}: stopped, 10 of 10 images are there; the same command" in capsys.readouterr().out
+    monkeypatch.setattr(encode, "keep", whole)
+    assert encode.run(config, tmp_path / "run") == 0
+    assert TextFeatures(tmp_path / "kept" / TRAIN / "texts").prompts == [
+        "a red apple",
+        "an apple",
+        "two dogs play",
+        "rain",
+        "mud",
+    ]
+
+
+def test_a_shape_that_is_missing_is_named(config: ConfigDict, tmp_path: Path) -> None:
+    assert encode.run(config, tmp_path / "run") == 0
+    folder = tmp_path / "kept" / TRAIN / "16x64"
+    (folder / "manifest.json").unlink()
+    with pytest.raises(fd.UserError, match=rf"^no latents in {folder}; the same command with --mode=encode makes"):
+        Latents(str(tmp_path / "kept"), {"name": "synthetic"}).source()
