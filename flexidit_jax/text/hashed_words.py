@@ -55,8 +55,8 @@ class Encoder:
             )
 
     def fingerprint(self) -> dict[str, str | int | None]:
-        """What the tokens of a prompt depend on."""
-        return {"encoder": "hashed_words", "length": self.length, "seed": self.seed}
+        """What the tokens of a prompt depend on: the vectors, length, and what words are."""
+        return {"encoder": f"hashed_words of seed {self.seed}", "length": self.length, "clean": WORD.pattern}
 
     def encode(self, prompts: Sequence[str], padded: bool = False) -> dict[str, np.ndarray]:
         """Prompts -> `tokens` [B, M, k] float32, zero where there is no text, and `mask` bool [B, M].
