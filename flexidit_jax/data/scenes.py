@@ -80,7 +80,7 @@ class Dataset:
 
     Args:
       records: scenes to train on, each made when it is asked for.
-      held_out: scenes of digits and of pairs of digits that are not trained on.
+      held_out: scenes of digits that are not trained on, of all pairs.
       digits_held_out: digits that are not trained on, see `data.digits`.
       split_seed: which ones.
       seed: of the scenes.
@@ -103,9 +103,8 @@ class Dataset:
         return Scenes(self.examples(), [scene for scene in every_scene() if scene.seen], self._counts[0], self._seed)
 
     def held_out(self) -> Sequence[Record]:
-        """Records {"x", "text"} never trained on."""
-        unseen = [scene for scene in every_scene() if not scene.seen]
-        return HeldOut(self.examples(held_out=True), unseen, self._counts[1], self._seed)
+        """Records {"x", "text"} of digits never trained on, in pairs that are and in pairs that are not."""
+        return HeldOut(self.examples(held_out=True), every_scene(), self._counts[1], self._seed)
 
     def augment(self, record: Record, rng: np.random.Generator) -> Record:
         """A training record with one of its captions. Nothing is mirrored, as captions say left."""

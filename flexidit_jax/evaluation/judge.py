@@ -22,9 +22,10 @@ class Score:
     """Quality of a set of samples.
 
     Attributes:
-      distance: the Frechet distance to the training images, with the influence of every sample.
-      right: share of samples in which the classifier finds all that was asked for, the label or every word of the
-        caption; of captions, of those that are trained on.
+      distance: the Frechet distance to the training images, with the influence of every sample; of captions, of those
+        that are trained on.
+      right: share of the same samples in which the classifier finds all that was asked for, the label or every word of
+        the caption.
       nearest: mean distance to the nearest training image, of captions from the parts of images to those of training.
       unseen: `right` of captions that are never trained on; None where nothing is.
     """
@@ -60,7 +61,7 @@ class Judge:
       features: its name (a module of `metrics/features`) and keywords.
 
     Attributes:
-      training, held_out: the images of the two parts of the dataset.
+      training, held_out: the images of the two parts of the dataset, of captions that are trained on.
       examples, held_out_examples: parts of such images with their labels, which the classifier is fitted on and not.
 
     Raises:
@@ -73,7 +74,7 @@ class Judge:
         self._features = build.part("flexidit_jax.metrics.features", "Features", features, "evaluate.features")
         if not hasattr(self._features, "classify"):
             raise UserError(f"evaluate.features: {features['name']} finds no labels; mlp_classifier does")
-        training, held_out = dataset.source(), dataset.held_out()  # both, before either is decoded
+        training, held_out = dataset.source(), self.reading.known(dataset.held_out())  # both, before either is decoded
         self.training, self.held_out = self.reading.images(training), self.reading.images(held_out)
         self.examples = self.reading.examples(False, training, self.training)
         self.held_out_examples = self.reading.examples(True, held_out, self.held_out)
@@ -87,7 +88,7 @@ class Judge:
         found = self._features.classify(self._parts(images)).reshape(wanted.shape)
         right, seen = (found == wanted).all(1), self.reading.seen(asked)
         return Score(
-            distance=self.distance(images),
+            distance=self._distance(self._pool(images)[seen]),
             right=mean_of(right[seen]),
             nearest=self.nearest(images),
             unseen=None if seen.all() else mean_of(right[~seen]),

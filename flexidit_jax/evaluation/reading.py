@@ -16,6 +16,8 @@ from flexidit_jax.codecs.latents import latents_of, stacked
 
 #: uint8 [N, H, W, C], or N of them where sizes differ
 Images = Sequence[np.ndarray]
+#: keys of a record that an image is made of
+DATA = ("x", "mean", "std")
 
 
 class Examples(NamedTuple):
@@ -44,17 +46,23 @@ class Reading:
 
     def images(self, records: Sequence[Mapping[str, Any]]) -> Images:
         """Of records, in their order; of one size they are one array."""
-        shapes = [np.shape(record["x"] if "x" in record else record["mean"]) for record in records]
-        found: list[np.ndarray] = [np.empty(0)] * len(records)
-        for shape in dict.fromkeys(shapes):
-            rows = [i for i, other in enumerate(shapes) if other == shape]
-            batch = stacked([{key: records[i][key] for key in ("x", "mean", "std") if key in records[i]} for i in rows])
-            decoded = self.codec.decode(latents_of(self.codec, batch))[:, 0]
-            if len(rows) == len(records):
+        by_shape: dict[tuple[int, ...], list[tuple[int, Mapping[str, Any]]]] = {}
+        for number, record in enumerate(records):
+            kept = {key: record[key] for key in DATA if key in record}
+            by_shape.setdefault(next(iter(kept.values())).shape, []).append((number, kept))
+        found: dict[int, np.ndarray] = {}
+        for kept in by_shape.values():
+            decoded = self.codec.decode(latents_of(self.codec, stacked([record for _, record in kept])))[:, 0]
+            if len(by_shape) == 1:
                 return decoded
-            for i, image in zip(rows, decoded, strict=True):
-                found[i] = image
-        return found
+            found |= zip((number for number, _ in kept), decoded, strict=True)
+        return [found[number] for number in range(len(found))]
+
+    def known(self, records: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+        """Those of captions that are trained on, or of labels, of which all are."""
+        if not self.of_captions:
+            return records
+        return [record for record in records if self.dataset.seen(record["text"])]
 
     def examples(self, held_out: bool, records: Sequence[Mapping[str, Any]], images: Images) -> Examples:
         """Parts with their labels: those that the dataset has apart, or its images.

@@ -22,7 +22,7 @@ class Pairs:
         return [scene(caption, seed) for seed in range(12) for caption in ("t|t", "t/t", "b|t", "b/t", "t|b", "t/b")]
 
     def held_out(self) -> list[dict[str, Any]]:
-        return [scene(caption, 100) for caption in ("b|b", "b/b")]
+        return [scene(caption, 100) for caption in ("b|b", "b/b", "t|b", "b/t")]
 
     def examples(self, held_out: bool) -> list[dict[str, Any]]:
         return [
@@ -80,9 +80,10 @@ def test_all_words_are_right_or_none(judge: Judge) -> None:
     images = drawn(*captions)
     right = judge.score(images, captions)
     assert (right.accuracy, right.unseen.value) == (1, 1)
+    assert right.fd == judge.fd(images[:4]) and right.nearest == judge.nearest(images)
     one = judge.score([*images[:5], images[3]], ["t|b", *captions[1:]])
     assert one.accuracy == pytest.approx(3 / 4) and one.unseen.value == pytest.approx(1 / 2)
-    assert len(one.right.influence) == 4 and len(one.unseen.influence) == 2 and len(one.distance.influence) == 6
+    assert len(one.right.influence) == 4 and len(one.unseen.influence) == 2 and len(one.distance.influence) == 4
     assert one.record()["accuracy_unseen"] == 0.5 and one.record()["accuracy"] == 0.75
     seen = judge.score(images[:4], captions[:4])
     assert seen.unseen is None and "accuracy_unseen" not in seen.record()

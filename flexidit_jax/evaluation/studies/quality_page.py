@@ -223,12 +223,13 @@ def _about_errors(report: Mapping[str, Any]) -> list[str]:
 
 
 def _about_distance(report: Mapping[str, Any]) -> str:
-    learned, read = "the training images", "images"
+    learned, read, which = "the training images", "images", ""
     if "captions" in report:
         learned, read = f"parts of {learned}", "parts; those of all parts of an image together"
+        which = ", of them those of captions that are trained on,"
     heldout = report["heldout_fd"]
     return (
-        f"- FD: Fréchet distance of {report['samples']:,} samples to the training images in the features of a"
+        f"- FD: Fréchet distance of {report['samples']:,} samples{which} to the training images in the features of a"
         f" classifier fitted on {learned} ({100 * report['classifier_accuracy']:.1f} % right on held-out {read})."
         f" Floor {report['floor_fd']:.2f}: training images drawn with replacement."
         f" The {heldout['samples']} held-out images score {heldout['fd']:.2f}, mostly sampling error."

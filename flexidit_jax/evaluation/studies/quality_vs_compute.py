@@ -126,8 +126,9 @@ def measure(flex: FlexiDiT, section: Report, judge: Judge, requests: Requests) -
     """The report, JSON-ready, and the images of every point."""
     batches = section.samples // section.batch
     rows, images = _points(flex, section, judge, requests)
+    compared = int(judge.reading.seen(requests.asked).sum())
     report = {
-        "floor_fd": judge.floor(section.samples),
+        "floor_fd": judge.floor(compared),
         "heldout_fd": {"fd": judge.fd(judge.held_out), "samples": len(judge.held_out)},
         "classifier_accuracy": judge.classifier_accuracy(),
         "heldout_nearest": judge.nearest(judge.held_out),
