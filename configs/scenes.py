@@ -26,7 +26,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.profile_at = None
     config.dataset = {"name": "scenes", "records": 36_000, "held_out": 800, "digits_held_out": 297}
     config.codec = {"name": "identity"}
-    config.text = {"name": "hashed_words", "length": None, "width": 64, "seed": 0}
+    config.text = {"name": "hashed_words", "length": None, "width": 256, "seed": 0}
     config.process = {"name": "gaussian", "steps": 1000, "beta_start": 1e-4, "beta_end": 0.02}
     config.model = {
         "latent": (1, 8, 16, 1),
@@ -37,22 +37,22 @@ def get_config(variant: str = "") -> ConfigDict:
         "unroll": 4,
         "modulation": "single",
         "span": 4.0,
-        "conditioner": {"name": "text", "features": 64, "length": 9, "null_length": 1, "drop_rate": 0.1},
+        "conditioner": {"name": "text", "features": 256, "length": 9, "null_length": 1, "drop_rate": 0.1},
     }
     config.train = {
-        "batch": 64,
+        "batch": 32,
         "accumulate": 1,
         "preview_every": None,
         "spike": 10.0,
         "stages": (
-            {"patches": (2,), "steps": 4000, "learning_rate": 2e-3, "warmup": 100, "final_rate": 0.02},
+            {"patches": (2,), "steps": 7000, "learning_rate": 2e-3, "warmup": 100, "final_rate": 0.02},
             {
                 "patches": (2, 4),
-                "adapters": 16,
+                "adapters": 24,
                 "loss": {"name": "distillation", "variance_weight": 1.0},
-                "steps": 1000,
-                "learning_rate": 1e-3,
-                "warmup": 50,
+                "steps": 1500,
+                "learning_rate": 2e-3,
+                "warmup": 100,
                 "final_rate": 0.02,
             },
         ),
@@ -102,10 +102,10 @@ def get_config(variant: str = "") -> ConfigDict:
         "steps": 50,
         "seeds": (0, 1, 2),
         "batch": 400,
-        "weak_first": (0, 20, 30, 40, 50),
-        "weak_last": (20, 30, 40),
-        "fewer_steps": (35, 28, 20, 13),
-        "scales": (1.25, 1.5, 2.0, 3.0),
+        "weak_first": (0, 20, 30, 40),
+        "weak_last": (30,),
+        "fewer_steps": (28, 20),
+        "scales": (1.5, 2.0),
         "out": None,
     }
     config.export = {
@@ -118,7 +118,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.compile = {"topology": None, "programs": ("train", "sample"), "out": None}
     if variant == "smoke":
         config.dataset.update(records=1440, held_out=40)
-        config.model.update(width=32, depth=2)
+        config.model.width = 32
+        config.model.depth = 1
         config.train.batch = 16
         for stage in config.train.stages:
             stage["steps"], stage["warmup"] = 6, 2

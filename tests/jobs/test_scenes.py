@@ -19,7 +19,7 @@ from flexidit_jax.models.flexify import at
 from flexidit_jax.text.hashed_words import Encoder
 
 ROOT = Path(__file__).parents[2]
-SMALL = [f"--config={ROOT / 'configs' / 'scenes.py'}:smoke", "--config.model.depth=1", "--config.train.keep=9"]
+SMALL = [f"--config={ROOT / 'configs' / 'scenes.py'}:smoke", "--config.train.keep=9"]
 CAPTION = "a bold three left of a faint seven"
 
 
@@ -62,7 +62,7 @@ def test_the_report_scores_captions(report: dict[str, Any], run: Path) -> None:
 
 def test_a_saved_model_brings_its_words(run: Path, tmp_path: Path) -> None:
     flex = fd.load(run)
-    assert flex.text == Encoder(length=9, width=64)
+    assert flex.text == Encoder(length=9, width=256)
     flex.save(tmp_path / "saved")
     again, spec = fd.load(tmp_path / "saved"), fd.SampleSpec(steps=2, guidance=1.5, solver="ddim", seed=0)
     assert again.text == flex.text
