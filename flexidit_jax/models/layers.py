@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flexidit_jax.common.axes import laid
+from flexidit_jax.common.axes import laid, ways
 from flexidit_jax.common.types import Array
 from flexidit_jax.models.layout import Layout, per_token
 from flexidit_jax.models.position import timestep_features
@@ -23,10 +23,10 @@ def project(x: Array, kernel: Array, dtype: jnp.dtype) -> Array:
     """[..., k] @ [k, m] -> [..., m] in `dtype`.
 
     Leading axes are flattened: the weight gradient of a three-dimensional product is slow on XLA's
-    CPU backend.
+    CPU backend. Not where a mesh may split records and tokens, which one axis of both could not say.
     """
-    flat = x.reshape(-1, x.shape[-1]).astype(dtype) @ kernel.astype(dtype)
-    return flat.reshape(*x.shape[:-1], kernel.shape[-1])
+    flat = x if ways("tokens") > 1 else x.reshape(-1, x.shape[-1])
+    return (flat.astype(dtype) @ kernel.astype(dtype)).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 class Dense(nn.Module):
@@ -112,12 +112,19 @@ class AffineNorm(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two dense layers around a tanh-approximated GELU."""
+    """Two dense layers around a tanh-approximated GELU.
+
+    Attributes:
+      hidden: columns between them.
+      dtype: of products.
+      split: words of the tokens and of these columns (`common.axes.split`).
+    """
 
     hidden: int
     dtype: jnp.dtype
+    split: tuple[str | None, str | None] = (None, "heads")
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        x, width = laid(Dense(self.hidden, self.dtype, name="fc1")(x), "records", None, "heads"), x.shape[-1]
+        x, width = laid(Dense(self.hidden, self.dtype, name="fc1")(x), "records", *self.split), x.shape[-1]
         return Dense(width, self.dtype, name="fc2")(nn.gelu(x, approximate=True))  # [B, N, d]
