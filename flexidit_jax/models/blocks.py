@@ -42,7 +42,7 @@ class Block(nn.Module):
         self.cross_attention = Attention(self.num_heads, self.dtype, self.backend, self.qk_norm)
         if self.cross_norm:
             self.norm_cross = AffineNorm(self.dtype)
-        self.mlp = Mlp(self.hidden, self.dtype, split(self.num_heads))
+        self.mlp = Mlp(self.width, self.hidden, self.dtype, split(self.num_heads))
 
     def modulated(self, shared: Array) -> Array:
         """`Shared.blocks` -> [..., 6, d]."""

@@ -16,7 +16,11 @@ import jax.numpy as jnp
 from flexidit_jax.common.axes import laid, ways
 from flexidit_jax.common.types import Array
 from flexidit_jax.models.layout import Layout, per_token
+from flexidit_jax.models.pieces import cut, joined, pieces
 from flexidit_jax.models.position import timestep_features
+
+#: bytes of the hidden layer of one sequence that a device may hold at once; above, its tokens come in pieces
+MOST_HIDDEN = 2**28
 
 
 def project(x: Array, kernel: Array, dtype: jnp.dtype) -> Array:
@@ -112,19 +116,33 @@ class AffineNorm(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two dense layers around a tanh-approximated GELU.
+    """Two dense layers around a tanh-approximated GELU; tokens of long sequences a piece after the other.
 
     Attributes:
-      hidden: columns between them.
+      width: columns of the result.
+      hidden: columns between the layers.
       dtype: of products.
-      split: words of the tokens and of these columns (`common.axes.split`).
+      split: words of the tokens and of the hidden columns (`common.axes.split`).
     """
 
+    width: int
     hidden: int
     dtype: jnp.dtype
     split: tuple[str | None, str | None] = (None, "heads")
 
-    @nn.compact
+    def setup(self) -> None:
+        self.fc1, self.fc2 = Dense(self.hidden, self.dtype), Dense(self.width, self.dtype)
+
     def __call__(self, x: Array) -> Array:
-        x, width = laid(Dense(self.hidden, self.dtype, name="fc1")(x), "records", *self.split), x.shape[-1]
-        return Dense(width, self.dtype, name="fc2")(nn.gelu(x, approximate=True))  # [B, N, d]
+        """[B, N, k] -> [B, N, width]."""
+        length = x.shape[1]
+        count = pieces(length * self.hidden * jnp.dtype(self.dtype).itemsize // ways("heads"), MOST_HIDDEN, length)
+        if count == 1:
+            return self._at_once(x)
+        every = nn.scan(
+            lambda mlp, _, x: (None, mlp._at_once(x)), variable_broadcast="params", split_rngs={"params": False}
+        )
+        return joined(every(self, None, cut(x, count))[1], length)
+
+    def _at_once(self, x: Array) -> Array:
+        return self.fc2(nn.gelu(laid(self.fc1(x), "records", *self.split), approximate=True))

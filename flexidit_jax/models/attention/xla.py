@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from flexidit_jax.common.types import Array
 from flexidit_jax.models.attention.seen import Seen
+from flexidit_jax.models.pieces import cut, joined, pieces
 
 #: bytes of float32 scores [R, h, L, M] that are held at once; above, queries come block by block
 MOST_SCORES = 2**28
@@ -37,29 +38,20 @@ def attend(q: Array, k: Array, v: Array, seen: Seen | None) -> Array:
     count = _blocks(q.shape, k.shape[1])
     if count == 1:
         return _attend(q, k, v, seen)
-    length = q.shape[1]
-    block = -(-length // count)
-
-    def blocks(tokens: Array) -> Array:
-        """[.., L, ...] -> [blocks, .., tokens of a block, ...], the last one filled up."""
-        tokens = jnp.pad(tokens, ((0, 0), (0, count * block - length), *((0, 0),) * (tokens.ndim - 2)))
-        return jnp.moveaxis(tokens.reshape(tokens.shape[0], count, block, *tokens.shape[2:]), 1, 0)
 
     @jax.checkpoint
     def one(queries: tuple[Array, Array | None]) -> Array:
         q, numbers = queries
         return _attend(q, k, v, seen and Seen(numbers, seen.keys))
 
-    x = jax.lax.map(one, (blocks(q), seen and blocks(jnp.asarray(seen.queries))))
-    return jnp.moveaxis(x, 0, 1).reshape(q.shape[0], count * block, *q.shape[2:])[:, :length]
+    return joined(jax.lax.map(one, (cut(q, count), seen and cut(jnp.asarray(seen.queries), count))), q.shape[1])
 
 
 def _blocks(q: tuple[int, ...], keys: int) -> int:
-    """How many blocks the queries come in; a power of two, which divides most lengths."""
+    """How many blocks the queries come in."""
     rows, length, heads, _ = q
     rows = rows if isinstance(rows, int) else 1  # a program for any batch
-    scores = 4 * rows * heads * length * keys
-    return 1 << (min(-(-scores // MOST_SCORES), length) - 1).bit_length()
+    return pieces(4 * rows * heads * length * keys, MOST_SCORES, length)
 
 
 def _attend(q: Array, k: Array, v: Array, seen: Seen | None) -> Array:
