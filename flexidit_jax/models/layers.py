@@ -16,11 +16,13 @@ import jax.numpy as jnp
 from flexidit_jax.common.axes import laid, ways
 from flexidit_jax.common.types import Array
 from flexidit_jax.models.layout import Layout, per_token
-from flexidit_jax.models.pieces import cut, joined, pieces
+from flexidit_jax.models.pieces import pieces
 from flexidit_jax.models.position import timestep_features
 
 #: bytes of the hidden layer of one sequence that a device may hold at once; above, its tokens come in pieces
 MOST_HIDDEN = 2**28
+#: tokens of a piece come by so many, as kernels of products want rows
+LANES = 128
 
 
 def project(x: Array, kernel: Array, dtype: jnp.dtype) -> Array:
@@ -119,7 +121,7 @@ class Mlp(nn.Module):
     """Two dense layers around a tanh-approximated GELU; tokens of long sequences a piece after the other.
 
     Attributes:
-      width: columns of the result.
+      width: columns of tokens.
       hidden: columns between the layers.
       dtype: of products.
       split: words of the tokens and of the hidden columns (`common.axes.split`).
@@ -134,15 +136,19 @@ class Mlp(nn.Module):
         self.fc1, self.fc2 = Dense(self.hidden, self.dtype), Dense(self.width, self.dtype)
 
     def __call__(self, x: Array) -> Array:
-        """[B, N, k] -> [B, N, width]."""
+        """[B, N, width] -> the same."""
         length = x.shape[1]
         count = pieces(length * self.hidden * jnp.dtype(self.dtype).itemsize // ways("heads"), MOST_HIDDEN, length)
         if count == 1:
             return self._at_once(x)
-        every = nn.scan(
-            lambda mlp, _, x: (None, mlp._at_once(x)), variable_broadcast="params", split_rngs={"params": False}
-        )
-        return joined(every(self, None, cut(x, count))[1], length)
+        parts = jnp.pad(x, ((0, 0), (0, -length % (count * LANES)), (0, 0)))
+        every = nn.scan(Mlp._piece, variable_broadcast="params", split_rngs={"params": False})
+        made, _ = every(self, parts.reshape(count, 1, -1, self.width), jnp.arange(count))
+        return made.reshape(parts.shape)[:, :length]
+
+    def _piece(self, parts: Array, number: Array) -> tuple[Array, None]:
+        """One in its place: what is not made yet is what it is made of, and there is no second array."""
+        return parts.at[number].set(self._at_once(parts[number])), None
 
     def _at_once(self, x: Array) -> Array:
         return self.fc2(nn.gelu(laid(self.fc1(x), "records", *self.split), approximate=True))

@@ -12,7 +12,7 @@ import pytest
 from flexidit_jax.common import axes
 from flexidit_jax.models import layers
 from flexidit_jax.models.layers import Mlp
-from flexidit_jax.models.pieces import cut, joined, pieces
+from flexidit_jax.models.pieces import pieces
 
 ROWS, LENGTH, WIDTH, HIDDEN = 2, 33, 8, 20
 
@@ -20,15 +20,6 @@ ROWS, LENGTH, WIDTH, HIDDEN = 2, 33, 8, 20
 def test_pieces_are_as_few_as_keep_to_the_bytes() -> None:
     assert [pieces(whole, 100, 64) for whole in (1, 100, 101, 200, 201, 401)] == [1, 1, 2, 2, 4, 8]
     assert pieces(10**6, 100, 3) == 4  # no more than there are tokens, to a power of two
-
-
-def test_what_was_cut_is_joined() -> None:
-    x = np.arange(2 * 33 * 3).reshape(2, 33, 3)
-    parts = cut(x, 4)
-    assert parts.shape == (4, 2, 9, 3)
-    np.testing.assert_array_equal(parts[1, 0], x[0, 9:18])
-    np.testing.assert_array_equal(parts[3, 1, 6:], 0)
-    np.testing.assert_array_equal(joined(parts, 33), x)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +51,8 @@ def test_pieces_are_the_whole(mlp: tuple[Mlp, Any, np.ndarray], monkeypatch: pyt
 
     whole = run(params, x), gradients(params, x)
     assert largest(jax.make_jaxpr(run)(params, x).jaxpr) == ROWS * LENGTH * HIDDEN
-    monkeypatch.setattr(layers, "MOST_HIDDEN", 4 * 9 * HIDDEN)  # 33 tokens in four pieces
+    monkeypatch.setattr(layers, "MOST_HIDDEN", 4 * 9 * HIDDEN)  # 33 tokens in four pieces of nine
+    monkeypatch.setattr(layers, "LANES", 3)
     again = lambda *both: run(*both)  # noqa: E731  a function whose trace is not known yet
     assert largest(jax.make_jaxpr(again)(params, x).jaxpr) == ROWS * 36 * WIDTH  # what it is handed, filled up
     assert jax.tree.map(jnp.shape, module.init(jax.random.key(0), x))["params"]["fc1"]["kernel"] == (WIDTH, HIDDEN)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from flexidit_jax.common.types import Array
 from flexidit_jax.models.attention.seen import Seen
-from flexidit_jax.models.pieces import cut, joined, pieces
+from flexidit_jax.models.pieces import pieces
 
 #: bytes of float32 scores [R, h, L, M] that are held at once; above, queries come block by block
 MOST_SCORES = 2**28
@@ -38,13 +38,21 @@ def attend(q: Array, k: Array, v: Array, seen: Seen | None) -> Array:
     count = _blocks(q.shape, k.shape[1])
     if count == 1:
         return _attend(q, k, v, seen)
+    length = q.shape[1]
+    block = -(-length // count)
+
+    def blocks(tokens: Array) -> Array:
+        """[.., L, ...] -> [blocks, .., tokens of a block, ...], the last one filled up."""
+        tokens = jnp.pad(tokens, ((0, 0), (0, count * block - length), *((0, 0),) * (tokens.ndim - 2)))
+        return jnp.moveaxis(tokens.reshape(tokens.shape[0], count, block, *tokens.shape[2:]), 1, 0)
 
     @jax.checkpoint
     def one(queries: tuple[Array, Array | None]) -> Array:
         q, numbers = queries
         return _attend(q, k, v, seen and Seen(numbers, seen.keys))
 
-    return joined(jax.lax.map(one, (cut(q, count), seen and cut(jnp.asarray(seen.queries), count))), q.shape[1])
+    x = jax.lax.map(one, (blocks(q), seen and blocks(jnp.asarray(seen.queries))))
+    return jnp.moveaxis(x, 0, 1).reshape(q.shape[0], count * block, *q.shape[2:])[:, :length]
 
 
 def _blocks(q: tuple[int, ...], keys: int) -> int:
