@@ -12,6 +12,39 @@ said: set[str] = set()
 
 def note(text: str) -> None:
     """Prints one line, `note: text`, once however often it is told; of several processes the first one does."""
-    if text not in said and cluster.first():
-        print(f"note: {text}", file=sys.stderr, flush=True)
+    if text in said or (Sparing.now is not None and not Sparing.now.admits()):
+        return
     said.add(text)
+    _print(text)
+
+
+class Sparing:
+    """While it is entered, again and again, few notes are said: for what reads thousands of texts.
+
+    Args:
+      most: how many in all; then one more says that others are left out.
+    """
+
+    now: Sparing | None = None
+
+    def __init__(self, most: int = 3) -> None:
+        self._left = most
+        self._outer: Sparing | None = None
+
+    def __enter__(self) -> None:
+        self._outer, Sparing.now = Sparing.now, self
+
+    def __exit__(self, *_: object) -> None:
+        Sparing.now = self._outer
+
+    def admits(self) -> bool:
+        """Whether one more may be said."""
+        self._left -= 1
+        if self._left == -1:
+            _print("and others alike, which are not told")
+        return self._left >= 0
+
+
+def _print(text: str) -> None:
+    if cluster.first():
+        print(f"note: {text}", file=sys.stderr, flush=True)

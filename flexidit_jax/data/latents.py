@@ -61,7 +61,7 @@ class Dataset:
     @property
     def shapes(self) -> Sequence[tuple[int, ...]]:
         """Those of the dataset encoded."""
-        return getattr(self.of, "shapes", (self.shape,))
+        return getattr(self.of, "shapes", None) or (self.shape,)
 
     @property
     def classes(self) -> int:

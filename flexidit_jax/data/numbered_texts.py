@@ -12,6 +12,8 @@ import numpy as np
 
 #: the field of a record, and the folder of features
 TEXTS = "texts"
+#: the field of a record that has one by now
+TEXT = "text"
 
 
 def all_texts(source: Sequence[Any]) -> list[str]:
@@ -28,17 +30,17 @@ class NumberedTexts(Sequence):
     """
 
     def __init__(self, source: Sequence[Any], numbers: Mapping[str, int]) -> None:
-        self._source = source
-        self._rows = np.full((len(source), max(map(len, source.texts))), -1, np.int32)
-        for row, texts in zip(self._rows, source.texts, strict=True):
-            row[: len(texts)] = [numbers[text] for text in texts]
+        self._source, self._numbers, self._most = source, numbers, max(map(len, source.texts))
 
     def __len__(self) -> int:
         return len(self._source)
 
     def __getitem__(self, i: int) -> dict[str, Any]:
-        others = {key: value for key, value in self._source[i].items() if key not in (TEXTS, "text")}
-        return {**others, TEXTS: self._rows[i]}
+        record = self._source[i]  # which is another one where that of this number is corrupt
+        said = record[TEXTS] if TEXTS in record else (record[TEXT],)
+        texts = np.full(self._most, -1, np.int32)
+        texts[: len(said)] = [self._numbers[text] for text in said]
+        return {**{key: value for key, value in record.items() if key not in (TEXTS, TEXT)}, TEXTS: texts}
 
 
 class First(Sequence):

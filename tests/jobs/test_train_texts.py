@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -116,11 +117,48 @@ def test_captions_of_several_sizes_are_read_batch_by_batch(
     monkeypatch.setattr(train, "latents_of", lambda *args: sizes.append((x := latents_of(*args)).shape) or x)
     assert train.run(made, tmp_path / "captions") == 0
     assert {*sizes} == {(4, *shape) for shape in SHAPES}
+    ours = fd.load(tmp_path / "captions", weights="raw").params
+
+    shutil.rmtree(tmp_path / "captions" / "checkpoints" / "6")  # as a kill after four steps leaves it
+    del sizes[:]
+    assert train.run(made, tmp_path / "captions") == 0 and len(sizes) == 2
+    again = fd.load(tmp_path / "captions", weights="raw").params
+    jax.tree.map(np.testing.assert_array_equal, ours, again)
+
     Dataset.encoder = build_experiment(made).text.__class__(str(pixart_pipeline), length=10)
     made.text = None
     assert train.run(made, tmp_path / "features") == 0
-    ours, theirs = (fd.load(tmp_path / name, weights="raw").params for name in ("captions", "features"))
+    theirs = fd.load(tmp_path / "features", weights="raw").params
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+def test_pictures_are_told_their_own_size(
+    pixart_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Dataset:
+        shape, shapes = SHAPES[0], SHAPES
+
+        def source(self) -> Captioned:
+            return Captioned()
+
+    Dataset.__module__ = synthetic.__name__
+    monkeypatch.setattr(synthetic, "Dataset", Dataset)
+    made = config(pixart_pipeline)
+    made.dataset, made.init_from = {"name": "synthetic"}, None
+    made.model.update(depth=1, num_heads=2)
+    made.model.conditioner.resolution = (128, 128)
+    made.train.stages = ({"patches": (2,), "steps": 6, "learning_rate": 1e-3},)
+    told: set[tuple[Any, ...]] = set()
+    put = train.put_batch
+
+    def seen(batch: dict[str, np.ndarray], mesh: Any) -> Any:
+        if "resolution" in batch:
+            told.update((*row, *ratio) for row, ratio in zip(batch["resolution"], batch["aspect_ratio"], strict=True))
+        return put(batch, mesh)
+
+    monkeypatch.setattr(train, "put_batch", seen)
+    assert train.run(made, tmp_path / "run") == 0
+    assert told == {(128, 128, 1), (64, 256, 0.25)}
 
 
 def test_captions_that_nothing_reads_are_refused(
