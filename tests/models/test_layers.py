@@ -51,10 +51,10 @@ def test_pieces_are_the_whole(mlp: tuple[Mlp, Any, np.ndarray], monkeypatch: pyt
 
     whole = run(params, x), gradients(params, x)
     assert largest(jax.make_jaxpr(run)(params, x).jaxpr) == ROWS * LENGTH * HIDDEN
-    monkeypatch.setattr(layers, "MOST_HIDDEN", 4 * 9 * HIDDEN)  # 33 tokens in four pieces of nine
-    monkeypatch.setattr(layers, "LANES", 3)
+    monkeypatch.setattr(layers, "MOST_HIDDEN", 4 * 9 * HIDDEN)  # 33 tokens in four pieces, of ten
+    monkeypatch.setattr(layers, "LANES", 5)
     again = lambda *both: run(*both)  # noqa: E731  a function whose trace is not known yet
-    assert largest(jax.make_jaxpr(again)(params, x).jaxpr) == ROWS * 36 * WIDTH  # what it is handed, filled up
+    assert largest(jax.make_jaxpr(again)(params, x).jaxpr) == ROWS * 40 * WIDTH  # what it is handed, filled up
     assert jax.tree.map(jnp.shape, module.init(jax.random.key(0), x))["params"]["fc1"]["kernel"] == (WIDTH, HIDDEN)
     parts = run(params, x), gradients(params, x)
     for ours, theirs in zip(jax.tree.leaves(parts), jax.tree.leaves(whole), strict=True):

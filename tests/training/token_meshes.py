@@ -85,9 +85,9 @@ def far(ours: Any, theirs: Any) -> float:
 
 
 def gathered(text: str) -> list[int]:
-    """Numbers of elements of what is gathered."""
+    """Numbers of elements of what is gathered, a loop over blocks once."""
     shapes = (shape for found in GATHERED.findall(text) for shape in re.findall(r"\[([\d,]+)\]", found))
-    return sorted({int(np.prod([int(side) for side in shape.split(",")])) for shape in shapes})
+    return sorted(int(np.prod([int(side) for side in shape.split(",")])) for shape in shapes)
 
 
 def compared(sizes: tuple[int, int, int], function: Callable[..., Any], x: Array, cond: Any) -> dict[str, Any]:
