@@ -17,6 +17,7 @@ from PIL import Image
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.progress import Progress
 from flexidit_jax.evaluation.judge import Score
+from flexidit_jax.evaluation.requests import Requests
 from flexidit_jax.evaluation.studies.quality_page import findings, markdown, quality_vs_compute, sample_grid
 from flexidit_jax.evaluation.studies.quality_vs_compute import Report, _against, measure
 from flexidit_jax.metrics.estimate import mean_of
@@ -24,6 +25,7 @@ from flexidit_jax.models.flops import FlopCount
 from flexidit_jax.sampling.spec import SampleSpec
 
 P2, P4, P8 = (1, 2, 2), (1, 4, 4), (1, 8, 8)
+HALF = mean_of(np.arange(400) % 2)
 
 
 # ---------------------------------------------------------------- Rows
@@ -72,9 +74,11 @@ def test_how_long_it_takes_is_counted_in_flops(
         flops=lambda spec: FlopCount(costs[spec.schedule], 1.0, 1.0),
         sample=sample,
     )
-    judge = MagicMock()
-    judge.score.return_value = Score(mean_of(np.ones(4)), 0.5, 1.0)
-    measure(flex, Report(samples=4, steps=4, batch=2, weak_first=(0, 2), fewer_steps=(2,), seeds=(0, 1)), judge)
+    judge, requests = MagicMock(), Requests(np.arange(4) % 2)
+    judge.reading.said.return_value = {}
+    judge.score.return_value = Score(mean_of(np.ones(4)), mean_of(np.ones(4)), 1.0)
+    section = Report(samples=4, steps=4, batch=2, weak_first=(0, 2), fewer_steps=(2,), seeds=(0, 1))
+    measure(flex, section, judge, requests)
     assert {*made} == {2.0, 1.5} and sum(made) == 72
     assert capsys.readouterr().err.splitlines()[-1].startswith("report: 72/72 (100 %), ")
 
@@ -195,8 +199,8 @@ def test_a_difference_to_the_full_run_is_paired(report: dict[str, Any]) -> None:
 def test_what_a_point_scores_more_is_measured_seed_by_seed() -> None:
     rng = np.random.default_rng(0)
     noise, own = rng.normal(size=(2, 400)), 0.1 * rng.normal(size=(2, 400))
-    full = [Score(mean_of(seed), 0.5, 1.0) for seed in noise]
-    point = [Score(mean_of(seed + other + 0.2), 0.5, 1.0) for seed, other in zip(noise, own)]
+    full = [Score(mean_of(seed), HALF, 1.0) for seed in noise]
+    point = [Score(mean_of(seed + other + 0.2), HALF, 1.0) for seed, other in zip(noise, own)]
     found = _against(point, full)
     assert found["fd"] == pytest.approx(0.2, abs=0.02)
     assert found["error"] == pytest.approx(np.hypot(*own.std(1)) / 20 / 2)
@@ -310,7 +314,7 @@ def inside(figure: Figure) -> bool:
 @pytest.mark.parametrize("classes", [1, 2, 3, 10])
 def test_the_title_of_a_sample_grid_is_whole(classes: int) -> None:
     rows = [(f"{share} %", np.zeros((12, 8, 8, 1), np.uint8)) for share in (100, 56)]
-    figure = sample_grid(rows, classes)
+    figure = sample_grid(rows, [*map(str, range(classes))])
     assert inside(figure)
     assert " ".join(figure.get_suptitle().split()) == (
         "rows: share of the FLOPs; columns: class; the same starting noise in every column"
@@ -323,7 +327,7 @@ def test_the_title_of_a_sample_grid_is_whole(classes: int) -> None:
 def test_sample_grid_shows_rows_by_columns(tmp_path: Path, channels: int) -> None:
     rng = np.random.default_rng(0)
     rows = [(f"{share} %", rng.integers(0, 256, (12, 8, 8, channels), dtype=np.uint8)) for share in (100, 56, 27)]
-    figure = sample_grid(rows, 10)
+    figure = sample_grid(rows, [*map(str, range(10))])
     assert len(figure.axes) == 30
     for i, axis in enumerate(figure.axes):
         shown = np.asarray(axis.images[0].get_array()).reshape(8, 8, channels)
