@@ -27,4 +27,5 @@ def test_the_numbers_are_those_of_one_device(printed: dict[str, dict[str, Any]])
 def test_keys_and_values_are_gathered_and_no_stream(printed: dict[str, dict[str, Any]]) -> None:
     """108 tokens are 112 on eight devices; q, the stream and the hidden layer of 120 stay where they are."""
     large = [count for count in printed["text"]["gathered"] if count > 3 * WIDTH * WIDTH]  # no kernel of the blocks
+    assert not printed["text"]["whole"]  # [4, 108, 48], also where it begins
     assert large == [RECORDS * 112 * 16, *[RECORDS * 112 * WIDTH] * 2]  # the prediction, keys and values

@@ -101,7 +101,8 @@ def compared(sizes: tuple[int, int, int], function: Callable[..., Any], x: Array
     args = placed(plain, mesh), put.pop("x"), t, put
     program = jax.jit(run).lower(*args).compile()
     theirs = jax.jit(function)(plain, x, t, cond)
-    return {"far": far(program(*args), theirs), "gathered": gathered(program.as_text())}
+    text = program.as_text()
+    return {"far": far(program(*args), theirs), "gathered": gathered(text), "whole": "f32[4,108,48]" in text}
 
 
 def stepped(sizes: tuple[int, int, int] | None) -> Any:
