@@ -122,6 +122,20 @@ def test_a_model_of_texts_wants_no_words(tmp_path: Path, capsys: pytest.CaptureF
     assert len(sample["largest"]) == 3 and 0 < first["bytes"] < 2**20
 
 
+@pytest.mark.parametrize(
+    ("config", "hidden", "macs"), [("wan.py:1.3b", 8960, 141.50), ("wan.py:14b", 13824, 839.19), ("wan.py", 8960, 141.50)]
+)
+def test_sizes_of_wans(config: str, hidden: int, macs: float) -> None:
+    model = experiment(config).model
+    assert (model.hidden, model.width // model.num_heads, model.dtype) == (hidden, 128, "bfloat16")
+    assert forward_flops(model, (1, 2, 2)) / 2e12 == pytest.approx(macs, abs=0.01)
+
+
+def test_a_wan_that_there_is_not() -> None:
+    with pytest.raises(UserError, match=r"^configs/wan\.py has no variant '5b'; known: 1\.3b, 14b$"):
+        load_config(f"{CONFIGS / 'wan.py'}:5b")
+
+
 def largest(where: Slice, *programs: str) -> dict[str, int]:
     """Bytes of the largest array of programs of a step of Wan 1.3B, one block of it, 81 frames of 480x832."""
     keys = {"model__depth": "1", "train__batch": "1", "sample__schedule": "'1x4x4:20,1x2x2:30'"}
