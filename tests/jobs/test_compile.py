@@ -123,7 +123,8 @@ def test_a_model_of_texts_wants_no_words(tmp_path: Path, capsys: pytest.CaptureF
 
 
 @pytest.mark.parametrize(
-    ("config", "hidden", "macs"), [("wan.py:1.3b", 8960, 141.50), ("wan.py:14b", 13824, 839.19), ("wan.py", 8960, 141.50)]
+    ("config", "hidden", "macs"),
+    [("wan.py:1.3b", 8960, 141.50), ("wan.py:14b", 13824, 839.19), ("wan.py", 8960, 141.50)],
 )
 def test_sizes_of_wans(config: str, hidden: int, macs: float) -> None:
     model = experiment(config).model
