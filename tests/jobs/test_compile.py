@@ -150,7 +150,9 @@ def largest(where: Slice, *programs: str) -> dict[str, int]:
 
 
 def test_no_array_of_480p_is_large() -> None:
-    """Scores would be 96 GiB. A CPU's products are float32, with twice the bytes of what runs elsewhere."""
+    """Scores would be 96 GiB. A CPU's products are float32, with twice the bytes of what runs elsewhere, and what is
+    between the two of an MLP its library does not show (`tests/models/test_layers.py`).
+    """
     assert largest(devices_here(), "sample, 2+2")["sample, 2+2"] < 2 * MOST
 
 
