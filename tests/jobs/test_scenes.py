@@ -85,6 +85,7 @@ def test_prompts_are_kept_and_drawn(run: Path, tmp_path: Path, capsys: pytest.Ca
 
 
 def test_captions_are_scored_without_a_report(run: Path, tmp_path: Path) -> None:
-    assert main([*SMALL, f"--workdir={run}", "--mode=evaluate", f"--out={tmp_path}"]) == 0
+    words = ["--mode=evaluate", f"--out={tmp_path}", "--config.sample.steps=1", "--config.sample.guidance=1.0"]
+    assert main([*SMALL, f"--workdir={run}", *words, "--config.sample.budget=None"]) == 0
     found = json.loads((tmp_path / "evaluation.json").read_text())
     assert {"fd", "accuracy", "accuracy_unseen", "nearest"} < {*found}
