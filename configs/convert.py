@@ -15,6 +15,8 @@ The adapters of a mode as a folder of PEFT:
     python -m flexidit_jax.main --mode=convert --config=configs/convert.py --config.convert.source=adapted/ \\
         --config.convert.target=lora/ --config.convert.layout=peft --config.convert.patch=4
 
+With --config.convert.target=lora.safetensors and --config.convert.layout=lora they are one file.
+
 Without a source the newest checkpoint of --workdir is taken.
 """
 

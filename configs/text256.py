@@ -22,7 +22,10 @@ from runpy import run_path
 from ml_collections import ConfigDict
 
 VARIANTS = ("", "smoke")
-beside = {name: run_path(str(Path(__file__).with_name(f"{name}.py")))["get_config"] for name in ("pixart", "scenes")}
+
+
+def beside(name: str, variant: str) -> ConfigDict:
+    return run_path(str(Path(__file__).with_name(f"{name}.py")))["get_config"](variant)
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -32,10 +35,10 @@ def get_config(variant: str = "") -> ConfigDict:
         raise UserError(f"this config has no variant {variant!r}; known: smoke")
     diffusion = {"name": "diffusion", "vlb_weight": 1.0}
     if variant == "smoke":
-        config = beside["scenes"]("smoke")
+        config = beside("scenes", "smoke")
         config.train.stages[1].update(adapters=None, loss=diffusion)
         return config
-    config = beside["pixart"]("alpha256")
+    config = beside("pixart", "alpha256")
     images = {"name": "captioned", "path": "./data/captions", "size": 256, "bins": False}
     config.dataset = {"name": "latents", "path": "latents/text256", "of": images}
     config.text.path = "./weights/t5-v1_1-xxl"

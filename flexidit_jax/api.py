@@ -215,8 +215,8 @@ class FlexiDiT:
     def flops(self, spec: SampleSpec, batch: int | None = None, text_kept: bool = False) -> FlopCount:
         """FLOPs per sample of a `sample` call with the same spec; every evaluation counts, padding does not.
 
-        Keys and values of a text count in every evaluation, as the paper has it; with `text_kept` once for each of the
-        texts that are read, as sampling makes them.
+        A text's own layers, keys and values count in every evaluation, as the paper has it; with `text_kept` once for
+        each of the texts that are read, as sampling makes them.
         """
         chosen, kept = self.plan(spec=spec, batch=batch), typed(text_kept, "bool", "text_kept")
         of_null = any(cond == guide for cond, guide in chosen.pairs)
@@ -344,13 +344,13 @@ class FlexiDiT:
         overwrite: bool = False,
         adapters_only: bool = False,
     ) -> None:
-        """Writes one mode as a DiT or PixArt of a published layout, which other programs read.
+        """Writes one mode by the published layout of its kind (DiT, PixArt, Wan), which other programs read.
 
         Args:
           path: `.safetensors` or `.pt` (with torch), or a folder for diffusers.
           patch: the mode; the most powerful by default.
           overwrite: replace another model that is there.
-          adapters_only: write a folder of PEFT with the mode's LoRA, which is otherwise merged.
+          adapters_only: write the mode's LoRA, which is otherwise merged: a `.safetensors` file, or PEFT's folder.
 
         Raises:
           UserError: a mode the layout cannot hold, another model at the path, or one that cannot be written.

@@ -67,13 +67,14 @@ def _run(argv: Sequence[str]) -> int:
     parser.add_argument("--workdir", help="the run's folder (default: runs/<config name>)")
     parser.add_argument("--mode", default="train", metavar="MODE", help=f"one of {kinds} (default: train)")
     jobs = {mode: _said(mode) for mode in modes}
-    shorts = ("num", "out", "prompts", "topology", "samples", "reference")
+    shorts = ("num", "out", "prompts", "latents", "topology", "samples", "reference")
     takers = {flag: [mode for mode in modes if flag in jobs[mode].flags] for flag in shorts}
     parser.add_argument("--num", type=int, help="generate: how many images; short for --config.generate.num")
     parser.add_argument("--out", metavar="DIR", help=f"the folder to write, of {', '.join(takers['out'])}")
     parser.add_argument(
         "--prompts", metavar="FILE", help=f"{', '.join(takers['prompts'])}: a file with a prompt a line, or one prompt"
     )
+    parser.add_argument("--latents", metavar="DIR", help="decode: a folder of samples whose latents are decoded again")
     parser.add_argument("--coordinator", metavar="HOST:PORT", help="one of several processes: where process 0 listens")
     parser.add_argument("--processes", type=int, metavar="N", help="how many they are; TPU pods and Slurm say it all")
     parser.add_argument("--process", type=int, metavar="I", help="which one this is, 0..N-1")

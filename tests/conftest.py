@@ -144,6 +144,37 @@ def pixart_pipeline(tmp_path_factory: pytest.TempPathFactory, vae_folder: Path) 
 
 
 @pytest.fixture(scope="session")
+def wan_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole pipeline of a Wan, the golden one reading the features of the golden UMT5. Do not write into it."""
+    root = tmp_path_factory.mktemp("wan")
+    state, metadata = read_safetensors(GOLDEN / "wan_tiny.safetensors")
+    wide = np.random.default_rng(0).normal(size=(40, 32)).astype(np.float32) / 6
+    state["condition_embedder.text_embedder.linear_1.weight"] = wide
+    config = {"_class_name": "WanTransformer3DModel", **json.loads(metadata["config"]), "text_dim": 32}
+    parts = {
+        "transformer/diffusion_pytorch_model.safetensors": (state, config),
+        **{
+            file: (read[0], json.loads(read[1]["config"]))
+            for file, read in (
+                ("vae/diffusion_pytorch_model.safetensors", read_safetensors(GOLDEN / "wan_vae_tiny.safetensors")),
+                ("text_encoder/model.safetensors", read_safetensors(GOLDEN / "umt5_tiny.safetensors")),
+            )
+        },
+    }
+    for file, (tensors, config) in parts.items():
+        (root / file).parent.mkdir()
+        write_safetensors(root / file, tensors)
+        (root / file).with_name("config.json").write_text(json.dumps(config))
+    for folder in ("tokenizer", "scheduler"):
+        (root / folder).mkdir()
+    shutil.copy(GOLDEN / "t5_tiny_spiece.model", root / "tokenizer" / "spiece.model")
+    (root / "scheduler" / "scheduler_config.json").write_text('{"flow_shift": 5.0}')
+    index = {"_class_name": "WanPipeline", "text_encoder": ["transformers", "UMT5EncoderModel"]}
+    (root / "model_index.json").write_text(json.dumps(index))
+    return root
+
+
+@pytest.fixture(scope="session")
 def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished `digits.py:smoke`, report included. Do not write into it."""
     workdir = tmp_path_factory.mktemp("runs") / "smoke"

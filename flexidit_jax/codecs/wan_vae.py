@@ -24,7 +24,7 @@ from flexidit_jax.common.tensor_files import SUFFIXES, config_beside
 from flexidit_jax.common.types import Array, Params
 from flexidit_jax.common.weights import full_set, read_weights, weight_files, within
 from flexidit_jax.models.pretrained.autoencoder_wan import PAST, WanVAE
-from flexidit_jax.models.pretrained.autoencoder_wan_layout import NETWORKS, read_vae
+from flexidit_jax.models.pretrained.autoencoder_wan_layout import KIND, NETWORKS, read_vae
 
 SOURCE = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
 STEM = "diffusion_pytorch_model"
@@ -211,6 +211,8 @@ class Codec:
           UserError: the config is that of another autoencoder.
         """
         config = config_beside(files[0]) if (files := self._files) else {}
+        if config.get("_class_name", KIND) != KIND:  # of the transformer that it lies beside
+            config = {}
         for key, value in {"is_residual": False, "patch_size": None, "attn_scales": []}.items():
             if config.get(key, value) != value:
                 said = f"{key} is {config[key]}, not {value}"

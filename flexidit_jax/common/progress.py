@@ -118,7 +118,9 @@ class Progress:
         """Rate and time left, nothing where they are not known."""
         if not (rate := self.rate):
             return ""
-        text = f"{rate:.{1 if rate >= 1 else 3}f}{self._unit}/s" + (f", {self._also(rate)}" if self._also else "")
+        pace = f"{rate:.{1 if rate >= 1 else 3}f}{self._unit}/s"
+        text = pace if rate >= 1 or self._unit else f"{1 / rate:.1f} s each"  # of a step, such as one of a clip
+        text += f", {self._also(rate)}" if self._also else ""
         return text if self._finished else f"{text}, about {_clock((self._total - self._done) / rate)} left"
 
     def _line(self, now: float) -> None:

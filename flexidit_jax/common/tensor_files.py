@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +129,12 @@ def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]
 def write_safetensors(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
     """Tensors by name, and metadata; whole or not at all."""
     with written_aside(path) as unfinished:
-        save_file({key: np.asarray(value, order="C") for key, value in tensors.items()}, unfinished, metadata)
+        save_tensors(unfinished, tensors, metadata)
+
+
+def save_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
+    """The same, as it goes."""
+    save_file({key: np.asarray(value, order="C") for key, value in tensors.items()}, path, metadata)
 
 
 def config_beside(path: Path) -> dict[str, Any]:
@@ -218,9 +223,9 @@ def _open_safetensors(path: Path) -> tuple[Unread, dict[str, str]]:
     try:
         file = safe_open(path, framework="numpy")
         kinds = {name: file.get_slice(name).get_dtype() for name in list(file.keys())}
-        raw = dict(deserialize(path.read_bytes())) if not _EIGHT_BITS.keys().isdisjoint(kinds.values()) else {}
+        whole = cache(lambda: dict(deserialize(path.read_bytes())))
         tensors = {
-            name: partial(_eight_bits, raw[name]) if kind in _EIGHT_BITS else partial(file.get_tensor, name)
+            name: partial(_eight_bits, whole, name) if kind in _EIGHT_BITS else partial(file.get_tensor, name)
             for name, kind in kinds.items()
         }
         return tensors, dict(file.metadata() or {})
@@ -228,5 +233,6 @@ def _open_safetensors(path: Path) -> tuple[Unread, dict[str, str]]:
         raise UserError(f"{path} is not a readable safetensors file ({error}); is the download complete?") from None
 
 
-def _eight_bits(raw: dict[str, Any]) -> np.ndarray:
+def _eight_bits(whole: Callable[[], dict[str, Any]], name: str) -> np.ndarray:
+    raw = whole()[name]
     return np.frombuffer(raw["data"], _EIGHT_BITS[raw["dtype"]]).reshape(raw["shape"])

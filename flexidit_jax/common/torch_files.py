@@ -72,7 +72,7 @@ def write_torch(path: Path, tensors: dict[str, np.ndarray]) -> None:
     """Writes a state dict."""
     torch = _torch(path)
     with written_aside(path) as unfinished:
-        torch.save({key: torch.from_numpy(np.array(value)) for key, value in tensors.items()}, unfinished)
+        torch.save({key: torch.from_numpy(np.array(value, order="C")) for key, value in tensors.items()}, unfinished)
 
 
 def _torch(path: Path) -> ModuleType:

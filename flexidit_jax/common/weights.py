@@ -2,12 +2,16 @@
 
 A network is found by its *mark*, a tensor that only such a network has. Whatever stands before the mark's name
 (`module.`, `ema.`, `state_dict.model._orig_mod.`) stands before all names of that network, and is taken off.
+
+A network that is written is one file, or shards of at most `SHARD` bytes with an index, as the field's tools have it.
 """
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -16,10 +20,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.files import written_aside
 from flexidit_jax.common.notes import note
-from flexidit_jax.common.tensor_files import json_object, open_tensors, read_tensors
+from flexidit_jax.common.tensor_files import json_object, open_tensors, read_tensors, save_tensors
 from flexidit_jax.common.torch_files import Unread
 
+#: bytes of a file of many, at most, unless one tensor alone has more
+SHARD = 5_000_000_000
 _AVERAGE = re.compile(r"(?<![a-z])(?<!exp_)(ema|avg|averaged?|swa|polyak|shadow)(?![a-z])", re.IGNORECASE)
 #: what trainings keep beside their networks, and nobody misses
 _STATE = re.compile(r"(^|[._])(opt|optim|optimizer\w*|lr_scheduler\w*|scaler|rng\w*)([._]|$)", re.IGNORECASE)
@@ -71,10 +78,7 @@ def open_weights(
       UserError: unreadable files, no tensors but foreign ones, or several networks that `which` does not decide on; a
         tensor, once it is read, of values that are no real numbers or not finite.
     """
-    tensors, metadata = {}, {}
-    for file in files:
-        there, said = open_tensors(file)
-        tensors, metadata = tensors | there, metadata or said
+    tensors, metadata = open_shards(files)
     where = files[0] if len(files) == 1 else files[0].parent
     layouts = [network] if isinstance(network, Network) else network
     network = next((layout for layout in layouts if _prefixes(tensors, layout)), layouts[0])
@@ -89,6 +93,19 @@ def open_weights(
     if left := sorted({_branch(name, prefix) for name in beside}):
         note(f"{', '.join(left)} of {where} is no part of the {network.kind}, and not used")
     return {name.removeprefix(prefix): partial(_read_real, name, tensors, where) for name in own}, metadata
+
+
+def open_shards(files: Sequence[Path]) -> tuple[Unread, dict[str, str]]:
+    """All tensors of some files, unread, and the metadata of the first that has any.
+
+    Raises:
+      UserError: see `open_tensors`.
+    """
+    tensors, metadata = {}, {}
+    for file in files:
+        there, said = open_tensors(file)
+        tensors, metadata = tensors | there, metadata or said
+    return tensors, metadata
 
 
 def full_set(names: Iterable[str], stem: str) -> list[str]:
@@ -134,6 +151,58 @@ def weight_files(folder: Path, stem: str) -> list[Path]:
         if not all(isinstance(name, str) and re.fullmatch(r"[\w.-]+\.(safetensors|bin)", name) for name in names):
             raise UserError(f"{folder / index} names files that are not weights beside it")
     return [folder / name for name in sorted(set(names))]
+
+
+def write_weights(
+    folder: Path, stem: str, tensors: Mapping[str, np.ndarray], metadata: dict[str, str] | None = None
+) -> None:
+    """Writes a full set of weights in whole precision, which replaces such a one; whole or not at all.
+
+    Args:
+      folder: is there.
+      stem: see `full_set`.
+      tensors: by name; they are written in this order.
+      metadata: of every file.
+
+    Raises:
+      OSError: the folder cannot be written.
+    """
+    shards = _in_shards(tensors)
+    files = [f"{stem}.safetensors"]
+    if len(shards) > 1:
+        files = [f"{stem}-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
+    index = folder / f"{stem}.safetensors.index.json"
+    old = {*written_weights(folder, stem), index}
+    with ExitStack() as written:  # all of them take their names at its end
+        if len(shards) > 1:
+            size = sum(tensors[name].nbytes for name in tensors)
+            where = {name: file for file, names in zip(files, shards, strict=True) for name in names}
+            aside, old = written.enter_context(written_aside(index)), old - {index}
+            aside.write_text(json.dumps({"metadata": {"total_size": size}, "weight_map": where}, indent=2) + "\n")
+        for file, names in zip(files, shards, strict=True):
+            aside = written.enter_context(written_aside(folder / file))
+            save_tensors(aside, {name: tensors[name] for name in names}, metadata)
+    for file in old.difference(folder / name for name in files):
+        file.unlink(missing_ok=True)
+
+
+def written_weights(folder: Path, stem: str) -> list[Path]:
+    """What `write_weights` would replace in a folder: its one file, and shards."""
+    names = [file.name for file in folder.iterdir()] if folder.is_dir() else []
+    return [folder / name for name in sorted(names) if re.fullmatch(rf"{stem}(-\d+-of-\d+)?\.safetensors", name)]
+
+
+def _in_shards(tensors: Mapping[str, np.ndarray]) -> list[list[str]]:
+    """The names of each file, in their order."""
+    shards: list[list[str]] = [[]]
+    room = SHARD
+    for name, array in tensors.items():
+        if array.nbytes > room and shards[-1]:
+            shards.append([])
+            room = SHARD
+        shards[-1].append(name)
+        room -= array.nbytes
+    return shards
 
 
 def _read(name: str, tensors: Unread, where: Path) -> np.ndarray:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,15 @@ import numpy as np
 
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.files import written_aside
-from flexidit_jax.common.tensor_files import Tensors, json_object, read_safetensors, told, write_safetensors
-from flexidit_jax.common.weights import Network, open_weights, weight_files
+from flexidit_jax.common.tensor_files import Tensors, json_object, told
+from flexidit_jax.common.weights import (
+    Network,
+    open_shards,
+    open_weights,
+    weight_files,
+    write_weights,
+    written_weights,
+)
 from flexidit_jax.convert.replaced import check_config, check_tensors
 from flexidit_jax.models.dit import DiT
 from flexidit_jax.models.position import position_embedding
@@ -26,7 +33,7 @@ CLASS = "DiTTransformer2DModel"
 #: what older versions called it, and what told it from others that they called so
 OLDER_CLASS, NORM = "Transformer2DModel", "ada_norm_zero"
 #: of all transformers that are read; those of a PixArt and a Wan are read by files of their own
-CLASSES = (CLASS, OLDER_CLASS, "PixArtTransformer2DModel", "WanTransformer3DModel")
+CLASSES = (CLASS, OLDER_CLASS, "PixArtTransformer2DModel", "WanTransformer3DModel", "WanModel")
 STEM = "diffusion_pytorch_model"
 #: of a latent, far above any that is trained on
 LARGEST = 4096
@@ -171,16 +178,17 @@ def write_folder(folder: Path, model: DiT, state: Mapping[str, np.ndarray], over
 def write_transformer(
     folder: Path, config: Mapping[str, Any], tensors: Mapping[str, np.ndarray], overwrite: bool
 ) -> None:
-    """Writes a transformer's own folder.
+    """Writes a transformer's own folder, a large one in shards.
 
     Raises:
       UserError: unless `overwrite`, another model that is there.
     """
     if not overwrite:
         check_config(folder / "config.json", config)
-        check_tensors(folder / f"{STEM}.safetensors", tensors, lambda file: read_safetensors(file)[0])
+        if there := written_weights(folder, STEM):
+            check_tensors(there[0], tensors, lambda _: Tensors(open_shards(there)[0]))
     folder.mkdir(parents=True, exist_ok=True)
-    write_safetensors(folder / f"{STEM}.safetensors", tensors, {"format": "pt"})
+    write_weights(folder, STEM, tensors, {"format": "pt"})
     with written_aside(folder / "config.json") as file:
         file.write_text(json.dumps(config, indent=2) + "\n")
 
@@ -202,7 +210,7 @@ def _names(depth: int) -> dict[str, list[str]]:
     return names
 
 
-def weights_in(root: Path, network: Network, which: str | None) -> Tensors:
+def weights_in(root: Path, network: Network | Sequence[Network], which: str | None) -> Tensors:
     """The tensors of a transformer's own folder, unread; for the arguments see `common.weights.open_weights`.
 
     Raises:
@@ -217,9 +225,24 @@ def weights_in(root: Path, network: Network, which: str | None) -> Tensors:
 
 
 def root_of(folder: Path) -> Path | None:
-    """The folder of a diffusers transformer: this one, or its `transformer`; None where neither is."""
+    """The folder of a diffusers transformer: this one, or its `transformer`; None where neither is.
+
+    Raises:
+      UserError: that of another network.
+    """
     for root in (folder, folder / "transformer"):
         config = root / "config.json"
-        if config.is_file() and json_object(config).get("_class_name") in CLASSES:
+        if config.is_file() and (kind := json_object(config).get("_class_name")) is not None:
+            check_class(kind, str(root))
             return root
     return None
+
+
+def check_class(kind: Any, where: str) -> None:
+    """Refuses a network of diffusers that is not read, by the class that its config says.
+
+    Raises:
+      UserError: so it is.
+    """
+    if kind not in CLASSES:
+        raise UserError(f"{where} is a {kind}, which is not read; {', '.join(CLASSES)} are")

@@ -7,7 +7,7 @@ Facts of the layout: torch linears are [out, in]; the patch embedding is a convo
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 import numpy as np
@@ -58,6 +58,31 @@ def heads_of(width: int, given: Heads) -> int:
             f" ({', '.join(map(str, published))}); pass num_heads="
         )
     return published[width]
+
+
+def heads_as_wide(width: int, given: Heads, head: int, kind: str) -> int:
+    """The number of heads of a kind of model, all published ones of which have heads of the same width.
+
+    Raises:
+      UserError: not given, and `head` does not divide the width.
+    """
+    if isinstance(given, Mapping):
+        given = given.get(width)
+    if given is None and width % head:
+        raise UserError(
+            f"the number of heads is not in a {kind} state dict, and width {width} is no multiple of {head}, that of a"
+            " published head; pass num_heads="
+        )
+    return heads_of(width, width // head if given is None else given)
+
+
+def stacked(layer: Callable[[int], np.ndarray], depth: int) -> np.ndarray:
+    """[depth, ...] of what is made one layer after another, of which no more than one is held beside it."""
+    first = layer(0)
+    stack = np.empty((depth, *first.shape), first.dtype)
+    for i in range(depth):
+        stack[i] = layer(i) if i else first
+    return stack
 
 
 def read_dit(state: StateDict, num_heads: Heads = None, input_size: int | None = None) -> tuple[DiT, Params]:
@@ -166,9 +191,9 @@ def _with_positions(model: DiT, positions: np.ndarray) -> DiT:
     raise UserError("pos_embed does not hold the sin-cos positions of a DiT; models with other positions are not read")
 
 
-def float32(array: Array) -> np.ndarray:
-    """On the host."""
-    return np.asarray(array).astype(np.float32)
+def float32(array: Array, copy: bool = True) -> np.ndarray:
+    """On the host; without a copy itself where it is there."""
+    return np.asarray(array).astype(np.float32, copy=copy)
 
 
 def _model_of(state: StateDict, num_heads: Heads, input_size: int | None) -> DiT:

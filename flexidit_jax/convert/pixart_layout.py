@@ -7,7 +7,7 @@ the text are one linear; `y_embedding`, the features of no text, and `pos_embed`
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from flexidit_jax.common.tensor_files import misaxed, misnamed, told
 from flexidit_jax.common.trees import at_path, put
 from flexidit_jax.common.types import Array, Params
 from flexidit_jax.common.weights import Network
-from flexidit_jax.convert.dit_layout import Heads, StateDict, float32, heads_of
+from flexidit_jax.convert.dit_layout import StateDict, float32, heads_as_wide, stacked
 from flexidit_jax.convert.said import Said
 from flexidit_jax.models.build import build_dit
 from flexidit_jax.models.dit import DiT
@@ -111,18 +111,18 @@ def read_pixart(state: StateDict, said: Said | None = None) -> tuple[DiT, Params
     def linear(name: str) -> Params:
         return {"kernel": take(f"{name}.weight").T, "bias": take(f"{name}.bias")}
 
-    def stacked(name: str) -> Params:
+    def layers(name: str) -> Params:
         return {
-            "kernel": _stacked(lambda i: take(f"blocks.{i}.{name}.weight").T, model.depth),
-            "bias": _stacked(lambda i: take(f"blocks.{i}.{name}.bias"), model.depth),
+            "kernel": stacked(lambda i: take(f"blocks.{i}.{name}.weight").T, model.depth),
+            "bias": stacked(lambda i: take(f"blocks.{i}.{name}.bias"), model.depth),
         }
 
-    tables = _stacked(lambda i: take(f"blocks.{i}.scale_shift_table"), model.depth)
+    tables = stacked(lambda i: take(f"blocks.{i}.scale_shift_table"), model.depth)
     params: Params = {"blocks": {"modulation": {"table": tables}}}
     for path, name in _outside(model.conditioner.resolution is not None).items():
         put(params, path, linear(name))
     for path, name in BLOCK.items():
-        put(params["blocks"], path, stacked(name))
+        put(params["blocks"], path, layers(name))
     cross = params["blocks"]["cross_attention"]
     both = {leaf: np.split(array, 2, axis=-1) for leaf, array in cross.pop("kv").items()}
     cross |= {part: {leaf: np.ascontiguousarray(both[leaf][i]) for leaf in both} for i, part in enumerate("kv")}
@@ -184,15 +184,6 @@ def write_pixart(model: DiT, params: Params) -> dict[str, np.ndarray]:
     flat = {"kernel": last["kernel"].reshape(model.width, -1), "bias": last["bias"].reshape(-1)}
     state |= linear("final_layer.linear", flat)
     return {name: np.ascontiguousarray(array) for name, array in state.items()}
-
-
-def _stacked(layer: Callable[[int], np.ndarray], depth: int) -> np.ndarray:
-    """[depth, ...] of what is made one layer after another."""
-    first = layer(0)
-    stack = np.empty((depth, *first.shape), first.dtype)
-    for i in range(depth):
-        stack[i] = layer(i) if i else first
-    return stack
 
 
 def _outside(micro: bool) -> dict[str, str]:
@@ -271,23 +262,12 @@ def _model_of(state: StateDict, said: Said, stored: bool) -> DiT:
         patch=patch,
         width=width,
         depth=sum(bool(re.fullmatch(r"blocks\.\d+\.scale_shift_table", key)) for key in state),
-        num_heads=_heads(width, said.num_heads),
+        num_heads=heads_as_wide(width, said.num_heads, HEAD, "PixArt"),
         mlp_ratio=max(1, state["blocks.0.mlp.fc1.weight"].shape[0] // width),
         learn_variance=state["final_layer.linear.weight"].shape[0] == 2 * patch * patch * channels,
         modulation="single",
         span=input_size / patch / (scale or 1.0),
     )
-
-
-def _heads(width: int, given: Heads) -> int:
-    if isinstance(given, Mapping):
-        given = given.get(width)
-    if given is None and width % HEAD:
-        raise UserError(
-            f"the number of heads is not in a PixArt state dict, and width {width} is no multiple of {HEAD}, that of a"
-            " published head; pass num_heads="
-        )
-    return heads_of(width, width // HEAD if given is None else given)
 
 
 def _shapes(model: DiT) -> dict[str, tuple[int, ...]]:

@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flexidit_jax.common.errors import UserError
-from flexidit_jax.common.hub import FORCED
 from flexidit_jax.common.tensor_files import json_object
+from flexidit_jax.convert.pipeline import SCHEDULER, has_encoder, index_of
 
-#: what a pipeline's folders hold, and the betas that it was trained with
-INDEX, SCHEDULER = FILES = "model_index.json", "scheduler/scheduler_config.json"
 #: tokens of a text, by the class of the pipeline
 LENGTHS = {"PixArtAlphaPipeline": 120, "PixArtSigmaPipeline": 300}
 #: of a scheduler -> of our process; how samples are drawn, which else it speaks of, is said elsewhere
@@ -48,12 +46,8 @@ def beside(pipeline: Path, name: str) -> Beside:
     Raises:
       UserError: a noise process that no PixArt that is read has, or a file that is no JSON.
     """
-    index = json_object(pipeline / INDEX) if (pipeline / INDEX).is_file() else {}
-    kind = index.get("text_encoder")
-    at_the_hub = isinstance(kind, list) and kind[-1:] == ["T5EncoderModel"]
-    there = at_the_hub if name.startswith(FORCED) else (pipeline / "text_encoder").is_dir()
-    text = {"name": "t5", "path": name} if there else None
-    return Beside(text, LENGTHS.get(index.get("_class_name")), _process(pipeline / SCHEDULER))
+    text = {"name": "t5", "path": name} if has_encoder(pipeline, name, "T5EncoderModel") else None
+    return Beside(text, LENGTHS.get(index_of(pipeline).get("_class_name")), _process(pipeline / SCHEDULER))
 
 
 def _process(file: Path) -> dict[str, Any] | None:

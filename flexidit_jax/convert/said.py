@@ -14,8 +14,12 @@ from flexidit_jax.convert.dit_layout import Heads
 from flexidit_jax.models.conditioning.text import MASKS
 from flexidit_jax.models.dit import DiT
 
-#: of a part that is named by its path alone: the SD-VAE takes its scale from the config.json there
-CODEC, TEXT = {"name": "sd_vae", "scale": None}, {"name": "t5"}
+#: of parts that are named by their paths alone, by whether they are of a Wan: the SD-VAE takes its scale from the
+#: config.json there
+PARTS = {
+    False: {"codec": {"name": "sd_vae", "scale": None}, "text": {"name": "t5"}},
+    True: {"codec": {"name": "wan_vae"}, "text": {"name": "umt5"}},
+}
 NULLS = ("stored", "empty", "none")
 
 
@@ -83,17 +87,21 @@ class Said:
                 raise UserError(f"{path} is {has}, but {field.name}={shown(said)}; leave that out")
 
 
-def apart(codec: str | Path | Section | None, text: str | Path | Section | None) -> dict[str, Section]:
+def apart(codec: str | Path | Section | None, text: str | Path | Section | None, model: DiT) -> dict[str, Section]:
     """The sections of those parts that a caller names apart from the model, by their paths or as sections.
+
+    Args:
+      codec, text: the parts; None where the model's own are meant.
+      model: which tells of what kind they are.
 
     Raises:
       UserError: neither a path nor a section.
     """
-    sections = {}
-    for key, asked, named in (("codec", codec, CODEC), ("text", text, TEXT)):
+    sections, of_wan = {}, model.positions == "rope" and not getattr(model.conditioner, "mask", True)
+    for key, asked in (("codec", codec), ("text", text)):
         if isinstance(asked, Mapping):
             sections[key] = dict(asked)
         elif asked is not None:
             path_of(asked, key)
-            sections[key] = {**named, "path": str(asked)}
+            sections[key] = {**PARTS[of_wan][key], "path": str(asked)}
     return sections

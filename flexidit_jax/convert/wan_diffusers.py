@@ -1,4 +1,4 @@
-"""diffusers' folder of a Wan 2.1: its `config.json`, and what the rest of its pipeline says."""
+"""The folder of a Wan 2.1's transformer, of diffusers or of the Wan repository: its `config.json` and weights."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from typing import Any
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.tensor_files import json_object
 from flexidit_jax.common.types import Params
-from flexidit_jax.convert.diffusers_layout import weights_in, write_transformer
-from flexidit_jax.convert.wan_layout import CLASS, NETWORKS, Sizes, read_wan
+from flexidit_jax.convert.diffusers_layout import check_class, weights_in, write_transformer
+from flexidit_jax.convert.dit_layout import StateDict
+from flexidit_jax.convert.wan_layout import Sizes, read_wan
+from flexidit_jax.convert.wan_names import CLASS, NETWORKS, in_diffusers
 from flexidit_jax.models.dit import DiT
 
 #: keys of a config that a Wan of texts to clips has so, and that older files leave out
@@ -23,13 +25,19 @@ EXPECTED = {
     "added_kv_proj_dim": None,
     "pos_embed_seq_len": None,
 }
-#: where no scheduler says a shift
-SHIFT = 3.0
+#: the class of the Wan repository's own config, and a key of that -> of diffusers'
+OF_REPOSITORY = "WanModel"
+KEYS = {
+    "num_heads": "num_attention_heads",
+    "in_dim": "in_channels",
+    "out_dim": "out_channels",
+    **{key: key for key in ("eps", "ffn_dim", "freq_dim", "num_layers", "text_dim")},
+}
 
 
 def is_wan(config: Mapping[str, Any]) -> bool:
     """Whether a config is that of a Wan's transformer."""
-    return config.get("_class_name") == CLASS
+    return config.get("_class_name") in (CLASS, OF_REPOSITORY)
 
 
 def read_folder(root: Path, which: str | None, sizes: Sizes) -> tuple[DiT, Params]:
@@ -44,7 +52,7 @@ def read_folder(root: Path, which: str | None, sizes: Sizes) -> tuple[DiT, Param
       UserError: another transformer; missing, unexpected or unreadable files or keys.
     """
     file = root / "config.json"
-    return read_named(weights_in(root, NETWORKS[0], which), json_object(file), str(file), sizes)
+    return read_named(weights_in(root, NETWORKS, which), json_object(file), str(file), sizes)
 
 
 def read_named(state: Mapping[str, Any], config: Mapping[str, Any], where: str, sizes: Sizes) -> tuple[DiT, Params]:
@@ -53,6 +61,14 @@ def read_named(state: Mapping[str, Any], config: Mapping[str, Any], where: str, 
     Raises:
       UserError: keys that are missing, unexpected or misshapen, or a config of another model; `where` it is, is said.
     """
+    check_class(config.get("_class_name"), where)
+    if config["_class_name"] == OF_REPOSITORY:
+        if (kind := config.get("model_type", "t2v")) != "t2v":
+            raise UserError(f"{where} says model_type is {kind!r}, not 't2v'; a Wan 2.1 of texts would do")
+        if type(length := config.get("text_len", sizes.length)) is not int or length < 1:
+            raise UserError(f"{where} must say text_len as a positive whole number, got {length!r}")
+        sizes = replace(sizes, length=length)
+        config = {theirs: config[ours] for ours, theirs in KEYS.items() if ours in config}
     for key, value in EXPECTED.items():
         if config.get(key, value) != value:
             raise UserError(f"{where} says {key} is {config[key]!r}, not {value!r}; a Wan 2.1 of texts would do")
@@ -68,39 +84,13 @@ def read_named(state: Mapping[str, Any], config: Mapping[str, Any], where: str, 
     return model, params
 
 
-def beside(pipeline: Path, name: str) -> dict[str, Any]:
-    """The sections of the other parts of a pipeline, None where it does not have one.
-
-    Args:
-      pipeline: its folder, which of a pipeline at the hub holds no more than was fetched.
-      name: what it is called: its path, or `hf:owner/model@commit`.
+def write_folder(folder: Path, model: DiT, state: StateDict, overwrite: bool = False) -> None:
+    """A state dict of `wan_layout.write_wan`, by whichever names -> a folder that diffusers reads.
 
     Raises:
-      UserError: two transformers, as Wan 2.2 has them.
+      UserError: unless `overwrite`, another model that is there.
     """
-    if (pipeline / "transformer_2").is_dir():
-        raise UserError(f"{pipeline} is a Wan 2.2, which has two transformers; a Wan 2.1 would do")
-    scheduler = pipeline / "scheduler" / "scheduler_config.json"
-    shift = json_object(scheduler).get("flow_shift", SHIFT) if scheduler.is_file() else SHIFT
-    return {
-        "assumed": {"name": "flow", "shift": shift},
-        "codec": {"name": "wan_vae", "path": str(pipeline)} if (pipeline / "vae").is_dir() else None,
-        "text": {"name": "umt5", "path": name} if (pipeline / "text_encoder").is_dir() else None,
-    }
-
-
-def write_folder(folder: Path, model: DiT, state: Mapping[str, Any], overwrite: bool = False) -> None:
-    """A state dict of `wan_layout.write_wan` -> a folder that diffusers reads.
-
-    Raises:
-      UserError: a mode of a larger patch, or, unless `overwrite`, another model that is there.
-    """
-    if model.patch != model.base_patch:
-        raise UserError(
-            "diffusers computes positions itself and cannot hold those of a larger patch; save() holds all modes"
-        )
-    config = config_of(model)
-    write_transformer(folder, config, state, overwrite)
+    write_transformer(folder, config_of(model), in_diffusers(state), overwrite)
 
 
 def config_of(model: DiT) -> dict[str, Any]:

@@ -1,8 +1,7 @@
 """The published state dicts of Wan 2.1's transformer <-> plain parameters.
 
-Facts of the layouts: diffusers' `WanTransformer3DModel`, and the names of the Wan repository, of the same tensors
-(before which ComfyUI puts `model.diffusion_model.`). q, k and v are a linear each; their norms go over the whole width;
-the rows of the last linear are (frame, row, column, channel); positions are not stored.
+Facts of the layouts, which differ in names alone (`convert.wan_names`): q, k and v are a linear each; their norms go
+over the whole width; the rows of the last linear are (frame, row, column, channel); positions are not stored.
 """
 
 from __future__ import annotations
@@ -10,33 +9,21 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 
 from flexidit_jax.common.errors import UserError
-from flexidit_jax.common.tensor_files import Tensors, misaxed, misnamed, told
+from flexidit_jax.common.tensor_files import misaxed, misnamed, told
 from flexidit_jax.common.trees import at_path, put
-from flexidit_jax.common.types import Array, Params
-from flexidit_jax.common.weights import Network
-from flexidit_jax.convert.dit_layout import StateDict, float32, heads_of
+from flexidit_jax.common.types import Array, Params, short_patch_name
+from flexidit_jax.convert.dit_layout import Heads, StateDict, float32, heads_as_wide, stacked
+from flexidit_jax.convert.wan_names import CLASS, OTHERS, TABLE, in_diffusers, of_repository
 from flexidit_jax.models.build import build_dit
 from flexidit_jax.models.dit import DiT
 from flexidit_jax.models.fold import folded
 
-CLASS = "WanTransformer3DModel"
-NETWORKS = (
-    Network(
-        CLASS,
-        "condition_embedder.time_proj.weight",
-        ("patch_embedding", "condition_embedder", "blocks", "scale_shift_table", "proj_out"),
-    ),
-    Network(
-        CLASS,
-        "time_projection.1.weight",
-        ("patch_embedding", "time_embedding", "time_projection", "text_embedding", "blocks", "head"),
-    ),
-)
+#: channels of a latent of Wan 2.2's smallest
+OF_5B = 48
 #: width of a head of all published models
 HEAD = 128
 #: rows of a text, and latents of 81 frames at 480 x 832
@@ -70,27 +57,6 @@ VECTORS = {
     "norm_cross/gain": "norm2.weight",
     "norm_cross/shift": "norm2.bias",
 }
-TABLE = "scale_shift_table"
-#: a part of a name in the Wan repository -> in diffusers
-REPOSITORY = {
-    r"^time_embedding\.0": "condition_embedder.time_embedder.linear_1",
-    r"^time_embedding\.2": "condition_embedder.time_embedder.linear_2",
-    r"^time_projection\.1": "condition_embedder.time_proj",
-    r"^text_embedding\.0": "condition_embedder.text_embedder.linear_1",
-    r"^text_embedding\.2": "condition_embedder.text_embedder.linear_2",
-    r"^head\.modulation$": TABLE,
-    r"^head\.head": "proj_out",
-    r"\.modulation$": f".{TABLE}",
-    r"\.self_attn\.": ".attn1.",
-    r"\.cross_attn\.": ".attn2.",
-    r"(\.attn\d)\.([qkv])\.": r"\1.to_\2.",
-    r"(\.attn\d)\.o\.": r"\1.to_out.0.",
-    r"\.norm3\.": ".norm2.",
-    r"\.ffn\.0\.": ".ffn.net.0.proj.",
-    r"\.ffn\.2\.": ".ffn.net.2.",
-}
-#: of images to video: tensors of these
-OF_IMAGES = ("image_embedder", "add_k_proj", "k_img", "img_emb")
 
 
 @dataclass(frozen=True)
@@ -98,31 +64,20 @@ class Sizes:
     """What the tensors do not tell; None where that is the published.
 
     Attributes:
-      num_heads: of a block.
+      num_heads: of a block; or numbers by width.
       latent: frames, height and width.
       length: rows of a text.
     """
 
-    num_heads: int | None = None
+    num_heads: Heads = None
     latent: tuple[int, int, int] = LATENT
     length: int = LENGTH
 
 
-def named(state: StateDict) -> StateDict:
-    """With the names of diffusers."""
-    if NETWORKS[1].mark not in state:
-        return state
-
-    def ours(name: str) -> str:
-        for theirs, other in REPOSITORY.items():
-            name = re.sub(theirs, other, name)
-        return name
-
-    return Tensors({ours(name): partial(state.__getitem__, name) for name in state})
-
-
 def read_wan(state: StateDict, sizes: Sizes = Sizes()) -> tuple[DiT, Params]:
     """A state dict of either layout -> the model it describes and its plain parameters.
+
+    Tensors are read one by one: besides the parameters no more than a layer is held.
 
     Args:
       state: arrays by name, of any float type.
@@ -130,9 +85,10 @@ def read_wan(state: StateDict, sizes: Sizes = Sizes()) -> tuple[DiT, Params]:
     Raises:
       UserError: missing, extra or misshapen keys (all that are missing or extra named), or another Wan.
     """
-    state = named(state)
-    if found := [name for name in state if any(part in name for part in OF_IMAGES)]:
-        raise UserError(f"{found[0]} is of a Wan that makes clips of images, which is not read; one of texts would do")
+    state = in_diffusers(state)
+    for name in state:
+        if does := next((OTHERS[part] for part in name.split(".") if part in OTHERS), None):
+            raise UserError(f"{name} is of a Wan that {does}, which is not read; a Wan 2.1 of texts would do")
     model = _model_of(state, sizes)
     shapes = _shapes(model)
     if problems := misnamed(shapes, state):
@@ -145,26 +101,29 @@ def read_wan(state: StateDict, sizes: Sizes = Sizes()) -> tuple[DiT, Params]:
             raise UserError(f"not a {CLASS} state dict: {said}")
         return array
 
+    def leaf(kind: str, name: str) -> np.ndarray:
+        return take(f"{name}.weight").T if kind == "kernel" else take(f"{name}.bias")
+
     def linear(name: str) -> Params:
-        return {"kernel": take(f"{name}.weight").T, "bias": take(f"{name}.bias")}
+        return {kind: leaf(kind, name) for kind in ("kernel", "bias")}
 
-    def fused(i: int) -> Params:
-        parts = [linear(f"blocks.{i}.{name}") for name in QKV]
-        return {leaf: np.concatenate([part[leaf] for part in parts], -1) for leaf in ("kernel", "bias")}
+    def layers(*names: str) -> Params:
+        """Of all blocks; of several names one after another."""
 
-    def stacked(make: Any) -> Params:
-        parts = [make(i) for i in range(model.depth)]
-        return {leaf: np.stack([part[leaf] for part in parts]) for leaf in parts[0]}
+        def of_block(kind: str, i: int) -> np.ndarray:
+            return np.concatenate([leaf(kind, f"blocks.{i}.{name}") for name in names], -1)
 
-    tables = np.stack([take(f"blocks.{i}.{TABLE}")[0] for i in range(model.depth)])
+        return {kind: stacked(partial(of_block, kind), model.depth) for kind in ("kernel", "bias")}
+
+    tables = stacked(lambda i: take(f"blocks.{i}.{TABLE}")[0], model.depth)
     params: Params = {"blocks": {"modulation": {"table": tables}}}
     for path, name in OUTSIDE.items():
         put(params, path, linear(name))
-    put(params["blocks"], "attention/qkv", stacked(fused))
+    put(params["blocks"], "attention/qkv", layers(*QKV))
     for path, name in BLOCK.items():
-        put(params["blocks"], path, stacked(lambda i, name=name: linear(f"blocks.{i}.{name}")))
+        put(params["blocks"], path, layers(name))
     for path, name in VECTORS.items():
-        put(params["blocks"], path, np.stack([take(f"blocks.{i}.{name}") for i in range(model.depth)]))
+        put(params["blocks"], path, stacked(lambda i, name=name: take(f"blocks.{i}.{name}"), model.depth))
     last = linear("proj_out")
     return model, params | {
         "embed": {
@@ -180,9 +139,10 @@ def read_wan(state: StateDict, sizes: Sizes = Sizes()) -> tuple[DiT, Params]:
 
 
 def write_wan(model: DiT, params: Params, repository: bool = False) -> dict[str, np.ndarray]:
-    """Plain parameters -> a state dict of diffusers, float32; the inverse of `read_wan`.
+    """Plain parameters of the powerful mode -> a state dict of diffusers, float32; the inverse of `read_wan`.
 
     Leaves of a FlexiDiT mode are folded into those of the layout (`models.fold`); what stands for no text is left out.
+    Arrays are views of the parameters: who writes shards holds one shard beside these.
 
     Args:
       repository: the names of the Wan repository instead.
@@ -190,61 +150,42 @@ def write_wan(model: DiT, params: Params, repository: bool = False) -> dict[str,
     Raises:
       UserError: a model that the layout cannot hold.
     """
+    if model.patch != model.base_patch:
+        raise UserError(
+            f"no published layout holds mode {short_patch_name(model.patch)} of a Wan, whose programs place tokens by"
+            " their number; save() holds all modes"
+        )
     if model.modulation != "single" or model.positions != "rope" or not model.cross_norm or model.qk_norm is None:
         raise UserError(
             "the published Wan layout holds models with rope, norms of queries and keys, and a text; save()"
             " holds others"
         )
-    params = folded(params)
+    params, plain = folded(params), partial(float32, copy=False)
     state = {
-        "patch_embedding.weight": float32(params["embed"]["kernel"]).transpose(4, 3, 0, 1, 2),
-        "patch_embedding.bias": float32(params["embed"]["bias"]),
-        TABLE: float32(params["final"]["modulation"]["table"])[None],
-        "proj_out.weight": float32(params["deembed"]["kernel"]).reshape(model.width, -1).T,
-        "proj_out.bias": float32(params["deembed"]["bias"]).reshape(-1),
+        "patch_embedding.weight": plain(params["embed"]["kernel"]).transpose(4, 3, 0, 1, 2),
+        "patch_embedding.bias": plain(params["embed"]["bias"]),
+        TABLE: plain(params["final"]["modulation"]["table"])[None],
+        "proj_out.weight": plain(params["deembed"]["kernel"]).reshape(model.width, -1).T,
+        "proj_out.bias": plain(params["deembed"]["bias"]).reshape(-1),
     }
 
     def linear(name: str, kernel: Array, bias: Array) -> dict[str, np.ndarray]:
-        return {f"{name}.weight": float32(kernel).T, f"{name}.bias": float32(bias)}
+        return {f"{name}.weight": plain(kernel).T, f"{name}.bias": plain(bias)}
 
     for path, name in OUTSIDE.items():
         state |= linear(name, **at_path(params, path))
     blocks = params["blocks"]
     for i in range(model.depth):
-        state[f"blocks.{i}.{TABLE}"] = float32(blocks["modulation"]["table"][i])[None]
-        qkv = {leaf: np.split(float32(array[i]), 3, -1) for leaf, array in blocks["attention"]["qkv"].items()}
+        state[f"blocks.{i}.{TABLE}"] = plain(blocks["modulation"]["table"][i])[None]
+        qkv = {leaf: np.split(plain(array[i]), 3, -1) for leaf, array in blocks["attention"]["qkv"].items()}
         for part, name in enumerate(QKV):
             state |= linear(f"blocks.{i}.{name}", qkv["kernel"][part], qkv["bias"][part])
         for path, name in BLOCK.items():
             layer = at_path(blocks, path)
             state |= linear(f"blocks.{i}.{name}", layer["kernel"][i], layer["bias"][i])
         for path, name in VECTORS.items():
-            state[f"blocks.{i}.{name}"] = float32(at_path(blocks, path)[i])
-    state = {name: np.ascontiguousarray(array) for name, array in state.items()}
-    return {_repository_name(name): array for name, array in state.items()} if repository else state
-
-
-def _repository_name(name: str) -> str:
-    """The inverse of `named` for one name."""
-    for theirs, ours in {
-        r"condition_embedder\.time_embedder\.linear_1": "time_embedding.0",
-        r"condition_embedder\.time_embedder\.linear_2": "time_embedding.2",
-        r"condition_embedder\.time_proj": "time_projection.1",
-        r"condition_embedder\.text_embedder\.linear_1": "text_embedding.0",
-        r"condition_embedder\.text_embedder\.linear_2": "text_embedding.2",
-        rf"^{TABLE}$": "head.modulation",
-        r"^proj_out": "head.head",
-        rf"\.{TABLE}$": ".modulation",
-        r"\.attn1\.": ".self_attn.",
-        r"\.attn2\.": ".cross_attn.",
-        r"\.to_([qkv])\.": r".\1.",
-        r"\.to_out\.0\.": ".o.",
-        r"\.norm2\.": ".norm3.",
-        r"\.ffn\.net\.0\.proj\.": ".ffn.0.",
-        r"\.ffn\.net\.2\.": ".ffn.2.",
-    }.items():
-        name = re.sub(theirs, ours, name)
-    return name
+            state[f"blocks.{i}.{name}"] = plain(at_path(blocks, path)[i])
+    return {of_repository(name): array for name, array in state.items()} if repository else state
 
 
 def _model_of(state: StateDict, sizes: Sizes) -> DiT:
@@ -260,11 +201,16 @@ def _model_of(state: StateDict, sizes: Sizes) -> DiT:
     if problems:
         raise UserError(f"not a {CLASS} state dict: {told(problems)}")
     width, channels, *patch = state["patch_embedding.weight"].shape
-    heads = width // HEAD if sizes.num_heads is None else sizes.num_heads
-    if sizes.num_heads is None and width % HEAD:
+    out = state["proj_out.weight"].shape[0] // max(1, int(np.prod(patch)))
+    if out != channels:
         raise UserError(
-            f"the number of heads is not in a Wan state dict, and width {width} is no multiple of {HEAD}, that of a"
-            " published head; pass num_heads="
+            f"it reads {channels} channels and writes {out}, as a Wan that makes clips of images does, which is not"
+            " read; a Wan 2.1 of texts would do"
+        )
+    if channels == OF_5B:
+        raise UserError(
+            f"it has latents of {channels} channels, as the Wan 2.2 of 5B has, whose tokens have times of their own,"
+            " which is not read; a Wan 2.1 of texts would do"
         )
     return build_dit(
         latent=(*sizes.latent, channels),
@@ -277,7 +223,7 @@ def _model_of(state: StateDict, sizes: Sizes) -> DiT:
         patch=tuple(patch),
         width=width,
         depth=sum(bool(re.fullmatch(rf"blocks\.\d+\.{TABLE}", key)) for key in state),
-        num_heads=heads_of(width, heads),
+        num_heads=heads_as_wide(width, sizes.num_heads, HEAD, "Wan"),
         mlp_ratio=state["blocks.0.ffn.net.0.proj.weight"].shape[0] / width,
         learn_variance=False,
         modulation="single",

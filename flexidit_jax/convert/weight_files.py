@@ -10,10 +10,10 @@ from typing import Any
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.tensor_files import Tensors, config_beside, json_text
 from flexidit_jax.common.weights import open_weights
-from flexidit_jax.convert import dit_layout, pixart_diffusers, pixart_layout, wan_layout
+from flexidit_jax.convert import dit_layout, pixart_diffusers, pixart_layout, wan_names
 
 #: the mark of a DiT is a PixArt's too
-NETWORKS = (*wan_layout.NETWORKS, pixart_layout.NETWORK, pixart_diffusers.NETWORK, dit_layout.NETWORK)
+NETWORKS = (*wan_names.NETWORKS, pixart_layout.NETWORK, pixart_diffusers.NETWORK, dit_layout.NETWORK)
 
 
 def read_state_dict(path: Path, which: str | None = None) -> tuple[Tensors, dict[str, Any]]:

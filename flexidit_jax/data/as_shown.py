@@ -18,6 +18,7 @@ _TURNS = {
     7: _TURN.TRANSVERSE,
     8: _TURN.ROTATE_90,
 }
+_ON_ITS_SIDE = {_TURN.TRANSPOSE, _TURN.ROTATE_270, _TURN.TRANSVERSE, _TURN.ROTATE_90}
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # TIFF's tags
 _WHITE_IS_ZERO = 0  # of the second
 _SIXTEEN_BITS = ("PNG", "PPM")  # formats whose mode "I" holds 0..65535; a TIFF's holds any integers
@@ -51,6 +52,15 @@ def turn_of(image: Image.Image) -> Image.Transpose | None:
         return _TURNS.get(image.getexif().get(_ORIENTATION))
     except Exception:  # Pillow's and struct's: a damaged block of a sound photo
         return None
+
+
+def turned_on_its_side(image: Image.Image) -> bool:
+    """Whether a viewer shows an image's columns as rows, though its size does not say so; as its header tells."""
+    if image.format == "PNG" and "exif" not in image.info:  # which Pillow would look for behind the pixels
+        return False
+    if image.format == "TIFF":  # whose size is that of what is shown
+        return False
+    return turn_of(image) in _ON_ITS_SIDE
 
 
 def as_shown(image: Image.Image) -> Image.Image:

@@ -7,6 +7,8 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from flexidit_jax.common.cluster.messages import Tally
 from flexidit_jax.common.errors import UserError
 
@@ -32,7 +34,7 @@ def check_share(max_corrupt: float) -> None:
 
 
 class Intact(Sequence):
-    """Record i, or where reading it raises `Corrupt` the first sound one after it, around the end.
+    """Record i, or where reading it raises `Corrupt` the first sound one after it of its bin, around the end.
 
     What is read for i depends on the source alone, so that every host and every resumed run reads the
     same. Safe to read from several threads. A record found corrupt is logged once, as a warning, and
@@ -40,7 +42,7 @@ class Intact(Sequence):
     processes read one source, over all of them (which make their objects in the same order).
 
     Args:
-      source: random access; raises `Corrupt`.
+      source: random access; raises `Corrupt`. Where records are of several shapes, `bins` [len] tells those of one.
       max_corrupt: share of the source that may be corrupt. However small, it admits one record; 0 admits none.
     """
 
@@ -51,6 +53,12 @@ class Intact(Sequence):
         self._tally = Tally()
         self._refusal: str | None = None
         self._lock = threading.Lock()
+        self._after: np.ndarray | None = None
+        if (bins := getattr(source, "bins", None)) is not None:
+            self.bins = bins
+            self._after = _next_of_bin(bins)
+        if (texts := getattr(source, "texts", None)) is not None:
+            self.texts = texts
 
     def __len__(self) -> int:
         return len(self._source)
@@ -64,14 +72,20 @@ class Intact(Sequence):
         n = len(self)
         if not -n <= i < n:
             raise IndexError(i)
+        first = i = i % n
         while self._refusal is None:
-            i %= n
             if i not in self._corrupt:
                 try:
                     return self._source[i]
                 except Corrupt as error:
                     self._count(i, error)
-            i += 1
+            i = (i + 1) % n if self._after is None else int(self._after[i])
+            if self._after is not None and i == first and self._refusal is None:
+                count = int(np.sum(self.bins == self.bins[i]))
+                self._refusal = (
+                    f"all {count:,} records of a bin are corrupt, and no sound one can take their place; mend or remove"
+                    " them, or set dataset.bins=False"
+                )
         raise UserError(self._refusal)
 
     def _count(self, i: int, error: Corrupt) -> None:
@@ -89,3 +103,12 @@ class Intact(Sequence):
                     f"{found:,} of {len(self):,} records are corrupt, more than dataset.max_corrupt={self._share:g}"
                     f" admits; the last is {error}; mend or remove them, or raise dataset.max_corrupt"
                 )
+
+
+def _next_of_bin(bins: np.ndarray) -> np.ndarray:
+    """The number of the next record of the same bin, around the end: int [len]."""
+    order = np.argsort(bins, kind="stable")
+    after = np.empty_like(order)
+    for of_bin in np.split(order, np.flatnonzero(np.diff(bins[order])) + 1):
+        after[of_bin] = np.roll(of_bin, -1)
+    return after

@@ -1,4 +1,4 @@
-"""Square crops: the one that ADM and DiT train on, and that of evaluations of text-to-image models."""
+"""Crops: the one that ADM and DiT train on, of any sides, and that of evaluations of text-to-image models."""
 
 from __future__ import annotations
 
@@ -7,18 +7,23 @@ from PIL import Image
 
 
 def centre_crop(image: Image.Image, side: int) -> np.ndarray:
-    """The middle square of an image, resized to `side`: uint8 [side, side, 3].
+    """The middle square of an image, resized to `side`: uint8 [side, side, 3]; see `covering_crop`."""
+    return covering_crop(image, side, side)
 
-    Halved by box averaging while the shorter edge is at least twice `side`, then resized bicubically so
-    that it equals `side`, then cropped (ADM, arXiv 2105.05233, code base).
+
+def covering_crop(image: Image.Image, height: int, width: int) -> np.ndarray:
+    """The middle of an image that is resized so as to cover the crop just so: uint8 [height, width, 3].
+
+    Halved by box averaging while both edges are at least twice those of the crop, then resized bicubically so that one
+    equals its own and the other is no shorter, then cropped (of a square ADM, arXiv 2105.05233, code base).
     """
     image = image.convert("RGB")
-    while min(image.size) >= 2 * side:
+    while image.width >= 2 * width and image.height >= 2 * height:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
-    scale = side / min(image.size)
+    scale = max(width / image.width, height / image.height)
     image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    return np.asarray(image.crop((left, top, left + side, top + side)))
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return np.asarray(image.crop((left, top, left + width, top + height)))
 
 
 def centre_square(image: Image.Image, side: int) -> np.ndarray:

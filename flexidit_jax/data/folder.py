@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +14,10 @@ from flexidit_jax.common.errors import UserError
 from flexidit_jax.data.as_shown import as_shown
 from flexidit_jax.data.class_folders import ClassFolders, class_names, list_class_folders
 from flexidit_jax.data.corrupt import Intact
+from flexidit_jax.data.held_out import NONE, check_held_out, digest, kept_out, nothing_kept
+from flexidit_jax.data.listing import there
 from flexidit_jax.data.photos import Photos, photo
+from flexidit_jax.data.span import Span
 
 File = tuple[str, int]  # below the folder, and its label
 
@@ -43,11 +44,8 @@ class Dataset(Photos):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.held_out_share < 1:
-            raise UserError(f"dataset.held_out_share is a share in [0, 1), such as 0.02, got {self.held_out_share!r}")
-        if self.held_out_share and self.validation is not None:
-            raise UserError("dataset.validation and dataset.held_out_share are both set; one of them is enough")
-        if self.classes is None and _there(self.path):
+        check_held_out(self.held_out_share, self.validation)
+        if self.classes is None and there(self.path):
             object.__setattr__(self, "classes", len(self._names) or len(self._listed.images))
         if self.classes is not None:
             positive("dataset", classes=self.classes)
@@ -86,10 +84,9 @@ class Dataset(Photos):
           UserError: see `source` and `held_out`.
         """
         folders = (self.path, self.validation if held_out else None)
-        if not all(_there(folder) for folder in folders if folder is not None):
+        if not all(there(folder) for folder in folders if folder is not None):
             return None
-        names = "\n".join(file for file, _ in (self._held_out if held_out else self._trained))
-        return hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()[:16]
+        return digest(file for file, _ in (self._held_out if held_out else self._trained))
 
     def summary(self) -> str:
         """How many images there are, how many are held out, and what is left out and why.
@@ -99,9 +96,7 @@ class Dataset(Photos):
         """
         if self.validation is not None:
             return f"{self._listed}{self._listed.others()}; held out: {self._validation}{self._validation.others()}"
-        kept = "none held out to evaluate with (dataset.held_out_share or dataset.validation does)"
-        if self._holds_out:
-            kept = f"{len(self._held_out):,} of them held out"
+        kept = f"{len(self._held_out):,} of them held out" if self._holds_out else NONE
         return f"{self._listed}, {kept}{self._listed.others()}"
 
     def _records(self, path: str, files: list[File]) -> Sequence[dict[str, np.ndarray]]:
@@ -151,14 +146,11 @@ class Dataset(Photos):
         kept = [(f, label) for label, i, f in _numbered(self._listed) if self._kept_out(i)]
         if kept:
             return kept
-        raise UserError(
-            f"no image of {self.path} is kept from training (dataset.held_out_share={self.held_out_share:g});"
-            " set that to a larger share, or dataset.validation to a folder of the same class folders"
-        )
+        raise nothing_kept(self.path, self.held_out_share, "a folder of the same class folders")
 
     def _kept_out(self, i: int) -> bool:
-        """Whether the i-th image of a class is: those at which the share times i passes a whole number."""
-        return int((i + 1) * self.held_out_share) > int(i * self.held_out_share)
+        """Whether the i-th image of a class is."""
+        return kept_out(i, self.held_out_share)
 
 
 class _Crops(Sequence):
@@ -172,19 +164,8 @@ class _Crops(Sequence):
 
     def __getitem__(self, i: int) -> dict[str, np.ndarray]:
         name, label = self._files[i]
-        file = self._folder / name
-        try:
-            data = file.read_bytes()
-        except OSError as error:  # not skipped: the next try may succeed, and a resumed run would read another record
-            raise UserError(
-                f"{file} was listed but cannot be read ({error.strerror}); when it can, the same command goes on"
-            ) from None
-        return photo(data, label, self._keys.size, str(file), as_shown, self._keys.max_pixels)
-
-
-def _there(folder: str) -> bool:
-    path = os.path.expanduser(folder)
-    return os.path.isdir(path) and bool(os.listdir(path))
+        file = str(self._folder / name)
+        return photo(Span(file).read(), label, self._keys.size, file, as_shown, self._keys.max_pixels)
 
 
 def _numbered(folders: ClassFolders) -> Iterator[tuple[int, int, str]]:

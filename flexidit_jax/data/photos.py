@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from flexidit_jax.common.build import positive
-from flexidit_jax.data.as_shown import in_8_bits
+from flexidit_jax.data.as_shown import in_8_bits, turned_on_its_side
 from flexidit_jax.data.corrupt import Corrupt, check_share
-from flexidit_jax.data.crop import centre_crop
+from flexidit_jax.data.crop import covering_crop
 from flexidit_jax.data.picture_kinds import formats
 
 #: pixels of a picture that Pillow refuses to go beyond unless it is told
@@ -57,32 +59,68 @@ def photo(
     read: Callable[[Image.Image], Image.Image] = in_8_bits,
     max_pixels: int = MAX_PIXELS,
 ) -> dict[str, np.ndarray]:
-    """The record of an image file: {"x": the centre crop, float32 [1, size, size, 3] in [-1, 1], "label": int32}.
+    """The record of an image file: {"x": see `pixels`, of a square of side `size`, "label": int32}.
+
+    Raises:
+      Corrupt: see `pixels`.
+    """
+    return {"x": pixels(data, (size, size), name, read, max_pixels), "label": np.int32(label)}
+
+
+def pixels(
+    data: bytes,
+    size: tuple[int, int],
+    name: str,
+    read: Callable[[Image.Image], Image.Image] = in_8_bits,
+    max_pixels: int = MAX_PIXELS,
+) -> np.ndarray:
+    """The centre crop of an image file, float32 [1, height, width, 3] in [-1, 1].
 
     Args:
+      size: height and width.
+      name: what a user would look for.
       read: what the pixels mean, a function of `data.as_shown`; raises where it cannot tell.
       max_pixels: of the whole image.
 
     Raises:
       Corrupt: `data` holds no whole image, one of too many pixels, or one whose pixels have no defined range.
     """
+    with _damage_named(name, bool(data)):
+        image = _opened(io.BytesIO(data), max_pixels)
+        if (count := image.width * image.height) > max_pixels:  # which the header says: nothing is decoded yet
+            raise Corrupt(name, f"{count:,} pixels, more than dataset.max_pixels={max_pixels} admits")
+        crop = covering_crop(read(image), *size)
+    x = crop / np.float32(127.5)
+    x -= 1
+    return x[None]
+
+
+def shown_size(file: BinaryIO, name: str, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Height and width of an image as a viewer shows it, off its header.
+
+    Raises:
+      Corrupt: it has none that can be read.
+      OSError: the file cannot be.
+    """
+    with _damage_named(name):
+        image = _opened(file, max_pixels)
+        return image.size if turned_on_its_side(image) else image.size[::-1]
+
+
+@contextmanager
+def _damage_named(name: str, filled: bool = True) -> Iterator[None]:
+    """Whatever is raised of an image that cannot be decoded becomes `Corrupt`."""
     try:
-        image = _opened(data, max_pixels)
-        if (pixels := image.width * image.height) > max_pixels:  # which the header says: nothing is decoded yet
-            raise Corrupt(name, f"{pixels:,} pixels, more than dataset.max_pixels={max_pixels} admits")
-        crop = centre_crop(read(image), size)
+        yield
     except (MemoryError, Corrupt):
         raise
     except UnidentifiedImageError:
-        raise Corrupt(name, "not an image" if data else "empty") from None
+        raise Corrupt(name, "not an image" if filled else "empty") from None
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more
         raise Corrupt(name, " ".join(str(error).split()) or type(error).__name__) from None
-    x = crop / np.float32(127.5)
-    x -= 1
-    return {"x": x[None], "label": np.int32(label)}
 
 
-def _opened(data: bytes, max_pixels: int) -> Image.Image:
+def _opened(file: BinaryIO, max_pixels: int) -> Image.Image:
     """The image before it is decoded, however large.
 
     Pillow has one limit for the whole process, warns above it and refuses only what is twice as large. It is put aside
@@ -91,6 +129,6 @@ def _opened(data: bytes, max_pixels: int) -> Image.Image:
     with _OPENING:
         kept, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            return Image.open(io.BytesIO(data), formats=formats())
+            return Image.open(file, formats=formats())
         finally:
             Image.MAX_IMAGE_PIXELS = kept and max(kept, max_pixels)

@@ -21,7 +21,7 @@ from flexidit_jax.data.read_ahead import read_ahead
 #: what `of_dataset` is asked for -> the method of a dataset
 PARTS = {"train": "source", "held_out": "held_out"}
 #: keys that say where images are, and not which
-_ANYWHERE = {"path", "data_dir", "validation", "max_corrupt", "max_pixels"}
+_ANYWHERE = {"path", "captions", "data_dir", "validation", "validation_captions", "max_corrupt", "max_pixels"}
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,8 @@ def of_dataset(dataset: Any, section: Mapping[str, Any], part: str) -> RecordIma
     if frames != 1 or channels != 3:
         said = f"{frames} x {height} x {width} x {channels}"
         raise UserError(f"features are of single colour images, and those of dataset {section['name']!r} are {said}")
+    if getattr(dataset, "shapes", None) is not None:
+        raise UserError("features are of images of one size; dataset.bins=False crops squares, as evaluations do")
     records = getattr(dataset, PARTS[part])()
     if not len(records):
         raise UserError(f"dataset {section['name']!r} has no images in its {part} part")

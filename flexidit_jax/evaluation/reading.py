@@ -12,12 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from flexidit_jax.codecs.latents import latents_of, stacked
+from flexidit_jax.codecs.latents import data_of, latents_of, stacked
 
 #: uint8 [N, H, W, C], or N of them where sizes differ
 Images = Sequence[np.ndarray]
-#: keys of a record that an image is made of
-DATA = ("x", "mean", "std")
 
 
 class Examples(NamedTuple):
@@ -48,7 +46,7 @@ class Reading:
         """Of records, in their order; of one size they are one array."""
         by_shape: dict[tuple[int, ...], list[tuple[int, Mapping[str, Any]]]] = {}
         for number, record in enumerate(records):
-            kept = {key: record[key] for key in DATA if key in record}
+            kept = data_of(record)
             by_shape.setdefault(next(iter(kept.values())).shape, []).append((number, kept))
         found: dict[int, np.ndarray] = {}
         for kept in by_shape.values():

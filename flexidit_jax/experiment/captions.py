@@ -11,6 +11,7 @@ from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.notes import Sparing
 from flexidit_jax.experiment.experiment import Experiment
 from flexidit_jax.experiment.texts import check_encoder
+from flexidit_jax.models.conditioning.condition import NULL
 from flexidit_jax.sampling.asked import fitting
 
 Records: TypeAlias = dict[str, np.ndarray]
@@ -29,6 +30,8 @@ def reader(experiment: Experiment, record: Mapping[str, Any]) -> Callable[[Recor
     """
     conditioner = experiment.model.conditioner
     there = {*record, *(ENCODED if "text" in record else ())}
+    if hasattr(conditioner, "completed"):
+        there |= conditioner.completed({NULL: np.zeros(1, bool)}).keys()
     missing = [field for field in conditioner.fields if field not in there]
     if missing:
         kind, name = experiment.raw["model"]["conditioner"]["name"], experiment.raw["dataset"]["name"]

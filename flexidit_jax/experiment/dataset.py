@@ -32,7 +32,8 @@ def build_dataset(raw: dict[str, Any], workdir: Path | None = None) -> Any:
         return dataset
     classes, names = (getattr(dataset, key, None) for key in ("classes", "names"))
     before = {} if None not in (classes, names) else _recorded_conditioner(workdir)
-    if classes is None and (classes := conditioner.get("classes") or before.get("classes")):
+    counts = classes is None and hasattr(dataset, "classes")
+    if counts and (classes := conditioner.get("classes") or before.get("classes")):
         counted = {**images, "classes": classes}
         dataset = _built(counted if images is raw["dataset"] else {**raw["dataset"], "of": counted})
     if names is None and before.get("classes") == classes:

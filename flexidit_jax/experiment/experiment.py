@@ -21,6 +21,7 @@ from flexidit_jax.evaluation.studies.schedule_search import Search, build_search
 from flexidit_jax.experiment.dataset import build_dataset
 from flexidit_jax.experiment.sections import (
     Compilation,
+    Decoding,
     Encoding,
     Evaluation,
     Generation,
@@ -61,6 +62,7 @@ class Experiment:
       export: the `export` section.
       search: which budgets to search schedules for, None for none.
       encode: how latents are kept on disk.
+      decode: which latents of samples are decoded.
       reference: which statistics of the dataset are kept.
       compile: the `compile` section.
     """
@@ -83,6 +85,7 @@ class Experiment:
     export: Export
     search: Search | None
     encode: Encoding
+    decode: Decoding
     reference: Referencing
     compile: Compilation
 
@@ -160,6 +163,7 @@ def build_experiment(config: ConfigDict, workdir: Path | None = None) -> Experim
         export: Section | None = None,
         search: Section | None = None,
         encode: Section | None = None,
+        decode: Section | None = None,
         reference: Section | None = None,
         compile: Section | None = None,
     ) -> Experiment:  # whose docstring says what the keys are
@@ -193,6 +197,7 @@ def build_experiment(config: ConfigDict, workdir: Path | None = None) -> Experim
             export=build.call(Export, export or {}, "export"),
             search=search and build_search(search, sampling.spec, evaluation and evaluation.samples),
             encode=build.call(Encoding, encode or {}, "encode"),
+            decode=build.call(Decoding, decode or {}, "decode"),
             reference=build.call(Referencing, reference or {}, "reference"),
             compile=build.call(Compilation, compile or {}, "compile"),
         )

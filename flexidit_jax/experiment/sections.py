@@ -11,11 +11,13 @@ from flexidit_jax.common.build import Section
 from flexidit_jax.common.errors import UserError, nearest
 from flexidit_jax.data.record_images import PARTS
 from flexidit_jax.evaluation.extraction import check_extractor
+from flexidit_jax.evaluation.judge_folder import judges
 from flexidit_jax.evaluation.requests import check_kind
 from flexidit_jax.runs.pictures import Files
 from flexidit_jax.sampling.spec import INTRODUCED, SampleSpec
 
 DTYPES = ("float16", "float32")
+#: how generated images lie, beside the folders that judges of others read
 IMAGE_FILES = ("npz", "png")
 #: keys of the `sample` section that say how, as paths
 HOW = tuple(f"sample.{field.name}" for field in fields(SampleSpec))
@@ -91,8 +93,8 @@ def build_sampling(section: Section) -> Sampling:
 
         Args:
           labels: of the samples, one each: numbers, ranges such as 0-3, names where the model knows them.
-          prompts: of a model of texts, in place of labels: a file with a prompt a line, one prompt, a list of them, or
-            a folder of features that `--mode=encode` wrote; also `--prompts`.
+          prompts: of a model of texts, in place of labels: a file with a prompt a line (or as `text.prompt_files`
+            has them), one prompt, a list of them, or a folder of features that `--mode=encode` wrote; also `--prompts`.
           images_per_prompt: pictures of each label or prompt, one after the other.
           batch: samples per call of the network.
           files: what is written.
@@ -151,7 +153,8 @@ class Generation:
       out: their folder, `<workdir>/generated` by default; also `--out`.
       labels: of classes, "uniform" or "balanced" (see `evaluation.requests`); prompts are taken in their order.
       shard: images a file, and what a kill may cost; a batch by default.
-      files: "npz", one array of all, or "png", a picture each with what was asked for in it.
+      files: "npz", one array of all; "png", a picture each with what was asked for in it; or the name of a judge whose
+        tools read the folder, a module of `evaluation/judges`.
     """
 
     num: int | None = None
@@ -164,8 +167,8 @@ class Generation:
         counts = {"num": self.num, "shard": self.shard}
         build.positive("generate", **{key: value for key, value in counts.items() if value is not None})
         check_kind(self.labels)
-        if self.files not in IMAGE_FILES:
-            raise UserError(f"no generate.files {self.files!r}{nearest(self.files, IMAGE_FILES)}")
+        if self.files not in (known := (*IMAGE_FILES, *judges())):
+            raise UserError(f"no generate.files {self.files!r}{nearest(self.files, known)}")
 
 
 @dataclass(frozen=True)
@@ -217,6 +220,19 @@ class Encoding:
         build.positive("encode", shard=self.shard, batch=self.batch)
         if self.dtype not in DTYPES:
             raise UserError(f"encode.dtype must be {' or '.join(map(repr, DTYPES))}, got {self.dtype!r}")
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """The `decode` section.
+
+    Attributes:
+      latents: a folder of samples of clips, or its `latents.safetensors`; also `--latents`.
+      out: the folder, that of the latents by default; also `--out`.
+    """
+
+    latents: str | None = None
+    out: str | None = None
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,8 @@ def load_source(experiment: Experiment) -> FlexiDiT:
     text = None if experiment.text is None else build.describe(experiment.text)
     config, params = completed(config, params, said, text)
     asked = build.describe(experiment.process) if config["process"] is None else None
-    return FlexiDiT.of(config, params, process_of(Path(source), config["process"], asked))
+    flex = FlexiDiT.of(config, params, process_of(Path(source), config["process"], asked))
+    return flex.sized(experiment.model.latent) if "frames" in flex.model.free else flex  # as no file tells
 
 
 def _said(experiment: Experiment) -> Said:

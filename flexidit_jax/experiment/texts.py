@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from flexidit_jax.runs.stop import Stop
 from flexidit_jax.runs.workdir import out_folder
 from flexidit_jax.sampling.asked import fitting
 from flexidit_jax.sampling.spec import SampleSpec
+from flexidit_jax.text.prompt_files import Prompt, prompts_file, read_prompt_file
 from flexidit_jax.text.prompts import features_of, read_prompts, with_features
 
 #: prompts that are read at a time
@@ -35,10 +37,12 @@ class Texts:
     Attributes:
       prompts: a text each.
       kept: their features, where these were made before.
+      read_from: where each stands, where they are of a file.
     """
 
     prompts: Sequence[str]
     kept: TextFeatures | None = None
+    read_from: Sequence[Prompt] = ()
 
     @property
     def asked(self) -> Sequence[Any]:
@@ -55,7 +59,7 @@ class Texts:
         if self.kept is None and (folder / MANIFEST).exists():
             with suppress(UserError):  # not all of them
                 if (there := TextFeatures(folder)).prompts == list(self.prompts):
-                    return Texts(self.prompts, there)
+                    return replace(self, kept=there)
         return self
 
     def read(self, flex: FlexiDiT, folder: Path, section: Encoding, stop: Stop) -> Texts:
@@ -64,7 +68,7 @@ class Texts:
         Raises:
           UserError: see `keep`.
         """
-        return self if self.kept else Texts(self.prompts, keep(flex.text, self.prompts, folder, section, stop))
+        return self if self.kept else replace(self, kept=keep(flex.text, self.prompts, folder, section, stop))
 
     def made(self, flex: FlexiDiT) -> dict[str, Any]:
         """What features of them depend on."""
@@ -112,9 +116,11 @@ def texts_of(prompts: Any, labels: Any, conditioner: Any) -> Texts | None:
         raise UserError("sample.prompts are for a model of texts, and this one is of another kind; set sample.labels")
     if labels is not None:
         raise UserError("sample.labels and sample.prompts speak of the same; give one of them")
-    folder = Path(prompts).expanduser() if isinstance(prompts, str) and 0 < len(prompts) < 1024 else None
-    if folder is not None and folder.is_dir():
-        kept = TextFeatures(folder)
+    if isinstance(prompts, str) and (file := prompts_file(prompts)) is not None:
+        read_from = read_prompt_file(file)
+        return Texts([prompt.text for prompt in read_from], read_from=read_from)
+    if isinstance(prompts, str) and os.path.isdir(folder := os.path.expanduser(prompts)):
+        kept = TextFeatures(Path(folder))
         return Texts(kept.prompts, kept)
     return Texts(read_prompts(prompts))
 

@@ -20,7 +20,14 @@ from flexidit_jax.loading import load
 
 FLAGS = {"out": "convert.target"}
 EXTRACTORS = "flexidit_jax.metrics.features"
-LAYOUTS = ("published", "diffusers", "flexidit_jax", "peft")
+#: endings of the files that a layout writes; none where that is a folder
+LAYOUTS = {
+    "published": (".safetensors", ".pt", ".pth"),
+    "diffusers": (),
+    "flexidit_jax": (),
+    "peft": (),
+    "lora": (".safetensors",),
+}
 #: of what may change between two starts, the sections and keys that it reads
 READS = ("convert",)
 
@@ -62,8 +69,8 @@ def _convert(
 
     Args:
       source: anything `load` reads; the workdir by default.
-      target: a `.safetensors` or `.pt` file (published), or a folder (diffusers, flexidit_jax, peft).
-      layout: "published", "diffusers", "flexidit_jax", or "peft", the adapters of a mode by themselves.
+      target: a `.safetensors` or `.pt` file (published, lora), or a folder (diffusers, flexidit_jax, peft).
+      layout: "published", "diffusers", "flexidit_jax", or the adapters of a mode by themselves, "peft" or "lora".
       patch: the mode to export; the most powerful by default.
       patches: make the model flexible first (for layout flexidit_jax).
       num_heads: of a DiT weight file that does not tell.
@@ -84,9 +91,9 @@ def _convert(
     if target is None:
         raise UserError("convert.target is not set; name the file or folder to write, also as --out")
     path = folder_named(target, "convert.target")
-    is_file = path.suffix in (".safetensors", ".pt", ".pth")
-    if is_file != (layout == "published"):
-        wanted = "a .safetensors or .pt file" if layout == "published" else "a folder"
+    endings, is_file = LAYOUTS[layout], path.suffix in LAYOUTS["published"]
+    if is_file != bool(endings) or (is_file and path.suffix not in endings):
+        wanted = f"a {' or '.join(endings[:2])} file" if endings else "a folder"
         raise UserError(f"convert.target={target} does not suit convert.layout={layout}, which writes {wanted}")
     model = load(source, num_heads=num_heads, **says)
     if patches is not None:
@@ -94,7 +101,7 @@ def _convert(
     if layout == "flexidit_jax":
         model.save(path, overwrite=overwrite)
     else:
-        model.export(path, patch, overwrite, adapters_only=layout == "peft")
+        model.export(path, patch, overwrite, adapters_only=layout in ("peft", "lora"))
     print(f"read: {source}: {model!r}")
     print(f"written: {path}")
     return 0

@@ -20,9 +20,10 @@ from flexidit_jax.common.data_parallel import even
 from flexidit_jax.common.errors import UserError, together
 from flexidit_jax.common.progress import Progress
 from flexidit_jax.common.trees import fingerprint
+from flexidit_jax.evaluation.judge_folder import judge_folder
 from flexidit_jax.evaluation.requests import labels_of
 from flexidit_jax.experiment.experiment import build_experiment
-from flexidit_jax.experiment.sections import HOW
+from flexidit_jax.experiment.sections import HOW, IMAGE_FILES
 from flexidit_jax.experiment.start import trained_model
 from flexidit_jax.experiment.texts import said, texts_of
 from flexidit_jax.experiment.typed import guidance_said, say_unread
@@ -46,7 +47,7 @@ NUM = 50_000
 #: of what may change between two starts, the sections and keys that it reads
 READS = (
     *("init_from", "generate", "encode", *HOW),
-    *("sample.prompts", "sample.images_per_prompt", "sample.batch", "sample.negative"),
+    *("sample.prompts", "sample.images_per_prompt", "sample.batch", "sample.negative", "sample.files"),
 )
 
 
@@ -108,6 +109,9 @@ def run(config: ConfigDict, workdir: Path) -> int:
         return said(prompt, number, spec, negative)
 
     made_as = ImageShards if section.files == "npz" else partial(PictureShards, says=says)
+    if section.files not in IMAGE_FILES:
+        judged = judge_folder(section.files, () if texts is None else texts.read_from, each, num, image)
+        made_as = partial(made_as, name=judged.name, beside=judged.beside(num), fps=experiment.sample.files.fps)
     shards = made_as(folder, words, defaults=defaults)
     missing = shards.missing()
     shards.check_room(missing)
@@ -174,7 +178,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
     print(f"schedule: {plan}; guidance: {guidance_said(flex, drawn)}")
     print(f"FLOPs: {flops.total / 1e9:.3f} G per sample, {flops.shares}")
     print(f"seconds: {seconds:.1f} for {made} samples on {flex.devices} device(s), compilation included")
-    where = "images, {} pictures" if section.files == "png" else "samples.npz, {} images and their classes"
+    where = "samples.npz, {} images and their classes" if section.files == "npz" else "images, {} pictures"
     print(f"written: {folder}/{where.format(num)}")
     return 0
 

@@ -10,17 +10,22 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from flexidit_jax.api import FlexiDiT
+from flexidit_jax.codecs.streamed import Streamed
 from flexidit_jax.common.compilations import Compilations
 from flexidit_jax.common.errors import UserError, together
 from flexidit_jax.common.files import written_aside
+from flexidit_jax.common.progress import Progress
 from flexidit_jax.experiment.experiment import build_experiment
 from flexidit_jax.experiment.start import trained_model
 from flexidit_jax.experiment.texts import said, texts_of
 from flexidit_jax.experiment.typed import guidance_said, say_unread
 from flexidit_jax.models.conditioning.condition import negatives, size
+from flexidit_jax.runs.latents_file import FILE as LATENTS
+from flexidit_jax.runs.latents_file import write_latents
 from flexidit_jax.runs.pictures import write_preview
 from flexidit_jax.runs.workdir import out_folder
 from flexidit_jax.sampling.engine import compiled_programs
@@ -69,22 +74,28 @@ def run(config: ConfigDict, workdir: Path) -> int:
     folder = out_folder(asked.out, workdir / "samples" / f"{name}_seed{spec.seed}_{digest}")
 
     clock, before = time.perf_counter(), compiled_programs()
-    failure = None
+    failure, streams = None, decode and hasattr(flex.codec, "pieces")
     with Compilations() as compiled:
         try:
             words = {"spec": spec, "batch": batch, "images_per_prompt": each, **others}
             if asked.preview_every is None:
-                images = flex.sample(labels, decode=decode, **words)
+                images = flex.sample(labels, decode=decode and not streams, **words)
             else:
                 chain = flex.steps(labels, **words)
-                images = gathered(_with_previews(flex, chain, asked.preview_every, folder), flex.decode)
+                made = np.asarray if streams else flex.decode
+                images = gathered(_with_previews(flex, chain, asked.preview_every, folder), made)
         except NotFinite as error:
             images, failure = error.images, error
+        if streams:
+            write_latents(folder, images, flex.codec.fingerprint())
     seconds, programs = time.perf_counter() - clock, compiled_programs() - before
 
     drawn = [{"prompt": prompt} for prompt in (texts.prompts if texts else ()) for _ in range(each)]
     says = [said(prompt, i, meant, others["negative"]) for i, prompt in enumerate(drawn, others["first"])]
-    written = asked.files.write(folder, images, failure.failed if failure else (), says)
+    shown = others.get("progress", True) and streams
+    with Progress(len(images), "decoding", unit="clips", enabled=shown) as bar:
+        images = Streamed(flex.codec, images, bar.advance) if streams else images
+        written = asked.files.write(folder, images, failure.failed if failure else (), says)
     try:
         with written_aside(folder / "sample.json") as file:
             file.write_text(record + "\n")
@@ -96,9 +107,10 @@ def run(config: ConfigDict, workdir: Path) -> int:
         print(f"labels: {named}")
     print(f"schedule: {plan}; guidance: {guidance_said(flex, spec)}")
     print(f"FLOPs: {flops.total / 1e9:.3f} G per sample, {flops.shares}")
-    print(f"seconds: {seconds:.1f} for {len(images)} samples, compilation included")
+    later = " before they are decoded" if streams else ""
+    print(f"seconds: {seconds:.1f} for {len(images)} samples{later}, compilation included")
     print(f"programs: {programs} ({pairs}); {compiled}")
-    print(f"written: {folder}/{', '.join([*written, 'sample.json'])}")
+    print(f"written: {folder}/{', '.join([*written, *([LATENTS] if streams else []), 'sample.json'])}")
     if failure:
         raise failure
     return 0

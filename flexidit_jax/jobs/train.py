@@ -188,9 +188,10 @@ def _train(
         for within in range(start, stage.steps):
             monitor.before(done)
             records = read(next(stream))
-            cond = put_batch(of_records(experiment.model.conditioner, records), mesh)
             patch = stage.mode(seed, done)
             x0 = latents_of(experiment.codec, put_batch(data_of(records), mesh), jax.random.fold_in(posterior, done))
+            told = of_records(experiment.model.sized(x0.shape[1:]).conditioner, records)  # of their size too
+            cond = put_batch(told, mesh)
             with Compilations() as compiled:
                 state, metrics = step(state, x0, cond, done, patch, counts.next(patch))
             done += 1

@@ -4,10 +4,11 @@ Multiply and add count separately; the denoiser alone, no decoder. In multiply-a
 tokens of width d: a block costs `12 N d^2 + 2 N^2 d + 6 d^2` (qkv and proj 4, MLP 8; scores and
 values; adaLN, which a "single" modulation has once), cross-attention to M text tokens adds
 `2 N d^2 + 2 M d^2 + 2 N M d`, an unmerged LoRA of rank r adds `N r (d_in + d_out)` per adapted layer.
-Embed, de-embed, the final adaLN and the timestep MLP (under 0.01 % of XL/2) complete the count.
+Embed, de-embed, the final adaLN and the timestep MLP (under 0.01 % of XL/2) complete the count, and the MLP that makes
+features of k channels text tokens, `M (k d + d^2)`.
 
-The paper counts keys and values of a text, `2 M d^2`, in every call. Sampling makes them once a prompt
-(`sampling.engine`): `text_kept` counts a call of it.
+The paper counts that MLP and keys and values of a text, `2 M d^2` a block, in every call. Sampling makes them once a
+prompt (`sampling.engine`): `text_kept` counts a call of it.
 
 XLA's own `cost_analysis` counts a scanned block once, hence this module; a test holds it against
 the lowering of an unrolled model.
@@ -58,9 +59,14 @@ def text_tokens(model: DiT) -> int:
     return getattr(model.conditioner, "length", 0)
 
 
+def text_macs(model: DiT) -> int:
+    """MACs of the layers that make the tokens of one text, before any block reads them."""
+    return text_tokens(model) * getattr(model.conditioner, "token_macs", 0)
+
+
 def kept_flops(model: DiT) -> int:
-    """FLOPs of the keys and values of one text in all blocks."""
-    return 2 * model.depth * 2 * text_tokens(model) * model.width**2
+    """FLOPs of one text: its own layers, and its keys and values in all blocks."""
+    return 2 * (model.depth * 2 * text_tokens(model) * model.width**2 + text_macs(model))
 
 
 def kept_bytes(model: DiT) -> int:
@@ -79,6 +85,7 @@ def transformer_macs(
     lora_rank: int = 0,
     text_kept: bool = False,
     modulation: str = "block",
+    text_macs: int = 0,
 ) -> int:
     """MACs of one forward pass of one sample.
 
@@ -91,12 +98,14 @@ def transformer_macs(
       lora_rank: r of adapters kept unmerged on qkv, proj, fc1 and fc2; 0 when merged or absent.
       text_kept: whether keys and values of the text are there already.
       modulation: see `models.modulation`.
+      text_macs: of the layers that make the text's tokens; none where its keys and values are there.
     """
     d, n = width, tokens
     block = row_macs(d, n, mlp_ratio, text_tokens, text_kept)
     block += n * lora_rank * (8 * d + 2 * round(mlp_ratio * d))
     adaln = 6 * d**2 if modulation == "single" else (6 * depth + 2) * d**2
-    return depth * block + adaln + n * d * (token_in + token_out) + 256 * d + d**2
+    text = 0 if text_kept else text_macs
+    return depth * block + adaln + n * d * (token_in + token_out) + 256 * d + d**2 + text
 
 
 def forward_flops(model: DiT, patch: Patch, lora_rank: int = 0, text_kept: bool = False) -> int:
@@ -119,6 +128,7 @@ def forward_flops(model: DiT, patch: Patch, lora_rank: int = 0, text_kept: bool 
         lora_rank=lora_rank,
         text_kept=text_kept,
         modulation=model.modulation,
+        text_macs=text_macs(model),
     )
     return 2 * macs
 

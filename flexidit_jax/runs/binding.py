@@ -19,14 +19,14 @@ CONFIG_FILE = "config.json"
 #: what may change between two starts of one run: nothing here changes what is computed, but for rounding
 FREE = {
     *("init_from", "profile_at", "sample", "evaluate", "report", "generate", "export", "search", "encode", "reference"),
-    "compile",
+    *("decode", "compile"),
 }
 FREE_WITHIN = {
     "train": {"log_every", "checkpoint_every", "keep", "mesh", "workers", "accumulate", "preview_every", "spike"},
     "model": {"attention", "remat", "unroll", "names"},
     "codec": {"path", "slice", "decode_dtype"},
     "text": {"path", "tokenizer", "batch", "devices"},
-    "dataset": {"data_dir", "path", "validation", "max_corrupt", "max_pixels"},
+    "dataset": {"data_dir", "path", "captions", "validation", "validation_captions", "max_corrupt", "max_pixels"},
 }
 #: of these, what the bits of drawn images depend on all the same
 BINDS_IMAGES = {"decode_dtype"}

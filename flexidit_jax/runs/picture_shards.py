@@ -4,7 +4,8 @@
     images/000000.png ...      each with what was asked for within
     metadata.jsonl             the same, a line an image, when all are there
 
-A picture appears under its name when it is whole. A shard is so many of them: what a kill may cost.
+A picture appears under its name when it is whole. A shard is so many of them: what a kill may cost. Names may be
+others, with files beside them, as those who judge pictures read them; what is called `.mp4` is a clip.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from typing import Any
 import numpy as np
 
 from flexidit_jax.common.config import NO_DEFAULTS
-from flexidit_jax.runs.pictures import SAYS, picture_file, write_picture, write_says
+from flexidit_jax.common.files import written_aside
+from flexidit_jax.runs.clips import FORMATS, write_clip
+from flexidit_jax.runs.pictures import SAYS, picture_name, write_picture, write_says
 from flexidit_jax.runs.shards import Shards
 
 #: what is said of the image of a number, JSON-ready
@@ -25,15 +28,29 @@ Says = Callable[[int], Mapping[str, Any]]
 
 
 class PictureShards(Shards):
-    """Images 0 .. num - 1; see `Shards`. `words` hold their shape as `image`."""
+    """Images 0 .. num - 1; see `Shards`. `words` hold their shape as `image`.
+
+    Args:
+      says: what is written of each.
+      name: of each, below the folder of images; its ending says the format.
+      beside: names and texts of other files there.
+      fps: frames a second of clips that are files of their own format.
+    """
 
     items, within, grows = "images", "images", True
 
     def __init__(
-        self, folder: Path, words: Mapping[str, Any], says: Says, defaults: Mapping[str, Any] = NO_DEFAULTS
+        self,
+        folder: Path,
+        words: Mapping[str, Any],
+        says: Says,
+        defaults: Mapping[str, Any] = NO_DEFAULTS,
+        name: Callable[[int], str] = picture_name,
+        beside: Iterable[tuple[str, str]] = (),
+        fps: int = 16,
     ) -> None:
         super().__init__(folder, words, defaults)
-        self._says, self._image = says, tuple(words["image"])
+        self._says, self._image, self._name, self._beside, self._fps = says, tuple(words["image"]), name, beside, fps
 
     @property
     def finished(self) -> bool:
@@ -68,7 +85,10 @@ class PictureShards(Shards):
           UserError: see `write`.
         """
         try:
-            write_says(self.folder, self._all_said(), named=f"{self.within}/")
+            for name, text in self._beside:
+                with written_aside(self._made(name)) as aside:
+                    aside.write_text(text, encoding="utf-8")
+            write_says(self.folder, self._all_said(), named=lambda number: f"{self.within}/{self._name(number)}")
             if self._asked_before != self._num:
                 self._asked_before = self._num
                 self._record(0)
@@ -87,7 +107,11 @@ class PictureShards(Shards):
             raise ValueError(f"shard {shard} lacks {len(numbers)} images, got {images.dtype} {images.shape}")
         try:
             for number, image in zip(numbers, images, strict=True):
-                write_picture(self._file(number), image, self._says(number))
+                file = self._made(self._name(number))
+                if file.suffix.removeprefix(".") in FORMATS:
+                    write_clip(file, [image if image.ndim == 4 else image[None]], self._fps)
+                else:
+                    write_picture(file, image, self._says(number))
         except OSError as error:
             raise self.refused(error) from None
 
@@ -95,7 +119,13 @@ class PictureShards(Shards):
         return ((number, self._says(number)) for number in range(self._num))
 
     def _file(self, number: int) -> Path:
-        return picture_file(self.folder / self.within, number)
+        return self.folder / self.within / self._name(number)
+
+    def _made(self, name: str) -> Path:
+        """A file of the folder of images, whose own folder is made."""
+        file = self.folder / self.within / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        return file
 
     def _whole(self, shard: int) -> bool:
         return self.held(shard) == len(self.numbers(shard))

@@ -12,21 +12,12 @@ from fractions import Fraction
 from typing import Any, NamedTuple
 
 from flexidit_jax.common.arguments import shown
+from flexidit_jax.common.aspect_bins import bins, nearest_bins
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.notes import note
 from flexidit_jax.common.types import Patch
 from flexidit_jax.models.dit import DiT
 
-#: (height, width) of bins of models for pictures of 256 pixels, of which others have multiples; no higher than wide
-LOW = (
-    *((128, 512), (128, 496), (128, 480), (128, 464), (144, 448), (144, 432), (144, 416), (160, 400), (160, 384)),
-    *((176, 368), (176, 352), (176, 336), (192, 336), (192, 320), (208, 304), (208, 288), (224, 288), (224, 272)),
-    *((240, 272), (240, 256), (256, 256)),
-)
-#: all of them: one has no counterpart
-BINS = LOW + tuple((w, h) for h, w in LOW if h < w and (h, w) != (176, 336))
-#: side of the pictures that these are for
-SIDE = 256
 #: shares of the trained pixels, and ratios of sides, beyond which a size is far from what was trained
 PIXELS, RATIOS = (0.5, 2.0), (0.25, 4.0)
 _RATIO = re.compile(r"\s*([0-9]+)\s*:\s*([0-9]+)\s*")
@@ -141,11 +132,10 @@ def _ratio(aspect: str) -> Fraction | None:
 def _bin(aspect: str, trained: Sequence[int], units: Sequence[int]) -> tuple[int, int]:
     """The bin of the nearest key, of those whose sides can be drawn."""
     side = round(math.sqrt(math.prod(trained)))
-    sizes = [(h * side // SIDE, w * side // SIDE) for h, w in BINS if h * side % SIDE == w * side % SIDE == 0]
-    sizes = [size for size in sizes if not any(one % unit for one, unit in zip(size, units, strict=True))]
-    if not sizes:
+    if not (sizes := bins(side, units)):
         raise UserError(f"aspect={aspect!r}: no bin of pictures of {side} pixels can be drawn; give a size")
-    return min(sizes, key=lambda size: abs(round(size[0] / size[1], 2) - _ratio(aspect)))  # keys are known to 1/100
+    [number] = nearest_bins(sizes, [_ratio(aspect)])
+    return sizes[number]
 
 
 def _near(side: int, unit: int) -> str:

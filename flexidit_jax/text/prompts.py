@@ -3,40 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from flexidit_jax.common.arguments import shown
 from flexidit_jax.common.errors import UserError
-
-#: what a file of prompts ends with; a text that ends so and is no file is a slip
-SUFFIX = ".txt"
+from flexidit_jax.text.prompt_files import prompts_file, read_prompt_file
 
 
 def read_prompts(asked: str | Sequence[str]) -> list[str]:
-    """Prompts of a file, one a line; of a list; or one by itself.
+    """Prompts of a file, see `text.prompt_files`; of a list; or one by itself.
 
     Raises:
       UserError: a file that is not there, is no text or is empty; or see `check_prompts`.
     """
     if not isinstance(asked, str):
         return check_prompts(asked)
-    path = Path(asked).expanduser()
-    if not asked.strip().endswith(SUFFIX) and not (asked and len(asked) < 1024 and path.is_file()):
-        return check_prompts([asked])
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError:
-        raise UserError(f"{asked} holds no text in UTF-8; save the prompts so, one a line") from None
-    except OSError as error:
-        raise UserError(f"the prompts {asked} cannot be read ({error.strerror}); a prompt a line would do") from None
-    if not any(map(str.strip, lines)):
-        raise UserError(f"{asked} holds no prompts; write one a line")
-    if empty := [number for number, line in enumerate(lines, 1) if not line.strip()]:
-        raise UserError(f"line {empty[0]} of {asked} is empty; write a prompt a line, and no line without one")
-    return lines
+    path = prompts_file(asked)
+    return check_prompts([asked]) if path is None else [prompt.text for prompt in read_prompt_file(path)]
 
 
 def check_prompts(prompts: Any) -> list[str]:

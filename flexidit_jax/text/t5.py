@@ -270,6 +270,8 @@ def _opened(path: str | Path) -> tuple[Path, Unread, T5Encoder]:
     files = _weights(path)
     state, metadata = open_weights(files, NETWORKS)
     config = config_of(files[0], metadata)
+    if "_class_name" in config:  # of the transformer that it lies beside
+        config = {}
     with _told(files[0]):
         return files[0], state, described(state, config)
 

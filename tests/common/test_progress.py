@@ -96,6 +96,9 @@ def test_steps_longer_than_the_time_between_lines(clock: Clock, capsys: pytest.C
     clock.steps(bar, 4, 30)  # the rate is that of the last few
     last = capsys.readouterr().err.splitlines()[-1]
     assert last == "drawing: 8/9 (89 %), 0.033 images/s, 100 TFLOP/s, about 0:30 left"
+    bar = Progress(9, "sampling")  # of steps that are slow, seconds
+    clock.steps(bar, 4, 60)
+    assert capsys.readouterr().err.splitlines()[-1] == "sampling: 4/9 (44 %), 60.0 s each, about 5:00 left"
 
 
 def test_the_bar_of_a_terminal_says_the_same(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,9 +10,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from flexidit_jax.common import weights
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.tensor_files import open_tensors, write_safetensors
-from flexidit_jax.common.weights import Network, full_set, read_weights, weight_files
+from flexidit_jax.common.weights import Network, full_set, read_weights, weight_files, write_weights
 
 NETWORK = Network("Net", "embed.weight", ("embed", "blocks"))
 STATE = {"embed.weight": np.float32([[1, 2]]), "blocks.0.bias": np.float32([3]), "positions": np.float32([4, 5])}
@@ -160,12 +161,16 @@ def test_values_that_are_not_finite_are_refused_by_name(file: Path, bad: float, 
 def test_eight_bit_floats_are_read(file: Path) -> None:
     values = np.arange(-4, 4).reshape(2, 4)
     for kind, dtype in (("F8_E4M3", ml_dtypes.float8_e4m3fn), ("F8_E5M2", ml_dtypes.float8_e5m2)):
-        data = values.astype(dtype).tobytes()
-        header = json.dumps({"embed.weight": {"dtype": kind, "shape": [2, 4], "data_offsets": [0, len(data)]}}).encode()
+        data = [array.astype(dtype).tobytes() for array in (values, -values)]
+        names = ("embed.weight", "blocks.0.weight")
+        words = {"dtype": kind, "shape": [2, 4]}
+        places = {name: words | {"data_offsets": [8 * i, 8 * i + 8]} for i, name in enumerate(names)}
+        header = json.dumps(places).encode()
         header += b" " * (-len(header) % 8)
-        file.write_bytes(len(header).to_bytes(8, "little") + header + data)
-        found = read_weights([file], NETWORK)[0]["embed.weight"]
-        np.testing.assert_array_equal(found.astype(np.float32), values)
+        file.write_bytes(len(header).to_bytes(8, "little") + header + b"".join(data))
+        found = read_weights([file], NETWORK)[0]
+        for name, expected in zip(names, (values, -values), strict=True):
+            np.testing.assert_array_equal(found[name].astype(np.float32), expected)
 
 
 # ---------------------------------------------------------------- What is no weight file
@@ -268,6 +273,58 @@ def test_files_behind_links_are_read(tmp_path: Path) -> None:
     write_safetensors(tmp_path / "blobs" / "0a1b", STATE)
     (tmp_path / "snapshot" / "w.safetensors").symlink_to("../blobs/0a1b")
     assert_is_state(read_weights(weight_files(tmp_path / "snapshot", "w"), NETWORK)[0])
+
+
+# ---------------------------------------------------------------- Sets that are written
+
+
+def test_a_large_set_is_written_in_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each as full as it may be, in order; a set replaces another, and nothing else."""
+    (tmp_path / "w.fp16.safetensors").touch()
+    tensors = {name: np.full(2, i, np.float32) for i, name in enumerate("dcba")}
+    tensors["e"] = np.arange(9, dtype=np.float32)
+    expected = {name: array.tobytes() for name, array in tensors.items()}
+
+    def written(most: int) -> dict[str, set[str]]:
+        monkeypatch.setattr(weights, "SHARD", most)
+        write_weights(tmp_path, "w", tensors, {"format": "pt"})
+        files = weight_files(tmp_path, "w")
+        opened = {file.name: open_tensors(file) for file in files}
+        assert all(metadata == {"format": "pt"} for _, metadata in opened.values())
+        found = {name: read() for there, _ in opened.values() for name, read in there.items()}
+        assert {name: array.tobytes() for name, array in found.items()} == expected
+        left = {file.name for file in tmp_path.iterdir()} - {"w.fp16.safetensors", "w.safetensors.index.json"}
+        assert left == opened.keys()
+        return {name: set(there) for name, (there, _) in opened.items()}
+
+    assert written(16) == {
+        "w-00001-of-00003.safetensors": {"d", "c"},
+        "w-00002-of-00003.safetensors": {"b", "a"},
+        "w-00003-of-00003.safetensors": {"e"},
+    }
+    index = json.loads((tmp_path / "w.safetensors.index.json").read_text())
+    assert index["metadata"] == {"total_size": 68} and index["weight_map"]["a"] == "w-00002-of-00003.safetensors"
+    assert list(written(32)) == ["w-00001-of-00002.safetensors", "w-00002-of-00002.safetensors"]
+    assert list(written(68)) == ["w.safetensors"]
+    assert not (tmp_path / "w.safetensors.index.json").exists()
+    assert len(written(67)) == 2
+
+
+def test_a_set_that_cannot_be_written_leaves_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "SHARD", 8)
+    write_weights(tmp_path, "w", STATE)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    save, left = weights.save_tensors, iter((True, True, False))
+
+    def full(*args: object) -> None:
+        if not next(left):
+            raise OSError("no space left on the device")
+        save(*args)
+
+    monkeypatch.setattr(weights, "save_tensors", full)
+    with pytest.raises(OSError, match="no space"):
+        write_weights(tmp_path, "w", {name: array + 1 for name, array in STATE.items()})
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
 # ---------------------------------------------------------------- What stands beside a network

@@ -230,3 +230,46 @@ def test_the_convert_mode_takes_the_weights_that_are_asked_for(tmp_path: Path) -
         np.testing.assert_array_equal(load_file(out)["final_layer.linear.bias"], expected["final_layer.linear.bias"])
     assert main([*words, f"--out={tmp_path / 'x.safetensors'}", "--config.convert.weights=nonsense"]) == 2
     assert not (tmp_path / "x.safetensors").exists()
+
+
+def test_a_wan_goes_both_ways_to_the_bit(wan_pipeline: Path, tmp_path: Path) -> None:
+    """A folder of diffusers, a file by the names of its repository, as ComfyUI has it too."""
+    flex = fd.load(wan_pipeline).flexify([(1, 2, 2), (1, 4, 4)], adapters=2)
+    flex.export(tmp_path / "folder")
+    before, after = (
+        load_file(root / "diffusion_pytorch_model.safetensors")
+        for root in (wan_pipeline / "transformer", tmp_path / "folder")
+    )
+    assert set(before) == set(after)
+    flex.export(tmp_path / "wan.safetensors", patch=(1, 2, 2))
+    theirs = load_file(tmp_path / "wan.safetensors")
+    assert "blocks.1.self_attn.q.weight" in theirs and len(theirs) == len(before)
+    prefixed = {f"model.diffusion_model.{name}": array for name, array in theirs.items()}
+    save_file(prefixed, tmp_path / "comfy.safetensors", {"num_heads": "2"})
+    for source in ("folder", "wan.safetensors", "comfy.safetensors"):
+        fd.load(tmp_path / source).export(tmp_path / f"{source}-again")
+        again = load_file(tmp_path / f"{source}-again" / "diffusion_pytorch_model.safetensors")
+        for key in before:
+            np.testing.assert_array_equal(before[key], again[key], err_msg=key)
+            np.testing.assert_array_equal(before[key], after[key], err_msg=key)
+    for name in ("weak", "weak.safetensors"):
+        with pytest.raises(
+            UserError, match=r"^no published layout holds mode 4 of a Wan, .*; save\(\) holds all modes$"
+        ):
+            flex.export(tmp_path / name, patch=4)
+        assert not (tmp_path / name).exists()
+
+
+def test_the_convert_mode_writes_a_wan(wan_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = wan_pipeline / "transformer"
+    for layout, name in (("published", "wan.safetensors"), ("diffusers", "folder"), ("flexidit_jax", "flex")):
+        words = {"source": source, "target": tmp_path / name, "layout": layout}
+        words |= {"patches": "(1,2,2),(2,2,2)"} if layout == "flexidit_jax" else {}
+        flags = [f"--config.convert.{key}={value}" for key, value in words.items()]
+        assert main([CONFIG, "--mode=convert", *flags]) == 0, capsys.readouterr().err
+        source = tmp_path / name
+    assert fd.load(tmp_path / "flex").patches == ((1, 2, 2), (2, 2, 2))
+    flags = [f"--config.convert.source={tmp_path / 'flex'}", "--config.convert.patch=2x2x2", f"--out={tmp_path / 'no'}"]
+    capsys.readouterr()
+    assert main([CONFIG, "--mode=convert", *flags, "--config.convert.layout=diffusers"]) == 2
+    assert "no published layout holds mode 2x2x2 of a Wan" in capsys.readouterr().err

@@ -66,11 +66,23 @@ def test_a_saved_model_without_a_null_holds_none_that_is_stored(tmp_path: Path) 
 
 
 def test_parts_apart_are_paths_or_sections() -> None:
-    assert apart(None, None) == {}
+    model = fd.load(PIXART).model
+    assert apart(None, None, model) == {}
     section = {"name": "t5", "path": "b", "length": 7}
-    assert apart(Path("a"), section) == {"codec": {"name": "sd_vae", "scale": None, "path": "a"}, "text": section}
+    found = apart(Path("a"), section, model)
+    assert found == {"codec": {"name": "sd_vae", "scale": None, "path": "a"}, "text": section}
+    assert apart(None, "b", model) == {"text": {"name": "t5", "path": "b"}}
     with pytest.raises(UserError, match=r"^text must be a path, got 3$"):
-        apart(None, 3)
+        apart(None, 3, model)
+
+
+def test_parts_of_a_wan_are_its_own(wan_pipeline: Path) -> None:
+    model = fd.load(wan_pipeline / "transformer").model
+    sections = {"codec": {"name": "wan_vae", "path": "a"}, "text": {"name": "umt5", "path": "b"}}
+    assert apart("a", Path("b"), model) == sections
+    assert apart({"name": "identity"}, None, model) == {"codec": {"name": "identity"}}
+    of_classes = model.clone(conditioner=fd.load(DIT).model.conditioner)
+    assert apart("a", None, of_classes)["codec"]["name"] == "sd_vae"
 
 
 def test_what_is_said_is_typed() -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 import flexidit_jax as fd
 from flexidit_jax.api import FlexiDiT
 from flexidit_jax.codecs.wan_vae import Codec
+from flexidit_jax.common import weights
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.tensor_files import read_safetensors, write_safetensors
 from flexidit_jax.convert.wan_diffusers import read_folder, write_folder
@@ -113,27 +116,64 @@ def test_there_and_back(pipeline: Path, tmp_path: Path) -> None:
     assert again == model
     written, _ = read_safetensors(tmp_path / "out" / WEIGHTS)
     assert written.keys() == STATE.keys()
-    with pytest.raises(UserError, match="diffusers computes positions itself"):
-        write_folder(tmp_path / "weak", model.at((1, 4, 4)), {})
     with pytest.raises(UserError, match="config"):
         write_folder(tmp_path / "out", model.clone(num_heads=4), write_wan(model, params))
 
 
-def test_refusals(pipeline: Path) -> None:
-    file = pipeline / "transformer" / "config.json"
-    for change, said in (
-        ({"image_dim": 1280}, "says image_dim is 1280, not None; a Wan 2.1 of texts would do"),
-        ({"ffn_dim": 80}, "says ffn_dim is 80, but the weights are of a Wan with 72"),
-    ):
-        file.write_text(json.dumps(CONFIG | change))
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"image_dim": 1280}, "/config.json says image_dim is 1280, not None; a Wan 2.1 of texts would do"),
+        ({"ffn_dim": 80}, "/config.json says ffn_dim is 80, but the weights are of a Wan with 72"),
+        (
+            {"_class_name": "WanVACETransformer3DModel"},
+            " is a WanVACETransformer3DModel, which is not read; DiTTransformer2DModel, Transformer2DModel,"
+            " PixArtTransformer2DModel, WanTransformer3DModel, WanModel are",
+        ),
+    ],
+)
+def test_another_config_is_refused(pipeline: Path, change: dict[str, object], said: str) -> None:
+    root = pipeline / "transformer"
+    (root / "config.json").write_text(json.dumps(CONFIG | change))
+    for path in (pipeline, root, root / WEIGHTS):
         with pytest.raises(UserError) as caught:
-            fd.load(pipeline)
-        assert str(caught.value) == f"{file} {said}"
-    file.write_text(json.dumps(CONFIG))
-    (pipeline / "transformer_2").mkdir()
-    with pytest.raises(UserError) as caught:
-        fd.load(pipeline)
-    assert str(caught.value) == f"{pipeline} is a Wan 2.2, which has two transformers; a Wan 2.1 would do"
+            fd.load(path)
+        assert str(caught.value) == f"{root}{said}"
+
+
+def test_a_lone_file_is_refused_by_its_config(tmp_path: Path) -> None:
+    """Beside it, or within."""
+    other = CONFIG | {"_class_name": "WanVACETransformer3DModel"}
+    write_safetensors(tmp_path / "inside.safetensors", STATE, {"config": json.dumps(other)})
+    with pytest.raises(
+        UserError, match=r"inside\.safetensors: its config is a WanVACETransformer3DModel, which is not"
+    ):
+        fd.load(tmp_path / "inside.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG | {"in_channels": 36}))
+    write_safetensors(tmp_path / "beside.safetensors", STATE)
+    with pytest.raises(UserError, match=r"its config says in_channels is 36, but the weights are of a Wan with 4$"):
+        fd.load(tmp_path / "beside.safetensors")
+
+
+def test_a_sharded_folder(pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Written, read, written again; another model beside its shards is kept."""
+    flex = fd.load(pipeline)
+    monkeypatch.setattr(weights, "SHARD", 40_000)
+    flex.export(tmp_path / "out")
+    shards = sorted(file.name for file in (tmp_path / "out").glob("*.safetensors"))
+    assert len(shards) > 2 and shards[0] == f"diffusion_pytorch_model-00001-of-{len(shards):05d}.safetensors"
+    flex.export(tmp_path / "out")
+    jax.tree.map(np.testing.assert_array_equal, fd.load(tmp_path / "out").params, flex.params)
+    moved = jax.tree.map(lambda leaf: leaf + 1, flex.params["trunk"]["conditioner"])
+    trunk = {**flex.params["trunk"], "conditioner": moved}
+    bent = dataclasses.replace(flex, params={**flex.params, "trunk": trunk})
+    with pytest.raises(UserError, match=r"-00001-of-0000\d\.safetensors is of another model .*; overwrite=True"):
+        bent.export(tmp_path / "out")
+    monkeypatch.setattr(weights, "SHARD", 10**9)
+    bent.export(tmp_path / "out", overwrite=True)
+    assert [file.name for file in (tmp_path / "out").iterdir() if "diffusion" in file.name] == [WEIGHTS]
+    found = fd.load(tmp_path / "out").params["trunk"]["conditioner"]
+    jax.tree.map(np.testing.assert_array_equal, found, moved)
 
 
 def _plain(flex: FlexiDiT) -> dict:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from flexidit_jax.common.errors import UserError
-from flexidit_jax.data import class_folders
+from flexidit_jax.data import listing
 from flexidit_jax.data.class_folders import class_names, list_class_folders
 
 
@@ -83,14 +83,14 @@ def test_many_that_are_no_classes_are_not_all_named(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_listed_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     touch(tmp_path, "cat/0.png", "lost+found/x.png")
-    entries = class_folders._entries
+    entries = listing.entries
 
     def refuse(folder: Path) -> list[os.DirEntry[str]]:
         if folder.name == "lost+found":
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         return entries(folder)
 
-    monkeypatch.setattr(class_folders, "_entries", refuse)
+    monkeypatch.setattr(listing, "entries", refuse)
     with pytest.raises(UserError) as caught:
         list_class_folders(tmp_path)
     assert str(caught.value) == (

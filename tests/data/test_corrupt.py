@@ -120,3 +120,25 @@ def test_other_errors_are_not_corruption() -> None:
 def test_a_share_that_is_none_is_refused(share: float) -> None:
     with pytest.raises(UserError, match=rf"^dataset.max_corrupt is a share in \[0, 1\), such as 0.001, got {share}$"):
         check_share(share)
+
+
+def test_the_next_sound_record_is_one_of_its_bin() -> None:
+    damaged = Damaged(8, {1, 4, 6})
+    damaged.bins = np.array([0, 1, 0, 1, 2, 2, 0, 1])
+    source = Intact(damaged, 0.5)
+    assert source.bins is damaged.bins
+    assert labels(source) == [0, 3, 2, 3, 5, 5, 0, 7]
+
+
+def test_a_bin_without_a_sound_record_is_refused() -> None:
+    damaged = Damaged(8, {4, 5})
+    damaged.bins = np.array([0, 1, 0, 1, 2, 2, 0, 1])
+    source = Intact(damaged, 0.9)
+    assert source[3]["label"] == 3
+    for i in (5, 0):  # whatever is asked for next
+        with pytest.raises(UserError) as caught:
+            source[i]
+        assert str(caught.value) == (
+            "all 2 records of a bin are corrupt, and no sound one can take their place; mend or remove them, or set"
+            " dataset.bins=False"
+        )

@@ -15,10 +15,11 @@ import flexidit_jax as fd
 from flexidit_jax.codecs.identity import Codec
 from flexidit_jax.common import hub
 from flexidit_jax.common.config import load_config
+from flexidit_jax.common.tensor_files import read_safetensors, write_safetensors
 from flexidit_jax.common.types import Params
 from flexidit_jax.diffusion.gaussian import Process
 from flexidit_jax.experiment.experiment import build_experiment
-from flexidit_jax.experiment.start import first_params, recorded
+from flexidit_jax.experiment.start import first_params, recorded, trained_model
 from flexidit_jax.models.build import init
 from flexidit_jax.models.flexify import flexify
 from flexidit_jax.training.sharding import make_mesh
@@ -101,3 +102,32 @@ def test_names_at_the_hub_are_recorded_with_their_commit(tmp_path: Path, monkeyp
     assert recorded(experiment, tmp_path) == words
     (tmp_path / "config.json").write_text("[")
     assert recorded(experiment, tmp_path) == experiment.raw
+
+
+def test_a_wan_is_of_the_size_of_the_config_and_its_parts_may_lie_apart(wan_pipeline: Path, tmp_path: Path) -> None:
+    """Which no file of it tells; nor the heads where there is no config, nor what stands for no text."""
+    made = load_config(f"{CONFIGS / 'pixart.py'}")
+    file = tmp_path / "wan.safetensors"
+    fd.load(wan_pipeline / "transformer").export(file)
+    state, _ = read_safetensors(file)
+    write_safetensors(file, state)  # without a word of the heads
+    made.init_from = str(file)
+    made.codec = {"name": "wan_vae", "path": str(wan_pipeline / "vae")}
+    made.text = {"name": "umt5", "path": str(wan_pipeline), "length": 12}
+    made.process = {"name": "flow", "shift": 8.0}
+    text = {"name": "text", "features": 32, "length": 12, "mask": False, "null_length": 1, "null_mask": "own"}
+    sizes = {"latent": (2, 4, 8, 4), "patch": (1, 2, 2), "width": 40, "depth": 2, "num_heads": 2, "mlp_ratio": 1.8}
+    kind = {"modulation": "single", "positions": "rope", "qk_norm": "rms", "cross_norm": True, "time_features": 32}
+    made.model = {**sizes, **kind, "learn_variance": False, "conditioner": text}
+    made.train.stages = ({"patches": ((1, 2, 2), (2, 2, 2)), "steps": 6},)
+    made.train.loss = {"name": "flow"}
+    experiment = build_experiment(made)
+    flex = trained_model(experiment, tmp_path)
+    assert flex.model.latent == (2, 4, 8, 4) and flex.model.num_heads == 2 and flex.process.shift == 8.0
+    assert flex.codec == experiment.codec and flex.text == experiment.text
+    assert flex.model.conditioner.null_length == 1
+    first = first_params(experiment)(make_mesh())
+    np.testing.assert_array_equal(first["conditioner"]["null"], flex.params["trunk"]["conditioner"]["null"])
+    made.model.latent = (2, 4, 8, 16)
+    with pytest.raises(fd.UserError, match=r"^a latent must be \(frames, height, width, 4\) for this model, got"):
+        trained_model(build_experiment(made), tmp_path)

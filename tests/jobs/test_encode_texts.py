@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from PIL import Image
 
 import flexidit_jax as fd
 from flexidit_jax.codecs import sd_vae
@@ -18,6 +19,7 @@ from flexidit_jax.data.latents import TRAIN
 from flexidit_jax.data.latents import Dataset as Latents
 from flexidit_jax.data.text_features import TextFeatures
 from flexidit_jax.experiment import texts as reading
+from flexidit_jax.experiment.experiment import build_experiment
 from flexidit_jax.jobs import encode, train
 from flexidit_jax.text import t5
 
@@ -151,3 +153,28 @@ def test_a_shape_that_is_missing_is_named(config: ConfigDict, tmp_path: Path) ->
     (folder / "manifest.json").unlink()
     with pytest.raises(fd.UserError, match=rf"^no latents in {folder}; the same command with --mode=encode makes"):
         Latents(str(tmp_path / "kept"), {"name": "synthetic"}).source()
+
+
+def test_a_folder_with_captions_is_encoded_in_bins(config: ConfigDict, tmp_path: Path) -> None:
+    """Pictures of three sizes, one of them damaged: its record is another one, with that one's captions."""
+    folder, rng = tmp_path / "pictures", np.random.default_rng(3)
+    folder.mkdir()
+    pictures = [((64, 64), "a square"), ((128, 32), "wide"), ((80, 72), "two"), ((70, 70), "x")]
+    for number, (size, text) in enumerate(pictures):
+        picture = rng.integers(0, 256, (*size[::-1], 3)).astype(np.uint8)
+        Image.fromarray(picture).save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text(text)
+    damaged = (folder / "3.png").read_bytes()
+    (folder / "3.png").write_bytes(damaged[: len(damaged) // 2])
+    words = {"size": 64, "bins": True, "unit": 16, "max_corrupt": 0.3}
+    config.dataset.of = {"name": "captioned", "path": str(folder), **words}
+    config.model.latent, config.encode.held_out = (1, 8, 8, 4), False
+    assert encode.run(config, tmp_path / "run") == 0
+    kept = build_experiment(config).dataset
+    prompts = kept.features.prompts
+    assert prompts == ["a square", "wide", "two", "x"]
+    shapes = {record["mean"].shape[1:3]: [prompts[n] for n in record["texts"]] for record in kept.source()}
+    assert shapes.keys() == {(8, 8), (4, 16)} and shapes[4, 16] == ["wide"]
+    texts = sorted(prompts[record["texts"][0]] for record in kept.source())
+    assert texts in (["a square", "a square", "two", "wide"], ["a square", "two", "two", "wide"])  # none is "x"
+    assert train.run(config, tmp_path / "run") == 0

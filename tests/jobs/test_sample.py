@@ -233,10 +233,13 @@ def test_contact_sheet_is_no_smaller_than_its_images(n: int, columns: int, rows:
     assert (np.asarray(sheet) == 7).all(axis=-1).sum() == n * 64 * 48
 
 
-def test_contact_sheet_of_a_clip_shows_first_frames() -> None:
-    clip = np.zeros((2, 3, 48, 48, 1), np.uint8)
-    clip[:, 0] = 200
-    assert (tile(contact_sheet(clip), 0, 1) == 200).all()
+def test_contact_sheet_of_clips_has_a_row_each() -> None:
+    clips = np.arange(2 * 11, dtype=np.uint8).reshape(2, 11, 1, 1, 1) * np.ones((48, 48, 1), np.uint8)
+    sheet = contact_sheet(clips, failed=[1])
+    assert sheet.size == (6 * 49 + 1, 2 * 49 + 1)
+    assert [tile(sheet, 0, k).max() for k in range(6)] == [0, 2, 4, 6, 8, 10]
+    assert {tuple(np.unique(tile(sheet, 1, k))) for k in range(6)} == {(0, 255)}  # a cross each
+    assert contact_sheet(clips[:, :4]).size == (4 * 49 + 1, 2 * 49 + 1)
 
 
 def test_contact_sheet_crosses_out_what_failed() -> None:

@@ -17,7 +17,9 @@ from flexidit_jax.common.config import load_config
 from flexidit_jax.data.text_features import TextFeatures
 from flexidit_jax.experiment.experiment import build_experiment
 from flexidit_jax.experiment.start import trained_model
+from flexidit_jax.jobs import generate
 from flexidit_jax.main import main
+from flexidit_jax.runs.picture_shards import PictureShards
 from flexidit_jax.text.t5 import Encoder
 
 ROOT = Path(__file__).parents[2]
@@ -176,6 +178,51 @@ def test_many_prompts_are_streamed_and_gone_on_with(
     capsys.readouterr()
     assert run("generate", prompts, f"--out={out}", **words) == 2
     assert refusal(capsys).startswith(f"{out} holds images made with other words: labels is '3 prompts, ")
+
+
+def test_pictures_lie_as_a_judge_reads_them(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told: list[int] = []
+
+    def made(*args: object, fps: int, **words: object) -> PictureShards:
+        told.append(fps)
+        return PictureShards(*args, fps=fps, **words)
+
+    monkeypatch.setattr(generate, "PictureShards", made)
+    out, file = tmp_path / "out", tmp_path / "evaluation_metadata.jsonl"
+    lines = [json.dumps({"tag": "colors", "include": [], "prompt": prompt}) for prompt in PROMPTS[:2]]
+    file.write_text("\n".join(lines))
+    flags, words = [f"--prompts={file}", f"--out={out}"], {"generate.files": "geneval", "sample.images_per_prompt": 2}
+    words["sample.files.fps"] = 8  # of clips
+    assert run("generate", *flags, **words, **{"sample.seed": 3}) == 0
+    assert f"written: {out}/images, 4 pictures\n" in capsys.readouterr().out
+    assert told == [8]
+    monkeypatch.setattr(generate, "PictureShards", PictureShards)
+    for p in range(2):
+        assert json.loads((out / "images" / f"0000{p}" / "metadata.jsonl").read_text()) == json.loads(lines[p])
+        samples = sorted((out / "images" / f"0000{p}" / "samples").iterdir())
+        assert [sample.name for sample in samples] == ["0000.png", "0001.png"]
+        with Image.open(samples[1]) as image:
+            assert (image.text["prompt"], image.text["number"]) == (PROMPTS[p], str(2 * p + 1))
+    content = samples[1].read_bytes()
+    samples[1].unlink()
+    assert run("generate", *flags, **words, **{"sample.seed": 3}) == 0  # whose features are kept by now
+    assert f"{out}: resuming, 3 of 4 images are there\n" in capsys.readouterr().out
+    assert samples[1].read_bytes() == content
+    for more, says in (
+        ({"generate.files": "png"}, f"{out} holds images made with other words: files is 'geneval' there, 'png' here;"),
+        ({"generate.files": "genevl"}, "no generate.files 'genevl'; did you mean 'geneval'?"),
+        ({"generate.num": 5}, "generate.files='geneval' has places for 4 pictures, 2 of each prompt, and --num is 5"),
+        (
+            {"sample.prompts": out / "texts"},
+            "generate.files='geneval' wants the judge's own file of prompts; --prompts",
+        ),
+    ):
+        capsys.readouterr()
+        given = flags[1:] if "sample.prompts" in more else flags
+        assert run("generate", *given, **{**words, "sample.seed": 3, **more}) == 2
+        assert refusal(capsys).startswith(says)
 
 
 def test_kept_features_as_one_array(run: Run, tmp_path: Path) -> None:

@@ -132,6 +132,35 @@ def test_captions_of_several_sizes_are_read_batch_by_batch(
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
+def test_pictures_are_told_their_own_size(
+    pixart_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Dataset:
+        shape, shapes = SHAPES[0], SHAPES
+
+        def source(self) -> Captioned:
+            return Captioned()
+
+    Dataset.__module__ = synthetic.__name__
+    monkeypatch.setattr(synthetic, "Dataset", Dataset)
+    made = config(pixart_pipeline)
+    made.dataset, made.init_from = {"name": "synthetic"}, None
+    made.model.update(depth=1, num_heads=2)
+    made.model.conditioner.resolution = (128, 128)
+    made.train.stages = ({"patches": (2,), "steps": 6, "learning_rate": 1e-3},)
+    told: set[tuple[Any, ...]] = set()
+    put = train.put_batch
+
+    def seen(batch: dict[str, np.ndarray], mesh: Any) -> Any:
+        if "resolution" in batch:
+            told.update((*row, *ratio) for row, ratio in zip(batch["resolution"], batch["aspect_ratio"], strict=True))
+        return put(batch, mesh)
+
+    monkeypatch.setattr(train, "put_batch", seen)
+    assert train.run(made, tmp_path / "run") == 0
+    assert told == {(128, 128, 1), (64, 256, 0.25)}
+
+
 def test_captions_that_nothing_reads_are_refused(
     pixart_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -116,6 +116,17 @@ def test_the_dtype_of_decoding_binds_no_run(tmp_path: Path) -> None:
         check_config(tmp_path, ours)
 
 
+def test_where_pictures_and_captions_are_binds_no_run(tmp_path: Path) -> None:
+    """Which they are their fingerprint tells."""
+    recorded = plain(load_config(str(CONFIGS / "imagenet256.py")))
+    keys = ("path", "captions", "validation", "validation_captions")
+    recorded["dataset"] = {"name": "captioned", "bins": False, **dict.fromkeys(keys, "here")}
+    (tmp_path / "config.json").write_text(json.dumps(recorded))
+    check_config(tmp_path, recorded | {"dataset": recorded["dataset"] | dict.fromkeys(keys, "there")})
+    with pytest.raises(UserError, match=r"dataset\.bins is False there, True here"):
+        check_config(tmp_path, recorded | {"dataset": recorded["dataset"] | {"bins": True}})
+
+
 @pytest.mark.parametrize("junk", ["[]", "3", "null", "[" * 100_000])
 def test_a_record_that_is_no_config_is_refused(run: Path, junk: str) -> None:
     (run / "config.json").write_text(junk)

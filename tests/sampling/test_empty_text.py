@@ -12,7 +12,8 @@ from safetensors.numpy import load_file, save_file
 
 import flexidit_jax as fd
 from flexidit_jax.common.errors import UserError
-from flexidit_jax.text import t5
+from flexidit_jax.models.flexify import split_frozen
+from flexidit_jax.text import t5, umt5
 
 NAME = "caption_projection.y_embedding"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -120,3 +121,26 @@ def test_the_encoder_is_freed(pixart_pipeline: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(t5.T5, "free", lambda self: freed.append(self))
     fd.load(pixart_pipeline)
     assert len(freed) == 1
+
+
+def test_a_wan_has_that_of_its_encoder(wan_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One row, its end; those behind it are zeros, which are read too. It is never trained, and saved."""
+    flex = fd.load(wan_pipeline, length=12)
+    found = umt5.Encoder(str(wan_pipeline), length=12).encode([""])["tokens"]
+    null, mask = null_of(flex)
+    np.testing.assert_array_equal(null, found[0, :1])
+    assert mask == "own" and not found[0, 1:].any()
+    flex.save(tmp_path / "saved")
+    again = fd.load(tmp_path / "saved").flexify([(1, 2, 2), (2, 2, 2)], adapters=2)
+    np.testing.assert_array_equal(null_of(again)[0], null)
+    assert again.text == flex.text and again.codec == flex.codec
+    x, cond = np.ones((1, 3, 6, 8, 4), np.float32), again.model.conditioner.parse([None])
+    typed = {"tokens": found}
+    np.testing.assert_array_equal(again.predict(x, [500], cond).output, flex.predict(x, [500], typed).output)
+    trained, frozen = split_frozen(fd.load(tmp_path / "saved").flexify([(1, 2, 2), (2, 2, 2)]).params)
+    assert "null" in frozen["trunk"]["conditioner"] and "null" not in trained["trunk"]["conditioner"]
+    capsys.readouterr()
+    lone = fd.load(wan_pipeline / "transformer", length=12)
+    assert lone.model.conditioner.null_length == 0 and capsys.readouterr().err == ""
+    with pytest.raises(UserError, match=r"null='empty' wants a text encoder"):
+        fd.load(wan_pipeline / "transformer", null="empty")

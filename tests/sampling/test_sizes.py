@@ -152,7 +152,8 @@ def test_what_is_asked_at_once_is_of_one_size(flex: fd.FlexiDiT, dit: fd.FlexiDi
 
 def test_texts_count_in_every_evaluation_or_once(flex: fd.FlexiDiT) -> None:
     calls = [forward_flops(flex.model, patch, text_kept=kept) for kept in (False, True) for patch in (P2, P4)]
-    once = (calls[0] - calls[2], 2 * 2 * 10 * 24**2 * flex.model.depth)
+    own = 2 * 10 * (flex.model.conditioner.features * 24 + 24**2)
+    once = (calls[0] - calls[2], 2 * 2 * 10 * 24**2 * flex.model.depth + own)
     assert once[0] == once[1]
     words = {"steps": 4, "schedule": "4:2,2:2"}
     assert flex.flops(**words).total == 4 * sum(calls[:2])

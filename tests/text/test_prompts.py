@@ -41,7 +41,8 @@ def test_a_file_a_list_or_one_by_itself(tmp_path: Path) -> None:
     (tmp_path / "captions").write_text("one\n")
     assert read_prompts(str(tmp_path / "captions")) == ["one"]
     assert read_prompts("a red apple") == ["a red apple"]
-    assert read_prompts("a picture, " * 500) == ["a picture, " * 500]  # longer than any name of a file
+    for long in ("a picture, " * 500, "a" * 300, "a\0b"):  # no names of files
+        assert read_prompts(long) == [long]
     assert read_prompts(("a", "b")) == ["a", "b"]
 
 

@@ -41,3 +41,17 @@ def test_training_against_xla(rank: int | None, loss: diffusion.Loss | distillat
     stage = Stage(patches=(P2, P4), steps=1, adapters=rank, loss=loss)
     ratio = lowered.cost_analysis()["flops"] / training_flops(model, stage, P4)
     assert 0.99 <= ratio < 1.03, ratio
+
+
+@pytest.mark.parametrize(
+    ("rank", "loss", "times"), [(None, diffusion.Loss(), 3), (8, diffusion.Loss(), 1), (8, distillation.Loss(), 2)]
+)
+def test_nothing_goes_back_through_a_text_that_is_frozen(rank: int | None, loss: object, times: int) -> None:
+    """Of its own layers: features of 100 channels more cost one forward pass more, a teacher's, and a backward one."""
+
+    def flops(features: int) -> int:
+        text = {"name": "text", "features": features, "length": 7}
+        model = build_dit((1, 8, 8, 4), text, width=16, depth=2, num_heads=2)
+        return training_flops(model, Stage(patches=(P2, P4), steps=1, adapters=rank, loss=loss), P4)
+
+    assert flops(105) - flops(5) == times * 2 * 7 * 100 * 16

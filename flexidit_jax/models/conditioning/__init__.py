@@ -9,6 +9,7 @@ Only a conditioner knows what its condition is made of; to everybody else that i
     drop_rate   share of training records whose condition is replaced by none
     length      of its tokens; only where there are some
     features    k, channels of these before it reads them; only where an encoder of `text` makes them
+    token_macs  what its own layers cost a token (`models.flops`); only where there are some
     parse(asked) -> Condition      what a user typed, on the host; None in a list is no condition
     said(cond) -> str      what a condition asks for, in words; only where there are some
     completed(given) -> given      arrays of a ready condition (None of ragged rows), what it may leave out filled in;

@@ -99,9 +99,10 @@ def nothing(conditioner: Any, batch: int) -> Condition:
 
 
 def of_records(conditioner: Any, records: Mapping[str, np.ndarray]) -> Condition:
-    """The condition of a batch of records, arrays [B, ...] by key."""
-    fields = {field: records[field] for field in conditioner.fields}
-    return fields | {NULL: np.zeros(len(fields[conditioner.fields[0]]), bool)}
+    """The condition of a batch of records, arrays [B, ...] by key; what they may leave out is filled in."""
+    fields = {field: records[field] for field in conditioner.fields if field in records}
+    given = fields | {NULL: np.zeros(len(next(iter(fields.values()))), bool)}
+    return conditioner.completed(given) if hasattr(conditioner, "completed") else given
 
 
 def parsed(conditioner: Any, asked: Any) -> Condition:

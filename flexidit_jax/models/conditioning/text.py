@@ -103,6 +103,11 @@ class Conditioner(nn.Module):
         """See `models.conditioning`."""
         return () if self.resolution is None else ("resolution", "aspect_ratio")
 
+    @property
+    def token_macs(self) -> int:
+        """See `models.conditioning`."""
+        return self.features * self.width + self.width**2
+
     def grown(self, rows: float, columns: float) -> Conditioner:
         """For pictures so many times as high and as wide."""
         if self.resolution is None:
@@ -212,5 +217,7 @@ class Conditioner(nn.Module):
             raise UserError(
                 f"mask of the condition has no token of text {np.argmin(some)}; an empty text has its end token"
             )
+        if count == self.length:
+            return given
         missing = (0, self.length - count)
         return {**given, "tokens": np.pad(tokens, ((0, 0), missing, (0, 0))), "mask": np.pad(mask, ((0, 0), missing))}

@@ -137,8 +137,11 @@ def test_micro_conditions_that_are_not_said_are_of_the_size() -> None:
     np.testing.assert_array_equal(said["resolution"], [[512, 768]] * 2)
     assert BARE.grown(2, 2) is BARE
     assert hash(MICRO.grown(1.0, 1.0)) == hash(MICRO) and MICRO.grown(1.0, 1.0) == MICRO  # a key of programs
-    records = {"tokens": drawn(1, 2, 4, 5), "mask": 1, "resolution": 2, "aspect_ratio": 3, "x": 4}
-    assert of_records(MICRO, records).keys() == {*MICRO.fields, "null"}
+    records = {**asked, "resolution": np.full((2, 2), 7.0), "x": np.zeros(2)}
+    cond = of_records(MICRO.grown(1.5, 0.25), records)
+    assert cond.keys() == {*MICRO.fields, "null"} and cond["tokens"].shape[1] == MICRO.length
+    np.testing.assert_array_equal(cond["resolution"], [[7, 7]] * 2)  # as they say
+    np.testing.assert_array_equal(cond["aspect_ratio"], [[96 / 8]] * 2)  # and what they do not
 
 
 def test_without_a_mask_all_tokens_are_read() -> None:
