@@ -126,6 +126,7 @@ def get_config(variant: str = "") -> ConfigDict:
         config.train.log_every, config.train.checkpoint_every = 2, 4
         config.sample.update(steps=4, images_per_prompt=2)
         config.evaluate.samples = 100
+        config.evaluate.features.hidden = (64, 16)
         config.report.update(steps=4, batch=50, weak_first=(0, 2, 4), weak_last=(2,), fewer_steps=(2,), seeds=(0, 1))
         config.report.scales = (1.5,)
     return config

@@ -110,8 +110,8 @@ def _of_model(config: ConfigDict, workdir: Path) -> int:
     plan = flex.plan(spec=meant, batch=batch)
     say_unread(flex, asked)
     spec = meant.settled(plan)
-    judge = Judge(experiment.dataset, experiment.codec, experiment.evaluate.features)
     requests = Requests.of(flex, dataset, samples)
+    judge = Judge(dataset, experiment.codec, experiment.evaluate.features)
     images = requests.draw(flex, spec, batch=batch, **asked.others)
     score, flops = judge.score(images, requests.asked), flex.flops(spec=spec)
     result = {

@@ -34,8 +34,8 @@ def run(config: ConfigDict, workdir: Path) -> int:
         raise UserError("this config has no report section")
     folder = study_folder(experiment.report.out, workdir / "report")
     _, flex = experiment.check(experiment.dataset.source, partial(trained_model, experiment, workdir))
-    judge = Judge(experiment.dataset, experiment.codec, experiment.evaluate.features)
     requests = Requests.of(flex, experiment.dataset, experiment.report.samples)
+    judge = Judge(experiment.dataset, experiment.codec, experiment.evaluate.features)
     report, images = measure(flex, experiment.report, judge, requests)
     report |= {
         "config": experiment.raw,

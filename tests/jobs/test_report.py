@@ -19,7 +19,7 @@ from flexidit_jax.common.progress import Progress
 from flexidit_jax.evaluation.judge import Score
 from flexidit_jax.evaluation.requests import Requests
 from flexidit_jax.evaluation.studies.quality_page import findings, markdown, quality_vs_compute, sample_grid
-from flexidit_jax.evaluation.studies.quality_vs_compute import Report, _against, measure
+from flexidit_jax.evaluation.studies.quality_vs_compute import Report, _against, _of_captions, measure
 from flexidit_jax.metrics.estimate import mean_of
 from flexidit_jax.models.flops import FlopCount
 from flexidit_jax.sampling.spec import SampleSpec
@@ -50,6 +50,15 @@ def test_points() -> None:
     assert [row.spec.guide for row in rows] == [None] * 7 + ["2:50", "4:50"]
     assert [row.spec.solver for row in rows] == ["ddpm"] * 6 + ["dpmpp_2m"] + ["ddpm"] * 2
     assert rows[-1].spec.packing == "packed"
+
+
+def test_a_front_draws_every_schedule_of_weak_first_at_every_scale() -> None:
+    rows = Report(20, 10, 10, (0, 4), (4,), solver="ddim", scales=(1.5, 3)).points((P2, P4))[3:]
+    assert [(row.spec.schedule, row.spec.guidance, row.spec.guide) for row in rows] == [
+        *(("2:10", 1.5, None), ("4:4,2:6", 1.5, None)),
+        *(("2:10", 3.0, None), ("4:4,2:6", 3.0, None)),
+    ]
+    assert {(row.order, row.spec.solver, row.spec.seed) for row in rows} == {("weak_first", "ddim", 0)}
 
 
 def test_how_long_it_takes_is_counted_in_flops(
@@ -101,6 +110,9 @@ def test_points_of_three_modes_mix_the_ends() -> None:
         ({"seeds": ()}, r"report\.seeds must be a list of different numbers, got \(\)"),
         ({"seeds": 3}, r"report\.seeds must be a list of different numbers, got 3"),
         ({"seeds": (1, 1)}, r"report\.seeds must be a list of different numbers"),
+        ({"scales": (1.0, 1.5)}, r"report\.scales must be a list of numbers above 1, got \(1\.0, 1\.5\)"),
+        ({"scales": 1.5}, r"report\.scales must be a list of numbers above 1, got 1\.5"),
+        ({"scales": "1.5"}, r"report\.scales must be a list of numbers above 1, got '1\.5'"),
         ({"seeds": (1, -1)}, r"report\.seeds must lie in 0\.\.2\^31-1"),
     ],
 )
@@ -205,6 +217,29 @@ def test_what_a_point_scores_more_is_measured_seed_by_seed() -> None:
     assert found["fd"] == pytest.approx(0.2, abs=0.02)
     assert found["error"] == pytest.approx(np.hypot(*own.std(1)) / 20 / 2)
     assert _against(point[:1], full)["error"] == pytest.approx(own[0].std() / 20)
+
+
+def test_words_of_captions_are_compared_seed_by_seed() -> None:
+    """Of two seeds; of labels nothing is said but of their distance."""
+    rng = np.random.default_rng(0)
+    right, unseen = rng.uniform(size=(2, 2, 400)) < 0.8, rng.uniform(size=(2, 2, 40)) < 0.6
+    distance = mean_of(np.ones(440))
+    full, point = (
+        [Score(distance, mean_of(right[i, seed]), 1.0, mean_of(unseen[i, seed])) for seed in (0, 1)] for i in (0, 1)
+    )
+    found, less = _against(point, full), right[1].astype(float) - right[0]
+    assert found["accuracy"] == pytest.approx(less.mean())
+    assert found["accuracy_error"] == pytest.approx(np.hypot(*less.std(1)) / 20 / 2)
+    assert found["accuracy_unseen"] == pytest.approx(unseen[1].mean() - unseen[0].mean())
+    assert _of_captions(point) == pytest.approx(
+        {
+            "accuracy_error": np.hypot(*right[1].std(1)) / 20 / 2,
+            "accuracy_unseen": unseen[1].mean(),
+            "accuracy_unseen_error": np.hypot(*unseen[1].std(1)) / 40**0.5 / 2,
+        }
+    )
+    labels = [Score(distance, mean_of(right[0, 0]), 1.0)]
+    assert _of_captions(labels) == {} and {*_against(labels, labels)} == {"fd", "error"}
 
 
 def test_findings_without_the_alternatives(report: dict[str, Any]) -> None:
@@ -337,3 +372,15 @@ def test_sample_grid_shows_rows_by_columns(tmp_path: Path, channels: int) -> Non
     with Image.open(tmp_path / "grid.png") as image:
         image.load()
         assert min(image.size) > 100
+
+
+def test_sample_grid_shows_images_of_several_sizes() -> None:
+    images = [np.zeros((8, 16, 1), np.uint8), np.full((16, 8, 1), 255, np.uint8)] * 2
+    captions = ["a bold three left of a faint seven", "a faint two above a bold five"]
+    figure = sample_grid([("100 %", images), ("56 %", images)], captions, "caption")
+    assert [axis.images[0].get_array().shape for axis in figure.axes] == [(8, 16), (16, 8)] * 2
+    assert [" ".join(axis.get_title().split()) for axis in figure.axes[:2]] == captions
+    figure.draw_without_rendering()
+    wide, high = (axis.get_position().width for axis in figure.axes[:2])
+    assert wide == pytest.approx(2 * high, rel=0.1)
+    assert "columns: caption;" in " ".join(figure.get_suptitle().split()) and inside(figure)

@@ -85,6 +85,22 @@ def test_prompts_are_kept_and_drawn(run: Path, tmp_path: Path, capsys: pytest.Ca
 
 
 def test_captions_are_scored_without_a_report(run: Path, tmp_path: Path) -> None:
-    assert main([*SMALL, f"--workdir={run}", "--mode=evaluate", f"--out={tmp_path}"]) == 0
+    words = ["--mode=evaluate", f"--out={tmp_path}", "--config.sample.steps=1", "--config.sample.guidance=1.0"]
+    assert main([*SMALL, f"--workdir={run}", *words, "--config.sample.budget=None"]) == 0
     found = json.loads((tmp_path / "evaluation.json").read_text())
     assert {"fd", "accuracy", "accuracy_unseen", "nearest"} < {*found}
+
+
+def test_a_search_wants_classes(run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "searched.py"
+    file.write_text(
+        "import runpy\n\n\n"
+        "def get_config():\n"
+        f"    config = runpy.run_path({str(ROOT / 'configs' / 'scenes.py')!r})['get_config']('smoke')\n"
+        "    config.search = {'budgets': (0.5,)}\n"
+        "    return config\n"
+    )
+    assert main([f"--config={file}", f"--workdir={run}", "--mode=search"]) == 2
+    assert capsys.readouterr().err.endswith(
+        "error: search draws samples of classes, and this dataset has none; --mode=report draws captions\n"
+    )
