@@ -29,13 +29,12 @@ class Sparing:
 
     def __init__(self, most: int = 3) -> None:
         self._left = most
-        self._outer: Sparing | None = None
 
     def __enter__(self) -> None:
-        self._outer, Sparing.now = Sparing.now, self
+        Sparing.now = self
 
     def __exit__(self, *_: object) -> None:
-        Sparing.now = self._outer
+        Sparing.now = None
 
     def admits(self) -> bool:
         """Whether one more may be said."""

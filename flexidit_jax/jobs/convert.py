@@ -55,7 +55,7 @@ def _convert(
     target: str | None = None,
     layout: str = "published",
     patch: int | str | None = None,
-    patches: tuple[int, ...] | None = None,
+    patches: str | tuple[int | str, ...] | None = None,
     num_heads: int | None = None,
     process: str | Section | None = None,
     weights: str | None = None,
@@ -72,7 +72,7 @@ def _convert(
       target: a `.safetensors` or `.pt` file (published, lora), or a folder (diffusers, flexidit_jax, peft).
       layout: "published", "diffusers", "flexidit_jax", or the adapters of a mode by themselves, "peft" or "lora".
       patch: the mode to export; the most powerful by default.
-      patches: make the model flexible first (for layout flexidit_jax).
+      patches: make the model flexible first (for layout flexidit_jax), such as 2,4 or 1x2x2,2x2x2.
       num_heads: of a DiT weight file that does not tell.
       process: of such a file, or of a diffusers folder: "sit", or a section; "gaussian" by default.
       weights: "ema" or "raw", where the source has both (see `flexidit_jax.load`).
@@ -97,7 +97,7 @@ def _convert(
         raise UserError(f"convert.target={target} does not suit convert.layout={layout}, which writes {wanted}")
     model = load(source, num_heads=num_heads, **says)
     if patches is not None:
-        model = model.flexify(patches)
+        model = model.flexify(patches.split(",") if isinstance(patches, str) else patches)
     if layout == "flexidit_jax":
         model.save(path, overwrite=overwrite)
     else:

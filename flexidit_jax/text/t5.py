@@ -299,8 +299,9 @@ def _weights(path: str | Path) -> list[Path]:
     if not files:
         folder = place.parent if place.suffix in SUFFIXES else place
         raise UserError(
-            f"the weights of the T5 encoder are not at {path}; put the {FOLDER} folder of a PixArt (huggingface.co: its"
-            f" config.json and model files, 19.0 GB in float32) into {folder}, or set path to where they are"
+            f"the weights of the text encoder are not at {path}; put the {FOLDER} folder of its pipeline"
+            " (huggingface.co: config.json and model files; of a PixArt or a Wan 11 GB in bfloat16) into"
+            f" {folder}, or set path to where they are"
         )
     if missing := [file.name for file in files if not file.exists()]:
         lost = told(missing)

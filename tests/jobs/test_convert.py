@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+import flexidit_jax as fd
 from flexidit_jax.common.tensor_files import read_safetensors
 from flexidit_jax.main import main
 from flexidit_jax.metrics.features.clip import Features
@@ -70,3 +72,10 @@ def test_bad_words(
     assert run(*words) == 2
     assert capsys.readouterr().err.removeprefix("error: ").startswith(message)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("typed", "modes"), [("2,4", ((1, 2, 2), (1, 4, 4))), ("1x2x2,1x4x8", ((1, 2, 2), (1, 4, 8)))])
+def test_patches_as_they_are_typed(tmp_path: Path, typed: str, modes: tuple[Any, ...]) -> None:
+    words = f"source={FILE.with_name('dit_tiny.safetensors')}", f"target={tmp_path / 'flex'}", "layout=flexidit_jax"
+    assert run(*words, f"patches={typed}") == 0
+    assert fd.load(tmp_path / "flex").patches == modes

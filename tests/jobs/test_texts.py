@@ -274,7 +274,7 @@ def test_all_that_is_missing_is_named_at_once(tmp_path: Path, capsys: pytest.Cap
     config = [f"--config={ROOT / 'configs' / 'pixart.py'}", "--mode=sample", "--prompts=a red apple"]
     assert main([*config, f"--workdir={tmp_path / 'run'}", *flags]) == 2
     found = refusal(capsys)
-    for part, place in (("does not exist", "a"), ("the VAE's weights", "b"), ("19.0 GB in float32", "c")):
+    for part, place in (("does not exist", "a"), ("the VAE's weights", "b"), ("11 GB in bfloat16", "c")):
         assert part in found and str(tmp_path / place) in found
 
 

@@ -268,8 +268,8 @@ def test_what_is_missing_is_named_with_its_place(pipeline: Path, tmp_path: Path)
     with pytest.raises(UserError) as caught:
         load(tmp_path / "nothing")
     assert str(caught.value) == (
-        f"the weights of the T5 encoder are not at {tmp_path}/nothing; put the text_encoder folder of a PixArt"
-        " (huggingface.co: its config.json and model files, 19.0 GB in float32) into"
+        f"the weights of the text encoder are not at {tmp_path}/nothing; put the text_encoder folder of its pipeline"
+        " (huggingface.co: config.json and model files; of a PixArt or a Wan 11 GB in bfloat16) into"
         f" {tmp_path}/nothing, or set path to where they are"
     )
     encoder = Encoder(str(pipeline))
