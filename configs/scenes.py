@@ -45,12 +45,12 @@ def get_config(variant: str = "") -> ConfigDict:
         "preview_every": None,
         "spike": 10.0,
         "stages": (
-            {"patches": (2,), "steps": 7000, "learning_rate": 2e-3, "warmup": 100, "final_rate": 0.02},
+            {"patches": (2,), "steps": 6000, "learning_rate": 2e-3, "warmup": 100, "final_rate": 0.02},
             {
                 "patches": (2, 4),
                 "adapters": 24,
                 "loss": {"name": "distillation", "variance_weight": 1.0},
-                "steps": 1500,
+                "steps": 2000,
                 "learning_rate": 2e-3,
                 "warmup": 100,
                 "final_rate": 0.02,
@@ -70,8 +70,8 @@ def get_config(variant: str = "") -> ConfigDict:
         "labels": None,
         "negative": None,
         "images_per_prompt": 8,
-        "steps": 50,
-        "budget": 0.56,
+        "steps": 20,
+        "budget": 0.58,
         "latency_ms": None,
         "schedule": None,
         "guide": None,
@@ -99,20 +99,20 @@ def get_config(variant: str = "") -> ConfigDict:
         "out": None,
     }
     config.report = {
-        "steps": 50,
+        "steps": 20,
         "seeds": (0, 1, 2),
         "batch": 400,
-        "weak_first": (0, 20, 30, 40),
-        "weak_last": (30,),
-        "fewer_steps": (28, 20),
-        "scales": (1.5, 2.0),
+        "weak_first": (0, 8, 12, 16),
+        "weak_last": (12,),
+        "fewer_steps": (14, 11, 8),
+        "scales": (1.25, 1.5, 2.0, 3.0),
         "out": None,
     }
     config.export = {
         "out": None,
         "platforms": ("cpu", "cuda", "tpu"),
         "pairs": None,
-        "tables": ({"solver": "ddpm", "steps": 50},),
+        "tables": ({"solver": "ddpm", "steps": 20},),
         "guidance_channels": None,
     }
     config.compile = {"topology": None, "programs": ("train", "sample"), "out": None}
