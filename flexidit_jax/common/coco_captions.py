@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from flexidit_jax.common.errors import UserError, first_line
+
+#: pixels, of which no picture has so many in a row
+MOST = 10**9
+_DIGITS = re.compile(r"\d{1,9}")
 
 
 class CocoImage(NamedTuple):
@@ -75,5 +80,5 @@ def coco_images(content: Any, path: Path) -> list[CocoImage]:
 def stated_size(said: Any) -> tuple[int, int] | None:
     """The `height` and `width` that are said of a picture; None where they are not, or are no such numbers."""
     sides = tuple(said.get(key) for key in ("height", "width"))
-    sides = tuple(int(side) if isinstance(side, str) and side.isdecimal() else side for side in sides)
-    return sides if all(type(side) is int and side > 0 for side in sides) else None
+    sides = tuple(int(side) if isinstance(side, str) and _DIGITS.fullmatch(side) else side for side in sides)
+    return sides if all(type(side) is int and 0 < side < MOST for side in sides) else None

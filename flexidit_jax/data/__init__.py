@@ -8,7 +8,7 @@ job says of it. Records of an encoded dataset (`data.latents`) hold `mean` and `
 `check_origin` refuses those of another dataset or codec.
 
 A dataset of captions has records with `texts`, of which `augment` picks one, `text`; a held-out record has its first.
-Its sources have `texts` too: those of every record, with no image read. A dataset of several shapes has `shapes`, and
+Its sources have `texts` too: those of the records, with no image read. A dataset of several shapes has `shapes`, and
 its sources have `bins`, int [len], which of these a record has; `shape` is the one that `model.latent` is for.
 
 One whose captions can be asked for and read back, which scores of samples want, also has

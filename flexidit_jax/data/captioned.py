@@ -96,7 +96,8 @@ class Dataset(Photos):
           UserError: there are none, or as for `source`.
         """
         found = self._found if self.validation is None else self._validation
-        return self._records(found, self._held_out, self._held_out_bins, lambda texts: {"text": texts[0]})
+        first = [pair._replace(captions=pair.captions[:1]) for pair in self._held_out]
+        return self._records(found, first, self._held_out_bins, lambda texts: {"text": texts[0]})
 
     def augment(self, record: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         """Takes one of the captions, and with `flip` mirrors half of the images."""

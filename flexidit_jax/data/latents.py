@@ -129,12 +129,7 @@ class Dataset:
             )
 
     def _folders(self, part: str) -> list[Path]:
-        """That of all records, or one of each shape."""
-        whole = Path(self.path).expanduser() / part
-        if (whole / MANIFEST).exists():
-            return [whole]
-        there = [folder for shape in self.shapes if (folder := whole / size_of(shape)) and (folder / MANIFEST).exists()]
-        return [whole / name for name in _manifest(there[0])["bins"]] if there else [whole]
+        return folders_of(Path(self.path).expanduser() / part)
 
     def _features(self, part: str) -> TextFeatures:
         return TextFeatures(Path(self.path).expanduser() / part / TEXTS)
@@ -152,6 +147,8 @@ class Dataset:
         if folders[0].name == part:
             return every[0]
         sizes = [size_of(shape) for shape in self.shapes]
+        if other := next((folder.name for folder in folders if folder.name not in sizes), None):
+            raise UserError(f"{self.path}/{part} holds latents of {other}, and dataset.of has no data of that size")
         return Joined(every, [sizes.index(folder.name) for folder in folders])
 
     def augment(self, record: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -160,6 +157,17 @@ class Dataset:
         if len(kept) < len(record) and rng.random() < 0.5:
             kept |= {key: record[FLIPPED + key] for key in ("mean", "std")}
         return numbered_texts.read(kept, self.features, rng) if TEXTS in kept else kept
+
+
+def folders_of(whole: Path) -> list[Path]:
+    """The folders of a part's records, there or not: its own, or one of each shape.
+
+    Raises:
+      UserError: a manifest that cannot be read.
+    """
+    there = [] if (whole / MANIFEST).exists() else sorted(whole.glob(f"[0-9]*x*/{MANIFEST}"))
+    bins = _manifest(there[0].parent)["bins"] if there else None
+    return [whole / name for name in bins] if bins else [whole]
 
 
 def size_of(shape: Sequence[int]) -> str:

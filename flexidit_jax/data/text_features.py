@@ -102,7 +102,10 @@ class TextFeatures(Sequence):
             self.prompts = [json.loads(line) for line in (folder / PROMPTS).read_text("utf-8").splitlines()]
             self._dtype, num, size = np.dtype(manifest["dtype"]).newbyteorder("<"), manifest["num"], manifest["shard"]
         except FileNotFoundError as error:
-            raise UserError(f"{folder} holds no features of texts ({Path(error.filename).name} is missing)") from None
+            missing = Path(error.filename).name
+            raise UserError(
+                f"{folder} holds no features of texts ({missing} is missing); --mode=encode makes some"
+            ) from None
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise UserError(f"{folder} holds no features of texts that can be read ({error})") from None
         if len(self.prompts) != num or digest(self.prompts) != manifest.get("prompts"):

@@ -7,10 +7,11 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from flexidit_jax.common.cluster import processes as cluster
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.notes import Sparing
 from flexidit_jax.experiment.experiment import Experiment
-from flexidit_jax.experiment.texts import check_encoder
+from flexidit_jax.experiment.texts import check_encoder, made_by
 from flexidit_jax.models.conditioning.condition import NULL
 from flexidit_jax.sampling.asked import fitting
 
@@ -41,9 +42,9 @@ def reader(experiment: Experiment, record: Mapping[str, Any]) -> Callable[[Recor
             f" {', '.join(sorted(record))}); {wanted} would do"
         )
     if (kept := getattr(experiment.dataset, "features", None)) is not None:
-        encoder = fitting(experiment.text, conditioner) or conditioner
-        made = {"clean": encoder.clean} if hasattr(encoder, "clean") else {}
-        kept.check(conditioner.features, encoder.length, made)
+        encoder = fitting(experiment.text, conditioner)
+        made = made_by(encoder, conditioner.features) if cluster.first() else {}  # whose files are large
+        kept.check(conditioner.features, (encoder or conditioner).length, made)
     if "text" not in record:
         return lambda records: records
     encoder = fitting(experiment.text, conditioner)

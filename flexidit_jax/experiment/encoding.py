@@ -21,13 +21,14 @@ from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.progress import Progress, warnings_said
 from flexidit_jax.data.bins import bins_of
 from flexidit_jax.data.latent_writer import LatentShards
-from flexidit_jax.data.latents import FLIPPED, HELD_OUT, layout, size_of
+from flexidit_jax.data.latents import FLIPPED, HELD_OUT, folders_of, layout, size_of
 from flexidit_jax.data.numbered_texts import NumberedTexts
 from flexidit_jax.data.read_ahead import read_ahead
 from flexidit_jax.experiment.experiment import Experiment
 from flexidit_jax.experiment.sections import Encoding
+from flexidit_jax.runs.record_shards import RecordShards
 from flexidit_jax.runs.shards import of_host
-from flexidit_jax.runs.stop import SharedStop
+from flexidit_jax.runs.stop import SharedStop, Stop
 
 logger = logging.getLogger(__name__)
 
@@ -60,8 +61,16 @@ class Part:
           folder: of all parts.
 
         Raises:
-          UserError: the folder holds latents made with other words; or see `words`.
+          UserError: the folder holds latents made with other words, or of other shapes; or see `words`.
         """
+        there = folders_of(folder / self.whole)
+        if folder / self.name not in there and any(map(LatentShards.recorded, there)):
+            theirs = "one size" if there == [folder / self.whole] else ", ".join(other.name for other in there)
+            ours = "one size" if self.bins is None else ", ".join(self.bins)
+            raise UserError(
+                f"{folder / self.whole} holds latents of {theirs}, and these are of {ours}; name another --out, or go"
+                " back to the dataset.size, bins and unit of those"
+            )
         defaults = experiment.origin_defaults | {"names": getattr(dataset, "names", None)}  # once not recorded
         return LatentShards(folder / self.name, self.words(experiment, dataset) | experiment.origin, defaults)
 
@@ -114,11 +123,13 @@ def parts_of(whole: str, dataset: Any, source: Sequence[Any], texts: Sequence[st
     return [Part(whole, numbered(records), tuple(dataset.shapes[number]), counts) for number, records in every.items()]
 
 
-def damaged(shards: LatentShards, name: str, there: Sequence[int], stop: SharedStop) -> tuple[list[int], int]:
+def damaged(
+    shards: RecordShards, name: str, there: Sequence[int], stop: Stop, unit: str = "images"
+) -> tuple[list[int], int]:
     """Reads shards of the part `name`: which are damaged, and how many images were left when it was asked to stop."""
     found, left = [], shards.count(there)
     shown = cluster.first() and left > 0
-    with Progress(left, f"checking {name}", enabled=shown, unit="images") as bar, warnings_said(bar):
+    with Progress(left, f"checking {name}", enabled=shown, unit=unit) as bar, warnings_said(bar):
         for shard in there:
             if stop.asked:
                 break

@@ -17,6 +17,7 @@ from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.notes import Sparing
 from flexidit_jax.common.progress import Progress
 from flexidit_jax.data.text_features import MANIFEST, TextFeatures, TextShards, digest
+from flexidit_jax.experiment.encoding import damaged
 from flexidit_jax.experiment.experiment import Experiment
 from flexidit_jax.experiment.sections import Encoding
 from flexidit_jax.runs.stop import Stop
@@ -94,7 +95,7 @@ class Texts:
             return
         reads = flex.model.conditioner
         length = reads.length if flex.text is None else flex.text.length
-        self.kept.check(reads.features, length, _fingerprint(flex))
+        self.kept.check(reads.features, length, made_by(flex.text, reads.features))
 
 
 def texts_of(prompts: Any, labels: Any, conditioner: Any) -> Texts | None:
@@ -163,8 +164,18 @@ def check_encoder(encoder: Any, width: int) -> None:
     encoder.check(width)
 
 
+def to_keep(encoder: Any, prompts: Sequence[str], folder: Path, section: Encoding) -> TextShards:
+    """Features of prompts in a folder, to be made.
+
+    Raises:
+      UserError: it holds those of other prompts or another encoder.
+    """
+    made = {**encoder.fingerprint(), "width": encoder.width}
+    return TextShards(folder, prompts, made, section.dtype, section.shard)
+
+
 def keep(encoder: Any, prompts: Sequence[str], folder: Path, section: Encoding, stop: Stop) -> TextFeatures | None:
-    """Features of prompts in a folder, those made that are missing; the memory of the encoder is given back.
+    """Features of prompts in a folder, those made that are missing or damaged; the encoder's memory is given back.
 
     Args:
       section: how they are kept.
@@ -174,11 +185,14 @@ def keep(encoder: Any, prompts: Sequence[str], folder: Path, section: Encoding, 
       None where it was asked to stop before all were there.
 
     Raises:
-      UserError: features of other prompts or another encoder, a full disk, or what the encoder does not read.
+      UserError: see `to_keep`; a full disk, or what the encoder does not read.
     """
-    made = {**encoder.fingerprint(), "width": encoder.width}
-    shards = TextShards(folder, prompts, made, section.dtype, section.shard)
+    shards = to_keep(encoder, prompts, folder, section)
     missing = shards.missing()
+    broken, unchecked = damaged(shards, folder.name, sorted({*shards.all} - {*missing}), stop, "texts")
+    if unchecked:
+        return None
+    missing = sorted(missing + broken)
     smaller = "" if section.dtype == "float16" else " or encode.dtype=float16"
     shards.check_space(shards.size(missing), f"features of {shards.count(missing)} texts", smaller)
     there, sparing = len(prompts) - shards.count(missing), Sparing(PIECE)
@@ -229,10 +243,10 @@ def encode_texts(experiment: Experiment, workdir: Path) -> int:
     return 0
 
 
-def _fingerprint(flex: FlexiDiT) -> dict[str, Any] | None:
-    """Of the encoder, where its files are at hand."""
+def made_by(encoder: Any, width: int) -> dict[str, Any]:
+    """What features of an encoder depend on: its `fingerprint` where its files are at hand, else its cleaning."""
     try:
-        check_encoder(flex.text, flex.model.conditioner.features)
+        check_encoder(encoder, width)
     except UserError:
-        return None
-    return flex.text.fingerprint()
+        return {"clean": encoder.clean} if hasattr(encoder, "clean") else {}
+    return encoder.fingerprint()

@@ -21,7 +21,7 @@ from flexidit_jax.data.numbered_texts import TEXTS, all_texts
 from flexidit_jax.experiment.dataset import say_found
 from flexidit_jax.experiment.encoding import damaged, encode, parts_of
 from flexidit_jax.experiment.experiment import build_experiment
-from flexidit_jax.experiment.texts import check_encoder, encode_texts, keep
+from flexidit_jax.experiment.texts import check_encoder, encode_texts, keep, to_keep
 from flexidit_jax.experiment.typed import was_typed
 from flexidit_jax.runs.shards import of_host
 from flexidit_jax.runs.stop import SharedStop
@@ -66,6 +66,8 @@ def run(config: ConfigDict, workdir: Path) -> int:
     every = [part for name, source in sources.items() for part in parts_of(name, dataset, source, texts.get(name))]
     parts = {part.name: part for part in every}
     shards = {name: part.shards(experiment, dataset, folder) for name, part in parts.items()}
+    for name, own in texts.items() if cluster.first() else ():
+        to_keep(encoder, own, folder / name / TEXTS, section)  # refused before anything is read
     host, hosts = jax.process_index(), jax.process_count()
     say_found(dataset)
     missing, unchecked, made = {}, 0, 0

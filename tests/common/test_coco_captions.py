@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from flexidit_jax.common.coco_captions import CocoImage, coco_images, read_json
+from flexidit_jax.common.coco_captions import CocoImage, coco_images, read_json, stated_size
 from flexidit_jax.common.errors import UserError
 
 FILE = Path("captions.json")
@@ -65,3 +65,18 @@ def test_what_is_no_json(tmp_path: Path, data: bytes | None, says: str) -> None:
     with pytest.raises(UserError) as caught:
         read_json(file)
     assert str(caught.value).startswith(f"{file} {says}") and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("said", "size"),
+    [
+        ({"height": 3, "width": "4"}, (3, 4)),
+        ({"height": 3}, None),
+        ({"height": 3, "width": 0}, None),
+        ({"height": 3, "width": 4.0}, None),
+        ({"height": 3, "width": 10**400}, None),
+        ({"height": 3, "width": "9" * 5000}, None),
+    ],
+)
+def test_sizes_that_are_said(said: dict[str, Any], size: tuple[int, int] | None) -> None:
+    assert stated_size(said) == size

@@ -115,7 +115,8 @@ def test_what_is_damaged_is_named(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"prompts\.jsonl is not that of these features; encode into another folder$"):
         TextFeatures(folder)
     (folder / "prompts.jsonl").unlink()
-    with pytest.raises(UserError, match=rf"^{folder} holds no features of texts \(prompts\.jsonl is missing\)$"):
+    missing = r"\(prompts\.jsonl is missing\); --mode=encode makes some"
+    with pytest.raises(UserError, match=rf"^{folder} holds no features of texts {missing}$"):
         TextFeatures(folder)
     (folder / "manifest.json").write_text("{}")
     with pytest.raises(UserError, match=rf"^{folder} holds no features of texts that can be read \('encoder'\)$"):

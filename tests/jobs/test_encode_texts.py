@@ -18,6 +18,7 @@ from flexidit_jax.data import synthetic
 from flexidit_jax.data.latents import TRAIN
 from flexidit_jax.data.latents import Dataset as Latents
 from flexidit_jax.data.text_features import TextFeatures
+from flexidit_jax.experiment import captions
 from flexidit_jax.experiment import texts as reading
 from flexidit_jax.experiment.experiment import build_experiment
 from flexidit_jax.jobs import encode, train
@@ -153,6 +154,62 @@ def test_a_shape_that_is_missing_is_named(config: ConfigDict, tmp_path: Path) ->
     (folder / "manifest.json").unlink()
     with pytest.raises(fd.UserError, match=rf"^no latents in {folder}; the same command with --mode=encode makes"):
         Latents(str(tmp_path / "kept"), {"name": "synthetic"}).source()
+
+
+def test_latents_of_other_sizes_are_neither_joined_nor_read(
+    config: ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert encode.run(config, tmp_path / "run") == 0
+    folder, files = tmp_path / "kept", sorted((tmp_path / "kept").rglob("*"))
+    monkeypatch.setattr(Dataset, "shapes", (SHAPES[0], (1, 64, 16, 3)))
+    with pytest.raises(fd.UserError, match=rf"^{folder}/train holds latents of 16x64, and dataset\.of has no data of"):
+        Latents(str(folder), {"name": "synthetic"}).source()
+    monkeypatch.setattr(Dataset, "source", lambda self: [{"x": np.zeros(SHAPES[0], np.float32)}])
+    with pytest.raises(fd.UserError, match=rf"^{folder}/train .* of 32x32, 16x64, and these are of one size; name"):
+        encode.run(config, tmp_path / "run")
+    assert sorted(folder.rglob("*")) == files
+
+
+def test_latents_of_one_size_are_not_joined_by_others(config: ConfigDict, tmp_path: Path) -> None:
+    folder = tmp_path / "kept" / TRAIN
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text('{"num": 1, "shard": 2, "record": [], "dataset": {}, "codec": {}}')
+    with pytest.raises(fd.UserError, match=rf"^{folder} holds latents of one size, and these are of 32x32, 16x64;"):
+        encode.run(config, tmp_path / "run")
+
+
+def test_features_that_are_damaged_are_made_again(
+    config: ConfigDict, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert encode.run(config, tmp_path / "run") == 0
+    folder = tmp_path / "kept" / TRAIN / "texts"
+    sound, file = TextFeatures(folder), folder / "shards" / "000001.array_record"
+    content, wanted = bytearray(file.read_bytes()), sound[2]
+    content[content.index(wanted.tobytes())] ^= 4  # one bit
+    file.write_bytes(content)
+    with pytest.raises(fd.UserError, match=rf"^{file} is damaged \(.*the same command with --mode=encode makes them"):
+        TextFeatures(folder)[2]
+    capsys.readouterr()
+    assert encode.run(config, tmp_path / "run") == 0
+    out = capsys.readouterr().out
+    assert f"{file} is damaged (" in out and f"{folder}: resuming, 3 of 5 texts are there" in out
+    np.testing.assert_array_equal(TextFeatures(folder)[2], wanted)
+
+
+def test_features_of_another_encoder_are_refused_before_anything_is_read(
+    config: ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config.text = {"name": "hashed_words", "width": 32, "seed": 0}
+    assert encode.run(config, tmp_path / "run") == 0
+    config.text.seed = 1
+    monkeypatch.setattr(encode, "damaged", lambda *args: pytest.fail("latents are read"))
+    with pytest.raises(fd.UserError, match=r"texts holds features made with other words: encoder is 'hashed_words of"):
+        encode.run(config, tmp_path / "run")
+    with pytest.raises(fd.UserError, match=r"encoder is 'hashed_words of seed 0' there, 'hashed_words of seed 1' here"):
+        train.run(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    monkeypatch.setattr(captions.cluster, "first", lambda: False)  # whose files are large: one of several reads them
+    assert captions.reader(build_experiment(config), {"tokens": 0, "mask": 0})
 
 
 def test_a_folder_with_captions_is_encoded_in_bins(config: ConfigDict, tmp_path: Path) -> None:
