@@ -128,7 +128,7 @@ def _lasting(stream: Any, name: str, last: Fraction) -> Iterator[tuple[Any, Frac
         before, since = frame, at
     if before is not None:
         rate = stream.average_rate
-        yield before, since + max(last, (before.duration or 0) * tick, 1 / rate if rate else last) + slack
+        yield before, since + max(last, (before.duration or 0) * tick, 1 / rate if rate else last)
 
 
 def _seconds(stream: Any) -> Fraction:
