@@ -73,7 +73,7 @@ def header(file: BinaryIO, name: str) -> Header:
         if first is None:
             raise Corrupt(name, "no picture that can be decoded")
         width, height = _shown(first, stream).size
-        return Header(height, width, _seconds(stream))
+        return Header(height, width, _seconds(stream, first.pts or 0))
 
 
 def read(file: BinaryIO, name: str, frames: int, size: tuple[int, int], fps: float) -> np.ndarray:
@@ -127,17 +127,16 @@ def _lasting(stream: Any, name: str, last: Fraction) -> Iterator[tuple[Any, Frac
             yield before, at - slack
         before, since = frame, at
     if before is not None:
-        rate = stream.average_rate
-        yield before, since + max(last, (before.duration or 0) * tick, 1 / rate if rate else last)
+        yield before, since + max(last, (before.duration or 0) * tick)
 
 
-def _seconds(stream: Any) -> Fraction:
-    """How long the pictures of a stream last: as its header says, else as its last packets do."""
+def _seconds(stream: Any, start: int) -> Fraction:
+    """How long the pictures of a stream last from `start` on: as its header says, else as its last packets do."""
     if stream.duration:
         return stream.duration * stream.time_base
     from av.error import FFmpegError
 
-    container, start = stream.container, stream.start_time or 0
+    container = stream.container
     with suppress(FFmpegError):  # without an index all packets are read
         container.seek(container.duration or 0)  # in microseconds, to the last whole picture before
     ends = (packet.pts + (packet.duration or 0) for packet in container.demux(stream) if packet.pts is not None)

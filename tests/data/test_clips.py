@@ -74,6 +74,7 @@ def test_records_are_the_beginnings_of_clips(clips: Path) -> None:
     assert [levels(record["x"])[0] for record in source] == [10, 0, 0]
     assert levels(source[1]["x"]) == [*range(9)]
     assert levels(dataset(clips, fps=8, frames=5).source()[1]["x"]) == [0, 2, 4, 6, 8]
+    assert dataset(clips, fps=32).source().texts == [("just so",), ("long",), ("short",), ("tall", "high")]
 
 
 def test_clips_too_short_are_named(clips: Path) -> None:
@@ -171,6 +172,14 @@ def test_what_cannot_be_read_is_skipped_and_named(clips: Path, caplog: pytest.Lo
     (clips / "tall.mp4").unlink()
     with pytest.raises(UserError, match=r"tall\.mp4 was listed but cannot be read \(No such file or directory\)"):
         source[2]
+
+
+def test_a_clip_that_is_gone_before_its_header_is_read(clips: Path) -> None:
+    data = dataset(clips)
+    assert data.fingerprint()
+    (clips / "tall.mp4").unlink()
+    with pytest.raises(UserError, match=r"tall\.mp4 was listed but cannot be read \(No such file or directory\)"):
+        data.source()
 
 
 def test_tables_as_trainers_of_clips_have_them(clips: Path) -> None:

@@ -1,4 +1,4 @@
-"""`--mode=encode` of captioned clips of two shapes by a Wan's autoencoder: latents and captions, stopped and resumed."""
+"""`--mode=encode` of captioned clips of two shapes by a Wan's autoencoder: latents and captions, stopped, resumed."""
 
 from __future__ import annotations
 
