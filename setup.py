@@ -45,7 +45,7 @@ setup(
         ],
         "convert": ["torch>=2.13,<3"],  # reading .pt files
         "hub": ["huggingface_hub>=1,<3"],  # models by their name at the Hugging Face hub
-        "video": ["av>=15,<19"],  # MP4 files
+        "video": ["av>=15,<19"],  # clips, read and written
         "text": ["sentencepiece>=0.2,<0.3", "ftfy>=6.3,<7"],  # prompts for models of text
         # Google's library under its Cloud Platform terms: drives TPUs, and compiles for them without one
         "tpu": ["jax[tpu]>=0.10.2,<0.12"],
