@@ -1,4 +1,4 @@
-# Two commands: `make demo` and `make test`. Each sets up .venv on its first run.
+# `make demo`, `make demo-text` and `make test`. Each sets up .venv on its first run.
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -7,13 +7,16 @@ LEFT := --ignore-glob='*/test_oracles*.py'  # which import torch to be looked at
 
 unexport PYTHONDONTWRITEBYTECODE  # tests start many processes, and pytest rewrites what they assert
 
-.PHONY: help demo test test-fast test-oracles lint clean
+.PHONY: help demo demo-text test test-fast test-oracles lint clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 demo: $(VENV)/.installed  ## the whole method on real data: train, flexify, fine-tune, report
 	$(PY) -m flexidit_jax.main --config=configs/digits.py
+
+demo-text: $(VENV)/.installed  ## the same for texts: captioned scenes, a weak mode by distillation, all words right
+	$(PY) -m flexidit_jax.main --config=configs/scenes.py
 
 test: $(VENV)/.installed  ## lint and every test that needs no torch
 	$(VENV)/bin/ruff check .

@@ -30,9 +30,10 @@ def get_config(variant: str = "") -> ConfigDict:
         "learning_rate": 8e-4,
         "warmup": 1 if smoke else 1000,
         "adapters": 4 if smoke else 32,
-        "loss": {"name": "distillation", "variance_weight": 1.0},
     }
-    config.train.stages = (*config.train.stages[:1], adapt) if smoke else (adapt,)
+    pretrain = {**config.train.stages[0], "loss": config.train.loss.to_dict()}
+    config.train.stages = (pretrain, adapt) if smoke else (adapt,)
+    config.train.loss = {"name": "distillation", "variance_weight": 1.0}
     config.train.optimizer.update(weight_decay=1e-2, clip=0.02)
     config.train.ema.warmup = True  # 5,000 steps at 0.9999 alone would leave 61 % of the untrained start
     if not smoke:

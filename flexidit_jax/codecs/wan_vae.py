@@ -275,12 +275,12 @@ def _run(step: Any, model: WanVAE, params: Params, pieces: Iterator[Array]) -> I
         yield found
 
 
-@partial(jax.jit, static_argnames=("model", "first"))
+@partial(jax.jit, static_argnames=("model", "first"), donate_argnames="past")
 def _encode(model: WanVAE, params: Params, past: Params, x: Array, first: bool) -> tuple[Any, Params]:
     return model.apply({"params": params, **past}, x, first, method="moments", mutable=[PAST])
 
 
-@partial(jax.jit, static_argnames=("model", "first"))
+@partial(jax.jit, static_argnames=("model", "first"), donate_argnames="past")
 def _decode(model: WanVAE, params: Params, past: Params, z: Array, first: bool) -> tuple[Array, Params]:
     return model.apply({"params": params, **past}, z, first, method="decode", mutable=[PAST])
 

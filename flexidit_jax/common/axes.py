@@ -2,6 +2,8 @@
 
 Parameters are placed by a table of paths (`training.sharding`); activations by the words here, where the compiler
 would otherwise choose otherwise. Without a mesh every function here does nothing.
+
+One axis of the mesh, `tensor`, splits either heads or tokens: `split` says which.
 """
 
 from __future__ import annotations
@@ -9,15 +11,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from flexidit_jax.common.types import Array
 
-MESH_AXES = {"records": ("data", "fsdp"), "heads": ("tensor",)}
+MESH_AXES = {"records": ("data", "fsdp"), "tokens": ("tensor",), "heads": ("tensor",)}
 
 
 def using(mesh: Mesh | None) -> AbstractContextManager:
@@ -36,6 +38,15 @@ def ways(word: str) -> int:
     return math.prod(shape.get(axis, 1) for axis in MESH_AXES[word])
 
 
+def split(heads: int) -> tuple[str | None, str | None]:
+    """The words of the tokens [R, N, ..] and of the heads, or columns, of a network with so many heads.
+
+    Heads are split where the mesh divides them. Else tokens are, of any number: queries of each device then read the
+    keys and values of all.
+    """
+    return ("tokens", None) if heads % ways("heads") else (None, "heads")
+
+
 def platform() -> str:
     """What a program is traced for, "cpu", "gpu" or "tpu": that of the mesh in use, else where arrays go by default."""
     device = jax.sharding.get_abstract_mesh().abstract_device or jax.config.jax_default_device
@@ -43,7 +54,10 @@ def platform() -> str:
 
 
 def laid(x: Array, *words: str | None) -> Array:
-    """`x` with its axes split as the words say; None and axes not named mean whole, as do those that do not divide."""
+    """`x` with its axes split as the words say; None and axes not named mean whole.
+
+    Whole are those too that the mesh does not divide, but for tokens: the last devices have fewer.
+    """
     return jax.lax.with_sharding_constraint(x, _spec(x, words)) if _ours() else x
 
 
@@ -51,16 +65,24 @@ def mapped(function: Callable[..., Array], *words: tuple[str | None, ...]) -> Ca
     """`function` run by each device on its parts of the arguments: for what the compiler does not split by itself.
 
     Args:
-      words: of every argument, for all arrays in it, as `laid` takes them; the result lies as the first argument does.
+      words: of every argument, as `laid` takes them; the result lies as the first argument does. Tokens are filled up
+        with zeros to parts of one length, and the result is cut.
     """
     if not _ours():
         return function
 
-    def run(*args: Any) -> Array:
-        specs = tuple(jax.tree.map(lambda x, w=w: _spec(x, w), arg) for arg, w in zip(args, words, strict=True))
-        return jax.shard_map(function, in_specs=specs, out_specs=specs[0], check_vma=False)(*args)
+    def run(*args: Array) -> Array:
+        specs = tuple(map(_spec, args, words))
+        whole = jax.shard_map(function, in_specs=specs, out_specs=specs[0], check_vma=False)(*map(_even, args, words))
+        return whole[tuple(map(slice, args[0].shape))]
 
     return run
+
+
+def _even(x: Array, words: tuple[str | None, ...]) -> Array:
+    """`x` with tokens filled up to what the mesh divides."""
+    missing = [-size % ways(word) if word == "tokens" else 0 for size, word in zip(x.shape, words)]
+    return jnp.pad(x, [(0, n) for n in missing] + [(0, 0)] * (x.ndim - len(missing))) if any(missing) else x
 
 
 def _ours() -> bool:
@@ -69,5 +91,6 @@ def _ours() -> bool:
 
 
 def _spec(x: Array, words: tuple[str | None, ...]) -> PartitionSpec:
-    split = (MESH_AXES[word] if word and size % ways(word) == 0 else None for size, word in zip(x.shape, words))
-    return PartitionSpec(*split)
+    uneven = ("tokens",)
+    axes = (MESH_AXES[w] if w and (w in uneven or size % ways(w) == 0) else None for size, w in zip(x.shape, words))
+    return PartitionSpec(*axes)

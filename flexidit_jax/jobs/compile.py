@@ -42,7 +42,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
     lowerings, axes = [], None
     if "train" in section.programs:
         mesh = mesh_over(where.devices, **train.mesh)
-        check_axes(experiment.model.width, experiment.model.num_heads, mesh)
+        check_axes(experiment.model, experiment.train.stages, mesh)
         check_batch(train.batch, mesh, train.accumulate)
         lowerings += training_programs(experiment.model, experiment.process, train, experiment.seed, mesh)
         axes = dict(mesh.shape)
@@ -50,7 +50,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
         print(f"{where.name}: {len(where.devices)} device(s), training on {shape}")
     if "sample" in section.programs:
         asked, model = experiment.sample, experiment.model
-        batch = asked.batch or size(model.conditioner.parse(asked.labels))
+        batch = asked.batch or (1 if asked.labels is None else size(model.conditioner.parse(asked.labels)))
         words = asked.spec, batch, where.devices[0], experiment.codec
         lowerings += sampling_programs(model, experiment.process, train, *words)
         print("sampling: one device with a batch of its own; several sample side by side")

@@ -20,7 +20,7 @@ from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.files import written_aside
 from flexidit_jax.evaluation.extraction import Halted
 from flexidit_jax.evaluation.judge import Judge
-from flexidit_jax.evaluation.requests import balanced_labels
+from flexidit_jax.evaluation.requests import Requests
 from flexidit_jax.evaluation.studies.scores import Scores, measure, opened
 from flexidit_jax.evaluation.studies.scores_page import markdown, picture
 from flexidit_jax.evaluation.study import study_folder, write_study
@@ -110,10 +110,10 @@ def _of_model(config: ConfigDict, workdir: Path) -> int:
     plan = flex.plan(spec=meant, batch=batch)
     say_unread(flex, asked)
     spec = meant.settled(plan)
-    judge = Judge(experiment.dataset, experiment.codec, experiment.evaluate.features)
-    labels = balanced_labels(samples, experiment.dataset.classes)
-    images = flex.sample(labels, spec=spec, batch=batch, **asked.others)
-    score, flops = judge.score(images, labels), flex.flops(spec=spec)
+    requests = Requests.of(flex, dataset, samples)
+    judge = Judge(dataset, experiment.codec, experiment.evaluate.features)
+    images = requests.draw(flex, spec, batch=batch, **asked.others)
+    score, flops = judge.score(images, requests.asked), flex.flops(spec=spec)
     result = {
         **score.record(),
         "samples": samples,

@@ -41,6 +41,8 @@ def run(config: ConfigDict, workdir: Path) -> int:
         raise UserError("this config has no search section")
     if asked.spec.guide is not None:
         raise UserError(f"search wants sample.guide=None, each mode guiding itself, got {asked.spec.guide!r}")
+    if getattr(experiment.dataset, "classes", None) is None:
+        raise UserError("search draws samples of classes, and this dataset has none; --mode=report draws captions")
     _, flex = experiment.check(experiment.dataset.source, partial(trained_model, experiment, workdir))
     negatives(flex.model.conditioner, asked.others["negative"], 1)  # one for all
     folder = study_folder(section.out, workdir / "search")

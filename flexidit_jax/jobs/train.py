@@ -67,7 +67,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
     experiment = build_experiment(config, workdir)
     experiment.wants_dataset()
     mesh = make_mesh(**experiment.train.mesh)
-    check_axes(experiment.model.width, experiment.model.num_heads, mesh)
+    check_axes(experiment.model, experiment.train.stages, mesh)
     check_batch(experiment.train.batch, mesh, experiment.train.accumulate)
     check_watching(experiment.train.preview_every)
     asked, shown = experiment.sample, (None, None)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import flax.linen as nn
 import jax.numpy as jnp
 
-from flexidit_jax.common.axes import laid
+from flexidit_jax.common.axes import laid, split
 from flexidit_jax.common.types import Array
 from flexidit_jax.models.attention.attention import Attention
 from flexidit_jax.models.attention.kept import Kept
@@ -42,7 +42,7 @@ class Block(nn.Module):
         self.cross_attention = Attention(self.num_heads, self.dtype, self.backend, self.qk_norm)
         if self.cross_norm:
             self.norm_cross = AffineNorm(self.dtype)
-        self.mlp = Mlp(self.hidden, self.dtype)
+        self.mlp = Mlp(self.width, self.hidden, self.dtype, split(self.num_heads))
 
     def modulated(self, shared: Array) -> Array:
         """`Shared.blocks` -> [..., 6, d]."""
@@ -69,21 +69,20 @@ class Block(nn.Module):
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = (m[..., i, :] for i in range(6))
         h = self.norm1(x, shift_a, scale_a, layout)
         h = self.attention(h, rope=rope, seen=seen_in(layout))
-        x = _added(x, h, per_token(gate_a, layout))  # [B, N, d]
+        x = self._added(x, h, per_token(gate_a, layout))  # [B, N, d]
         if source is not None:
             h = self.norm_cross(x) if self.cross_norm else x
-            x = _added(x, self.cross_attention(h, source.of(number), seen=source.seen))
+            x = self._added(x, self.cross_attention(h, source.of(number), seen=source.seen))
         h = self.norm2(x, shift_m, scale_m, layout)
-        return _added(x, self.mlp(h), per_token(gate_m, layout))  # [B, N, d]
+        return self._added(x, self.mlp(h), per_token(gate_m, layout))  # [B, N, d]
 
+    def _added(self, x: Array, more: Array, gate: Array | None = None) -> Array:
+        """`x + gate more`, the product in float32, the sum in the dtype of x, the residual stream.
 
-def _added(x: Array, more: Array, gate: Array | None = None) -> Array:
-    """`x + gate more`, the product in float32, the sum in the dtype of x, the residual stream.
-
-    A float32 sum that is rounded afterwards would not do: XLA leaves such roundings out, and the stream float32.
-    """
-    more = more if gate is None else gate.astype(jnp.float32) * more
-    return laid(x + more.astype(x.dtype), "records")
+        A float32 sum that is rounded afterwards would not do: XLA leaves such roundings out, and the stream float32.
+        """
+        more = more if gate is None else gate.astype(jnp.float32) * more
+        return laid(x + more.astype(x.dtype), "records", split(self.num_heads)[0])
 
 
 class Final(nn.Module):

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flexidit_jax.common.axes import laid
+from flexidit_jax.common.axes import laid, split
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.types import Array, Patch, Prediction
 from flexidit_jax.models.attention.kept import Kept
@@ -147,7 +147,7 @@ class DiT(nn.Module):
             sizes, x = x.shape[1:], self.embed(x)  # [B, N, d]
             if self.positions == "sincos":
                 x = x + position_embedding(sizes, self.patch, self.base_patch, self.width, self.span)
-            x = laid(x, "records")
+            x = laid(x, "records", split(self.num_heads)[0])
             if self.has_variable("params", "patch_embedding"):  # optional: see models.flexify
                 x = x + self.get_variable("params", "patch_embedding")
             return x.astype(self.residual)

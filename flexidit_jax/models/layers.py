@@ -13,20 +13,26 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flexidit_jax.common.axes import laid
+from flexidit_jax.common.axes import laid, ways
 from flexidit_jax.common.types import Array
 from flexidit_jax.models.layout import Layout, per_token
+from flexidit_jax.models.pieces import pieces
 from flexidit_jax.models.position import timestep_features
+
+#: bytes of the hidden layer of one sequence that a device may hold at once; above, its tokens come in pieces
+MOST_HIDDEN = 2**28
+#: tokens of a piece come by so many, as kernels of products want rows
+LANES = 128
 
 
 def project(x: Array, kernel: Array, dtype: jnp.dtype) -> Array:
     """[..., k] @ [k, m] -> [..., m] in `dtype`.
 
     Leading axes are flattened: the weight gradient of a three-dimensional product is slow on XLA's
-    CPU backend.
+    CPU backend. Not where a mesh may split records and tokens, which one axis of both could not say.
     """
-    flat = x.reshape(-1, x.shape[-1]).astype(dtype) @ kernel.astype(dtype)
-    return flat.reshape(*x.shape[:-1], kernel.shape[-1])
+    flat = x if ways("tokens") > 1 else x.reshape(-1, x.shape[-1])
+    return (flat.astype(dtype) @ kernel.astype(dtype)).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 class Dense(nn.Module):
@@ -112,12 +118,37 @@ class AffineNorm(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two dense layers around a tanh-approximated GELU."""
+    """Two dense layers around a tanh-approximated GELU; tokens of long sequences a piece after the other.
 
+    Attributes:
+      width: columns of tokens.
+      hidden: columns between the layers.
+      dtype: of products.
+      split: words of the tokens and of the hidden columns (`common.axes.split`).
+    """
+
+    width: int
     hidden: int
     dtype: jnp.dtype
+    split: tuple[str | None, str | None] = (None, "heads")
 
-    @nn.compact
+    def setup(self) -> None:
+        self.fc1, self.fc2 = Dense(self.hidden, self.dtype), Dense(self.width, self.dtype)
+
     def __call__(self, x: Array) -> Array:
-        x, width = laid(Dense(self.hidden, self.dtype, name="fc1")(x), "records", None, "heads"), x.shape[-1]
-        return Dense(width, self.dtype, name="fc2")(nn.gelu(x, approximate=True))  # [B, N, d]
+        """[B, N, width] -> the same."""
+        length = x.shape[1]
+        count = pieces(length * self.hidden * jnp.dtype(self.dtype).itemsize // ways("heads"), MOST_HIDDEN, length)
+        if count == 1:
+            return self._at_once(x)
+        parts = jnp.pad(x, ((0, 0), (0, -length % (count * LANES)), (0, 0)))
+        every = nn.scan(Mlp._piece, variable_broadcast="params", split_rngs={"params": False})
+        made, _ = every(self, parts.reshape(count, 1, -1, self.width), jnp.arange(count))
+        return made.reshape(parts.shape)[:, :length]
+
+    def _piece(self, parts: Array, number: Array) -> tuple[Array, None]:
+        """One in its place: what is not made yet is what it is made of, and there is no second array."""
+        return parts.at[number].set(self._at_once(parts[number])), None
+
+    def _at_once(self, x: Array) -> Array:
+        return self.fc2(nn.gelu(laid(self.fc1(x), "records", *self.split), approximate=True))

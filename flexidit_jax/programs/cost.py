@@ -12,6 +12,7 @@ import jax
 
 from flexidit_jax.programs.collectives import Traffic, collectives
 from flexidit_jax.programs.hlo import parse
+from flexidit_jax.programs.largest_arrays import Made, largest_arrays
 from flexidit_jax.programs.launches import counted
 from flexidit_jax.programs.lower import Lowering
 from flexidit_jax.programs.memory_traffic import moved_bytes
@@ -40,6 +41,7 @@ class Compiled:
       weight_copies: bytes of weights that a GPU writes anew in one run (see `programs.weight_copies`).
       largest_batch: that fits, where it was asked for (see `programs.largest_batch`).
       kept: bytes of keys and values of texts, made once a prompt, which are among the arguments.
+      largest: of the arrays that it makes (see `programs.largest_arrays`).
     """
 
     name: str
@@ -63,6 +65,7 @@ class Compiled:
     weight_copies: float | None = None
     largest_batch: int | None = None
     kept: int = 0
+    largest: Sequence[Made] = ()
 
     @property
     def total(self) -> int | None:
@@ -89,7 +92,9 @@ class Compiled:
     def as_json(self, where: Slice) -> dict[str, Any]:
         """All of it; bytes held once more under `memory`, seconds of the estimate under `estimate`."""
         parts = {key: getattr(self, key) for key in ("arguments", "outputs", "aliased", "temporaries", "code", "total")}
-        return {**asdict(self), "total": self.total, "memory": parts, "estimate": self.bounds(where)}
+        largest = [made._asdict() for made in self.largest]
+        others = {"total": self.total, "memory": parts, "estimate": self.bounds(where), "largest": largest}
+        return {**asdict(self), **others}
 
 
 def compile_program(lowering: Lowering, where: Slice) -> Compiled:
@@ -123,6 +128,7 @@ def compile_program(lowering: Lowering, where: Slice) -> Compiled:
         moved=moved_bytes(program),
         unknown_loops=len(program.runs()[1]),
         kept=lowering.kept,
+        largest=largest_arrays(program),
     )
     if where.devices[0].platform == "gpu":
         made = replace(made, **counted(program)._asdict(), weight_copies=weight_copies(program, lowering.weights))
@@ -146,6 +152,7 @@ def table(programs: Sequence[Compiled], where: Slice) -> str:
         memory = (_gib(one.arguments), _gib(new), _gib(one.temporaries), _gib(one.total), _fits(one, where))
         lines.append(f"| {one.name} | {one.batch} | {' | '.join(memory)} | {one.seconds:.0f} s |")
     lines += _of_texts(programs)
+    lines += _largest(programs)
     lines += _on_gpu(programs)
     lines += [
         "",
@@ -169,6 +176,17 @@ def _of_texts(programs: Sequence[Compiled]) -> list[str]:
     """What is kept of texts, where they are read."""
     lines = [f"| {one.name} | {_gib(one.kept)} |" for one in programs if one.kept]
     heads = ("", "| program | of the arguments, keys and values of texts, GiB |", "|---|---|")
+    return [*heads, *lines] if lines else []
+
+
+def _largest(programs: Sequence[Compiled]) -> list[str]:
+    """The largest arrays, where they are known."""
+    lines = [
+        f"| {one.name} | {'; '.join(f'{made.bytes / 2**20:.4g} {made.shape} {made.by}' for made in one.largest)} |"
+        for one in programs
+        if one.largest
+    ]
+    heads = ("", "| program | largest arrays that it makes, MiB |", "|---|---|")
     return [*heads, *lines] if lines else []
 
 

@@ -30,10 +30,12 @@ class Piece:
     Attributes:
       bytes: of its elements, without padding.
       space: memory space; 0 is HBM (or host memory on a CPU), others lie on the chip itself.
+      shape: as printed, `bf16[2,3]`.
     """
 
     bytes: int
     space: int = 0
+    shape: str = ""
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,7 @@ def pieces(text: str) -> Iterator[Piece]:
     for kind, sides, layout in _ARRAY.findall(text):
         space = re.search(r"S\((\d+)\)", layout)
         elements = prod(int(side) for side in sides.split(",") if side)
-        yield Piece(elements * BITS.get(kind, 0) // 8, int(space[1]) if space else 0)
+        yield Piece(elements * BITS.get(kind, 0) // 8, int(space[1]) if space else 0, f"{kind}[{sides}]")
 
 
 def _instruction(line: str) -> Instruction | None:

@@ -62,20 +62,16 @@ def with_empty_text(
       mask: which of the features count: "own" (None), those of its tokens; or "caption", all there is room for.
 
     Raises:
-      UserError: an encoder of other features, or one that cannot be read.
+      UserError: an encoder of other features, or one that cannot be read (its `check`).
     """
     conditioner = config["model"]["conditioner"]
+    encoder.check(conditioner["features"])
     try:
         found = encoder.encode([""], padded=mask == "caption")
     finally:
         encoder.free()
     [features], [own] = found["tokens"], found["mask"]
     features = np.array(features if mask == "caption" else features[own], np.float32)
-    if features.shape[1] != conditioner["features"]:
-        raise UserError(
-            f"the text encoder {encoder.path} makes features of {features.shape[1]} channels, and the model reads"
-            f" {conditioner['features']}; the encoder that it was trained with would do"
-        )
     conditioner = {**conditioner, "null_length": len(features), "null_mask": mask or "own"}
     null = {"trunk": {"conditioner": {"null": features}}}
     return {**config, "model": {**config["model"], "conditioner": conditioner}}, merge(params, null)

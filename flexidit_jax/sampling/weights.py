@@ -2,8 +2,8 @@
 
 A network in bfloat16 casts its kernels in every call. Where they do not change, casting them once gives the same bits
 and halves what a call reads. `apart` gives every block arrays of its own: of stacked ones a step copies each block's
-slice before it multiplies by it, where the compiler cannot read it in place. In bfloat16 q, k and v then have kernels
-of their own too: a fused kernel of attention wants three arrays, and slicing one product into them is a copy.
+slice before it multiplies by it, where the compiler cannot read it in place. In bfloat16 q, k and v have kernels of
+their own too: a fused kernel of attention wants three arrays, and slicing one product into them is a copy.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ def maker(model: DiT, apart: bool, mesh: Mesh | None = None) -> Callable[[Params
     the host one leaf at a time is on the device beside what is made.
     """
     done: dict[tuple[int, int], tuple[Array, list[Array]]] = {}  # by identity; a leaf is held: none takes its number
-    three = apart and model.dtype == "bfloat16"
+    three, copies = model.dtype == "bfloat16", model.depth if apart else 1
 
     def made(leaf: Array, cast: bool, columns: int) -> list[Array]:
         dtype = jnp.dtype(model.dtype) if cast else leaf.dtype
         if (id(leaf), columns) not in done:
-            arrays = _each(leaf, dtype, columns) if columns else [jnp.asarray(leaf, dtype)]
+            arrays = _each(leaf if apart else leaf[None], dtype, columns) if columns else [jnp.asarray(leaf, dtype)]
             done[id(leaf), columns] = leaf, copied(arrays, mesh)
         return done[id(leaf), columns][1]
 
@@ -68,13 +68,14 @@ def maker(model: DiT, apart: bool, mesh: Mesh | None = None) -> Callable[[Params
             before = modulates or (part == "blocks" and tuple(keys[1:3]) in OF_TOKENS)
             in_blocks = part == "blocks" and not modulates
             cast = part in PARTS and (name in FACTORS or (in_blocks and name == "bias"))
-            if in_blocks and apart and not before:
-                names = ("q", "k", "v") if three and "/qkv/" in path else ("qkv",)
+            names = ("q", "k", "v") if three and "/qkv/" in path else ("qkv",)
+            if in_blocks and not before and (apart or len(names) > 1):
                 columns = 1 if name == "lora_a" else len(names)
                 arrays = made(leaf, cast, columns)
-                for i in range(model.depth):
+                for i in range(copies):
                     for k, new in enumerate(names):
-                        at = f"blocks_{i}{path.removeprefix('blocks').replace('/qkv/', f'/{new}/')}"
+                        block = f"blocks_{i}" if apart else "blocks"
+                        at = f"{block}{path.removeprefix('blocks').replace('/qkv/', f'/{new}/')}"
                         network[at] = arrays[i * columns + k % columns]
                 continue
             array = made(leaf, cast, 0)[0]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -20,7 +20,10 @@ from flexidit_jax.common.axes import MESH_AXES
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.placement import put
 from flexidit_jax.common.trees import map_named
-from flexidit_jax.common.types import Array
+from flexidit_jax.common.types import Array, short_patch_name
+from flexidit_jax.models.dit import DiT
+from flexidit_jax.models.patch import tokens
+from flexidit_jax.training.stages import Stage
 
 #: first match wins; trailing axes of a leaf (stacked blocks carry one more, at the front). What is not named is small
 #: (norms, biases, embeddings of a patch size) and lies whole on every device.
@@ -81,29 +84,32 @@ def _would_do(sizes: dict[str, int], count: int) -> str:
     return f"the sizes must multiply to {count}"
 
 
-def check_axes(width: int, heads: int, mesh: Mesh) -> None:
+def check_axes(model: DiT, stages: Iterable[Stage], mesh: Mesh) -> None:
     """Refuses a mesh along an axis of which kernels, or what attention computes, would lie whole on every device.
 
     Args:
-      width, heads: of the model; the heads divide the width.
+      model, stages: what is trained.
       mesh: what it is to be trained on.
 
     Raises:
-      UserError: fsdp does not divide the width, or tensor the heads; the largest part of it that would is named.
+      UserError: fsdp does not divide the width, or tensor neither divides the heads nor finds as many tokens; what
+        would do is named.
     """
-    splits = {"fsdp": (width, f"width {width}", "no kernel"), "tensor": (heads, f"{heads} attention heads", "none")}
-    for axis, (count, words, nothing) in splits.items():
-        size = mesh.shape[axis]
-        if count % size:
-            fitting = math.gcd(count, size)
-            raise UserError(
-                f"mesh {axis}={size} does not divide the model's {words}, so it would split {nothing};"
-                f" {axis}={fitting} would, with data={mesh.size // fitting // _other(axis, mesh)}"
-            )
+    width, heads, fsdp, tensor = model.width, model.num_heads, mesh.shape["fsdp"], mesh.shape["tensor"]
+    if width % fsdp:
+        why = f"does not divide the model's width {width}, so it would split no kernel"
+        raise UserError(f"mesh fsdp={fsdp} {why}; {_would_split('fsdp', width, mesh)}")
+    few, patch = min((tokens(model.latent, patch), patch) for stage in stages for patch in stage.patches)
+    if heads % tensor and tensor > few:
+        name = short_patch_name(patch)
+        why = f"does not divide the model's {heads} attention heads, nor split the {few} tokens of patch {name}"
+        raise UserError(f"mesh tensor={tensor} {why}; {_would_split('tensor', heads, mesh)}")
 
 
-def _other(axis: str, mesh: Mesh) -> int:
-    return mesh.shape["tensor" if axis == "fsdp" else "fsdp"]
+def _would_split(axis: str, count: int, mesh: Mesh) -> str:
+    """The largest part of an axis that divides a count."""
+    fitting, other = math.gcd(count, mesh.shape[axis]), mesh.shape["tensor" if axis == "fsdp" else "fsdp"]
+    return f"{axis}={fitting} would, with data={mesh.size // fitting // other}"
 
 
 def spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:

@@ -161,12 +161,16 @@ def test_values_that_are_not_finite_are_refused_by_name(file: Path, bad: float, 
 def test_eight_bit_floats_are_read(file: Path) -> None:
     values = np.arange(-4, 4).reshape(2, 4)
     for kind, dtype in (("F8_E4M3", ml_dtypes.float8_e4m3fn), ("F8_E5M2", ml_dtypes.float8_e5m2)):
-        data = values.astype(dtype).tobytes()
-        header = json.dumps({"embed.weight": {"dtype": kind, "shape": [2, 4], "data_offsets": [0, len(data)]}}).encode()
+        data = [array.astype(dtype).tobytes() for array in (values, -values)]
+        names = ("embed.weight", "blocks.0.weight")
+        words = {"dtype": kind, "shape": [2, 4]}
+        places = {name: words | {"data_offsets": [8 * i, 8 * i + 8]} for i, name in enumerate(names)}
+        header = json.dumps(places).encode()
         header += b" " * (-len(header) % 8)
-        file.write_bytes(len(header).to_bytes(8, "little") + header + data)
-        found = read_weights([file], NETWORK)[0]["embed.weight"]
-        np.testing.assert_array_equal(found.astype(np.float32), values)
+        file.write_bytes(len(header).to_bytes(8, "little") + header + b"".join(data))
+        found = read_weights([file], NETWORK)[0]
+        for name, expected in zip(names, (values, -values), strict=True):
+            np.testing.assert_array_equal(found[name].astype(np.float32), expected)
 
 
 # ---------------------------------------------------------------- What is no weight file

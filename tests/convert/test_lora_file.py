@@ -214,6 +214,11 @@ def test_it_wants_its_base_and_what_is_its_own(
         UserError, match=r"lora\.pt names no layout; write \.safetensors, or a folder without an ending$"
     ):
         adapted.export(tmp_path / "lora.pt", patch=WEAK, adapters_only=True)
+    before = load_file(file)
+    save_file({name: array + 1 for name, array in before.items()}, file, open_tensors(file)[1])
+    with pytest.raises(UserError, match=r"lora\.safetensors is of another model .*; overwrite=True replaces it"):
+        adapted.export(file, patch=WEAK, adapters_only=True)
+    save_file(before, file, open_tensors(file)[1])
     own = tmp_path / "lora.mode.safetensors"
     state = load_file(own)
     save_file({name: array + 1 for name, array in state.items()}, own, open_tensors(own)[1])

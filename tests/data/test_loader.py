@@ -149,3 +149,14 @@ def test_a_position_among_bins_is_that_of_any_number_of_hosts() -> None:
         other.set_state(position)
     for whole in expected:
         np.testing.assert_array_equal(np.concatenate([next(other)["x"] for other in others]), whole)
+
+
+def test_the_order_within_a_bin_follows_the_seed() -> None:
+    def first(seed: int) -> list[int]:
+        """The records of bin 0 in the order in which they are read."""
+        [stream] = binned(1, seed=seed)
+        labels = [next(stream)["label"] for _ in range(40)]
+        return [int(label) for batch in labels for label in batch if Binned.bins[label] == 0][:12]
+
+    orders = [first(seed) for seed in (5, 5, 6)]
+    assert orders[0] == orders[1] != orders[2] and sorted(orders[2]) == np.flatnonzero(Binned.bins == 0).tolist()

@@ -39,7 +39,7 @@ def judge() -> Judge:
 
 def test_the_distance_is_that_to_the_training_images(judge: Judge) -> None:
     features = Features((8, 4))
-    features.fit(judge.training, judge.labels)
+    features.fit(*judge.examples)
     training, held_out = (
         Moments.of(features.extract(images)["pool"]).gaussian for images in (judge.training, judge.held_out)
     )
@@ -47,7 +47,7 @@ def test_the_distance_is_that_to_the_training_images(judge: Judge) -> None:
     assert apart > 0.01
     assert judge.fd(judge.held_out) == pytest.approx(apart, rel=1e-6)
     assert abs(judge.fd(judge.training)) < 1e-4 * apart
-    score = judge.score(judge.held_out, judge.held_out_labels)
+    score = judge.score(judge.held_out, judge.held_out_examples.labels)
     assert score.fd == judge.fd(judge.held_out)
     assert len(score.distance.influence) == 30
     assert score.record() == {
@@ -67,7 +67,7 @@ def test_the_nearest_image_is_one_of_training(judge: Judge) -> None:
 def test_images_are_those_of_their_part(judge: Judge) -> None:
     assert (len(judge.training), len(judge.held_out)) == (60, 30)
     assert judge.training.mean() < 127 < judge.held_out.mean()
-    np.testing.assert_array_equal(judge.held_out_labels, np.arange(30) % CLASSES)
+    np.testing.assert_array_equal(judge.held_out_examples.labels, np.arange(30) % CLASSES)
 
 
 def test_features_that_find_no_labels_are_refused() -> None:

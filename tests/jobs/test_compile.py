@@ -23,13 +23,16 @@ from flexidit_jax.models.flops import forward_flops
 from flexidit_jax.models.patch import tokens
 from flexidit_jax.programs.collectives import Traffic
 from flexidit_jax.programs.cost import Compiled, compile_program, table
+from flexidit_jax.programs.gpu_target import gpus
 from flexidit_jax.programs.lower import Lowering, sampling_programs, training_programs
-from flexidit_jax.programs.slices import Slice, tpu_slice
+from flexidit_jax.programs.slices import Slice, devices_here, tpu_slice
 from flexidit_jax.training.sharding import make_mesh, mesh_over
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
 SMOKE = f"--config={CONFIGS / 'imagenet256.py'}:smoke"
+WAN = f"--config={CONFIGS / 'wan.py'}:1.3b"
+MOST = 2**29
 TPU_COMPILER = importlib.util.find_spec("libtpu") is not None or "TPU_LIBRARY_PATH" in os.environ
 
 
@@ -103,6 +106,68 @@ def test_on_eight_devices(on_devices: Callable[..., str], tmp_path: Path) -> Non
     step = record["programs"][0]
     assert step["chips"] == 8 and step["flops"] == 3 * forward_flops(experiment().model, (1, 2, 2))
     assert step["traffic"]["all-reduce"]["bytes"] > 0
+
+
+def test_a_model_of_texts_wants_no_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = {"width": 24, "depth": 1, "num_heads": 2, "latent": (3, 8, 8, 16), "conditioner.features": 8}
+    words = {f"model.{key}": value for key, value in words.items()} | {"sample.batch": None, "train.batch": 2}
+    words |= {"train.stages[0].patches": ("1x2x2", "2x2x2"), "train.stages[0].adapters": 2}
+    assert main([WAN, "--mode=compile", f"--workdir={tmp_path}", *(f"--config.{k}={v}" for k, v in words.items())]) == 0
+    out = capsys.readouterr().out
+    step, sample = json.loads((tmp_path / "compile" / "cpu_1.json").read_text())["programs"]
+    assert (step["name"], step["batch"]) == ("train, patch 2x2x2", 2)
+    assert (sample["name"], sample["batch"], sample["kept"]) == ("sample, 2+2", 1, 2 * 2 * 512 * 24 * 2)
+    first = sample["largest"][0]
+    assert f"| sample, 2+2 | {first['bytes'] / 2**20:.4g} {first['shape']} {first['by']}; " in out
+    assert len(sample["largest"]) == 3 and 0 < first["bytes"] < 2**20
+
+
+@pytest.mark.parametrize(
+    ("config", "hidden", "macs"),
+    [("wan.py:1.3b", 8960, 141.50), ("wan.py:14b", 13824, 839.19), ("wan.py", 8960, 141.50)],
+)
+def test_sizes_of_wans(config: str, hidden: int, macs: float) -> None:
+    model = experiment(config).model
+    assert (model.hidden, model.width // model.num_heads, model.dtype) == (hidden, 128, "bfloat16")
+    assert forward_flops(model, (1, 2, 2)) / 2e12 == pytest.approx(macs, abs=0.01)
+
+
+def test_a_wan_that_there_is_not() -> None:
+    with pytest.raises(UserError, match=r"^configs/wan\.py has no variant '5b'; known: 1\.3b, 14b$"):
+        load_config(f"{CONFIGS / 'wan.py'}:5b")
+
+
+def largest(where: Slice, *programs: str) -> dict[str, int]:
+    """Bytes of the largest array of programs of a step of Wan 1.3B, one block of it, 81 frames of 480x832."""
+    keys = {"model__depth": "1", "train__batch": "1", "sample__schedule": "'1x4x4:20,1x2x2:30'"}
+    built = experiment("wan.py:1.3b", **keys)
+    parts = (built.model, built.process, built.train)
+    lowerings = [*sampling_programs(*parts, built.sample.spec, 1, where.devices[0])]
+    lowerings += training_programs(*parts, 0, mesh_over(where.devices[:1])) if len(programs) > 2 else []
+    made = {one.name: compile_program(one, where).largest[0].bytes for one in lowerings if one.name in programs}
+    assert set(made) == set(programs)
+    return made
+
+
+def test_no_array_of_480p_is_large() -> None:
+    """Scores would be 96 GiB. A CPU's products are float32, with twice the bytes of what runs elsewhere, and what is
+    between the two of an MLP its library does not show (`tests/models/test_layers.py`).
+    """
+    assert largest(devices_here(), "sample, 2+2")["sample, 2+2"] < 2 * MOST
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not TPU_COMPILER, reason="libtpu is not installed")
+def test_no_array_of_480p_is_large_on_a_tpu() -> None:
+    made = largest(tpu_slice("v5e:1x1"), "sample, 2+2", "sample, 4+4", "train, patch 4")
+    assert max(made.values()) < MOST
+
+
+@pytest.mark.oracle
+@pytest.mark.skipif(importlib.util.find_spec("jax_cuda12_plugin") is None, reason="no compiler for CUDA")
+def test_no_array_of_480p_is_large_on_a_gpu() -> None:
+    made = largest(gpus("gpu:h100"), "sample, 2+2", "sample, 4+4", "train, patch 2x2x2", "train, patch 4")
+    assert max(made.values()) < MOST
 
 
 @pytest.mark.slow

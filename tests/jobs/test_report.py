@@ -17,13 +17,15 @@ from PIL import Image
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.progress import Progress
 from flexidit_jax.evaluation.judge import Score
+from flexidit_jax.evaluation.requests import Requests
 from flexidit_jax.evaluation.studies.quality_page import findings, markdown, quality_vs_compute, sample_grid
-from flexidit_jax.evaluation.studies.quality_vs_compute import Report, _against, measure
+from flexidit_jax.evaluation.studies.quality_vs_compute import Report, _against, _of_captions, measure
 from flexidit_jax.metrics.estimate import mean_of
 from flexidit_jax.models.flops import FlopCount
 from flexidit_jax.sampling.spec import SampleSpec
 
 P2, P4, P8 = (1, 2, 2), (1, 4, 4), (1, 8, 8)
+HALF = mean_of(np.arange(400) % 2)
 
 
 # ---------------------------------------------------------------- Rows
@@ -50,6 +52,15 @@ def test_points() -> None:
     assert rows[-1].spec.packing == "packed"
 
 
+def test_a_front_draws_every_schedule_of_weak_first_at_every_scale() -> None:
+    rows = Report(20, 10, 10, (0, 4), (4,), solver="ddim", scales=(1.5, 3)).points((P2, P4))[3:]
+    assert [(row.spec.schedule, row.spec.guidance, row.spec.guide) for row in rows] == [
+        *(("2:10", 1.5, None), ("4:4,2:6", 1.5, None)),
+        *(("2:10", 3.0, None), ("4:4,2:6", 3.0, None)),
+    ]
+    assert {(row.order, row.spec.solver, row.spec.seed) for row in rows} == {("weak_first", "ddim", 0)}
+
+
 def test_how_long_it_takes_is_counted_in_flops(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -72,9 +83,11 @@ def test_how_long_it_takes_is_counted_in_flops(
         flops=lambda spec: FlopCount(costs[spec.schedule], 1.0, 1.0),
         sample=sample,
     )
-    judge = MagicMock()
-    judge.score.return_value = Score(mean_of(np.ones(4)), 0.5, 1.0)
-    measure(flex, Report(samples=4, steps=4, batch=2, weak_first=(0, 2), fewer_steps=(2,), seeds=(0, 1)), judge)
+    judge, requests = MagicMock(), Requests(np.arange(4) % 2)
+    judge.reading.said.return_value = {}
+    judge.score.return_value = Score(mean_of(np.ones(4)), mean_of(np.ones(4)), 1.0)
+    section = Report(samples=4, steps=4, batch=2, weak_first=(0, 2), fewer_steps=(2,), seeds=(0, 1))
+    measure(flex, section, judge, requests)
     assert {*made} == {2.0, 1.5} and sum(made) == 72
     assert capsys.readouterr().err.splitlines()[-1].startswith("report: 72/72 (100 %), ")
 
@@ -97,6 +110,9 @@ def test_points_of_three_modes_mix_the_ends() -> None:
         ({"seeds": ()}, r"report\.seeds must be a list of different numbers, got \(\)"),
         ({"seeds": 3}, r"report\.seeds must be a list of different numbers, got 3"),
         ({"seeds": (1, 1)}, r"report\.seeds must be a list of different numbers"),
+        ({"scales": (1.0, 1.5)}, r"report\.scales must be a list of numbers above 1, got \(1\.0, 1\.5\)"),
+        ({"scales": 1.5}, r"report\.scales must be a list of numbers above 1, got 1\.5"),
+        ({"scales": "1.5"}, r"report\.scales must be a list of numbers above 1, got '1\.5'"),
         ({"seeds": (1, -1)}, r"report\.seeds must lie in 0\.\.2\^31-1"),
     ],
 )
@@ -195,12 +211,35 @@ def test_a_difference_to_the_full_run_is_paired(report: dict[str, Any]) -> None:
 def test_what_a_point_scores_more_is_measured_seed_by_seed() -> None:
     rng = np.random.default_rng(0)
     noise, own = rng.normal(size=(2, 400)), 0.1 * rng.normal(size=(2, 400))
-    full = [Score(mean_of(seed), 0.5, 1.0) for seed in noise]
-    point = [Score(mean_of(seed + other + 0.2), 0.5, 1.0) for seed, other in zip(noise, own)]
+    full = [Score(mean_of(seed), HALF, 1.0) for seed in noise]
+    point = [Score(mean_of(seed + other + 0.2), HALF, 1.0) for seed, other in zip(noise, own)]
     found = _against(point, full)
     assert found["fd"] == pytest.approx(0.2, abs=0.02)
     assert found["error"] == pytest.approx(np.hypot(*own.std(1)) / 20 / 2)
     assert _against(point[:1], full)["error"] == pytest.approx(own[0].std() / 20)
+
+
+def test_words_of_captions_are_compared_seed_by_seed() -> None:
+    """Of two seeds; of labels nothing is said but of their distance."""
+    rng = np.random.default_rng(0)
+    right, unseen = rng.uniform(size=(2, 2, 400)) < 0.8, rng.uniform(size=(2, 2, 40)) < 0.6
+    distance = mean_of(np.ones(440))
+    full, point = (
+        [Score(distance, mean_of(right[i, seed]), 1.0, mean_of(unseen[i, seed])) for seed in (0, 1)] for i in (0, 1)
+    )
+    found, less = _against(point, full), right[1].astype(float) - right[0]
+    assert found["accuracy"] == pytest.approx(less.mean())
+    assert found["accuracy_error"] == pytest.approx(np.hypot(*less.std(1)) / 20 / 2)
+    assert found["accuracy_unseen"] == pytest.approx(unseen[1].mean() - unseen[0].mean())
+    assert _of_captions(point) == pytest.approx(
+        {
+            "accuracy_error": np.hypot(*right[1].std(1)) / 20 / 2,
+            "accuracy_unseen": unseen[1].mean(),
+            "accuracy_unseen_error": np.hypot(*unseen[1].std(1)) / 40**0.5 / 2,
+        }
+    )
+    labels = [Score(distance, mean_of(right[0, 0]), 1.0)]
+    assert _of_captions(labels) == {} and {*_against(labels, labels)} == {"fd", "error"}
 
 
 def test_findings_without_the_alternatives(report: dict[str, Any]) -> None:
@@ -310,7 +349,7 @@ def inside(figure: Figure) -> bool:
 @pytest.mark.parametrize("classes", [1, 2, 3, 10])
 def test_the_title_of_a_sample_grid_is_whole(classes: int) -> None:
     rows = [(f"{share} %", np.zeros((12, 8, 8, 1), np.uint8)) for share in (100, 56)]
-    figure = sample_grid(rows, classes)
+    figure = sample_grid(rows, [*map(str, range(classes))])
     assert inside(figure)
     assert " ".join(figure.get_suptitle().split()) == (
         "rows: share of the FLOPs; columns: class; the same starting noise in every column"
@@ -323,7 +362,7 @@ def test_the_title_of_a_sample_grid_is_whole(classes: int) -> None:
 def test_sample_grid_shows_rows_by_columns(tmp_path: Path, channels: int) -> None:
     rng = np.random.default_rng(0)
     rows = [(f"{share} %", rng.integers(0, 256, (12, 8, 8, channels), dtype=np.uint8)) for share in (100, 56, 27)]
-    figure = sample_grid(rows, 10)
+    figure = sample_grid(rows, [*map(str, range(10))])
     assert len(figure.axes) == 30
     for i, axis in enumerate(figure.axes):
         shown = np.asarray(axis.images[0].get_array()).reshape(8, 8, channels)
@@ -333,3 +372,15 @@ def test_sample_grid_shows_rows_by_columns(tmp_path: Path, channels: int) -> Non
     with Image.open(tmp_path / "grid.png") as image:
         image.load()
         assert min(image.size) > 100
+
+
+def test_sample_grid_shows_images_of_several_sizes() -> None:
+    images = [np.zeros((8, 16, 1), np.uint8), np.full((16, 8, 1), 255, np.uint8)] * 2
+    captions = ["a bold three left of a faint seven", "a faint two above a bold five"]
+    figure = sample_grid([("100 %", images), ("56 %", images)], captions, "caption")
+    assert [axis.images[0].get_array().shape for axis in figure.axes] == [(8, 16), (16, 8)] * 2
+    assert [" ".join(axis.get_title().split()) for axis in figure.axes[:2]] == captions
+    figure.draw_without_rendering()
+    wide, high = (axis.get_position().width for axis in figure.axes[:2])
+    assert wide == pytest.approx(2 * high, rel=0.1)
+    assert "columns: caption;" in " ".join(figure.get_suptitle().split()) and inside(figure)

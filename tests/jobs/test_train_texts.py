@@ -161,6 +161,26 @@ def test_pictures_are_told_their_own_size(
     assert told == {(128, 128, 1), (64, 256, 0.25)}
 
 
+def test_shapes_that_a_model_cannot_have_are_refused(pixart_pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Dataset:
+        shape, shapes = SHAPES[0], (*SHAPES, (1, 12, 20, 4))
+
+    Dataset.__module__ = synthetic.__name__
+    monkeypatch.setattr(synthetic, "Dataset", Dataset)
+    made = config(pixart_pipeline)
+    made.dataset = {"name": "synthetic"}
+    assert build_experiment(made).model.latent == SHAPES[0]
+    made.train.stages = ({"patches": (2, 8), "steps": 2},)
+    with pytest.raises(fd.UserError, match=r"^patch 8 does not divide the latent 1x12x20 "):
+        build_experiment(made)
+    made.model.span = None
+    with pytest.raises(fd.UserError, match=r"^a latent must be 16x16 for this model, whose positions count patches$"):
+        build_experiment(made)
+    made.model.update(span=4.0, latent=(1, 20, 12, 4))
+    with pytest.raises(fd.UserError, match=r"make latents of \(1, 16, 16, 4\)$"):
+        build_experiment(made)
+
+
 def test_captions_that_nothing_reads_are_refused(
     pixart_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

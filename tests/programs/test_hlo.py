@@ -188,7 +188,10 @@ def test_replica_groups_in_all_their_spellings(groups: str, size: int) -> None:
 
 def test_shapes_of_tuples_with_layouts() -> None:
     text = "(f32[2,3]{1,0:T(8,128)S(1)}, (bf16[4]{0:T(512)(128)(2,1)}), /*index=2*/pred[], u32[]{:S(2)}, token[])"
-    assert list(pieces(text)) == [Piece(24, 1), Piece(8), Piece(1), Piece(4, 2), Piece(0)]
+    assert list(pieces(text)) == [
+        Piece(24, 1, "f32[2,3]"), Piece(8, 0, "bf16[4]"), Piece(1, 0, "pred[]"), Piece(4, 2, "u32[]"),
+        Piece(0, 0, "token[]"),
+    ]  # fmt: skip
 
 
 def test_which_array_of_a_tuple() -> None:

@@ -97,10 +97,23 @@ def test_an_encoder_that_cannot_be_used_is_a_note_or_a_refusal(
 
 def test_the_encoder_of_another_model_is_refused(pixart_pipeline: Path) -> None:
     golden = Path(__file__).parents[1] / "golden"
-    with pytest.raises(UserError, match=r"makes features of 32 channels, and the model reads 24; the encoder that it"):
+    with pytest.raises(UserError, match=r"makes features of 32 channels, and the model reads 24; set text\.path to"):
         fd.load(golden / "pixart_tiny.safetensors", text=pixart_pipeline, null="empty")
     with pytest.raises(UserError, match=r"^null='empty' wants a text encoder; name one as text=, such as the folder"):
         fd.load(golden / "pixart_tiny.safetensors", null="empty")
+
+
+def test_encoders_without_files_are_refused_alike() -> None:
+    golden = Path(__file__).parents[1] / "golden"
+    words = {"name": "hashed_words", "width": 16}
+    with pytest.raises(
+        UserError, match=r"^text\.width=16 makes features of 16 channels, and the model reads 24; set it"
+    ):
+        fd.load(golden / "pixart_tiny.safetensors", text=words, null="empty")
+    flex = fd.load(golden / "pixart_tiny.safetensors", text={**words, "width": 24}, null="empty")
+    [null], mask = null_of(flex)
+    np.testing.assert_array_equal(null, flex.text.encode([""])["tokens"][0, 0])
+    assert mask == "own" and null.any()
 
 
 def test_the_encoder_is_freed(pixart_pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,6 +71,9 @@ def test_in_bfloat16_q_k_and_v_are_apart(flex: FlexiDiT) -> None:
     for name, part in zip("qkv", np.split(qkv[1], 3, -1), strict=True):
         np.testing.assert_array_equal(made["blocks_1"]["attention"][name]["kernel"], part.astype(jnp.bfloat16))
     assert {leaf.dtype for leaf in jax.tree.leaves(made["blocks_1"])} == {jnp.dtype("bfloat16")}
+    stacked = maker(model, apart=False)(params).network["blocks"]["attention"]
+    assert set(stacked) == set(made["blocks_0"]["attention"])
+    np.testing.assert_array_equal(stacked["v"]["kernel"], np.split(qkv, 3, -1)[2].astype(jnp.bfloat16))
 
 
 @pytest.mark.parametrize("adapters", [None, 4])

@@ -36,7 +36,9 @@ from flexidit_jax.training.state import TrainState, abstract
 
 #: `spec` reads nothing but the sizes of the axes
 POD = SimpleNamespace(shape={"data": 2, "fsdp": 128, "tensor": 2})
-D, DEPTH, HEADS = 1152, 28, 16  # DiT-XL
+D, DEPTH = 1152, 28  # DiT-XL
+XL = build_dit((1, 32, 32, 4), {"name": "classes", "classes": 1000}, size="XL")
+STAGES = (Stage(((1, 2, 2),), 1), Stage(((1, 2, 2), (1, 4, 4)), 1))
 
 
 @pytest.mark.parametrize(
@@ -237,21 +239,26 @@ def test_the_axis_that_would_do_on_a_pod(words: dict[str, int], would_do: str) -
             " fsdp=128 would, with data=2",
         ),
         (
-            {"data": 2, "fsdp": 4, "tensor": 32},
-            "mesh tensor=32 does not divide the model's 16 attention heads, so it would split none;"
-            " tensor=16 would, with data=4",
+            {"data": 2, "fsdp": 4, "tensor": 128},
+            "mesh tensor=128 does not divide the model's 16 attention heads, nor split the 64 tokens of patch 4;"
+            " tensor=16 would, with data=16",
         ),
         (
-            {"data": 4, "fsdp": 1, "tensor": 12},
-            "mesh tensor=12 does not divide the model's 16 attention heads, so it would split none;"
-            " tensor=4 would, with data=12",
+            {"data": 1, "fsdp": 1, "tensor": 72},
+            "mesh tensor=72 does not divide the model's 16 attention heads, nor split the 64 tokens of patch 4;"
+            " tensor=8 would, with data=9",
         ),
     ],
 )
 def test_an_axis_that_would_split_nothing_is_refused(words: dict[str, int], message: str) -> None:
     with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
-        check_axes(D, HEADS, SimpleNamespace(shape=words, size=math.prod(words.values())))
-    check_axes(D, HEADS, SimpleNamespace(shape={"data": 2, "fsdp": 128, "tensor": 16}, size=4096))
+        check_axes(XL, STAGES, SimpleNamespace(shape=words, size=math.prod(words.values())))
+
+
+@pytest.mark.parametrize("tensor", [16, 12, 32, 64])
+def test_an_axis_that_splits_heads_or_tokens(tensor: int) -> None:
+    """12 neither divides the heads nor the tokens: the last device has fewer of these."""
+    check_axes(XL, STAGES, SimpleNamespace(shape={"data": 2, "fsdp": 128, "tensor": tensor}, size=256 * tensor))
 
 
 @pytest.mark.parametrize(("batch", "would_do"), [(15, 12), (3, 4), (13, 12), (1, 4)])

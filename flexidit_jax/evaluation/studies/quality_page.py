@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from flexidit_jax.evaluation.reading import Images
+from flexidit_jax.evaluation.studies.front_page import found, front, front_lines
 from flexidit_jax.metrics.estimate import Difference, with_error
 
 Row = Mapping[str, Any]
@@ -31,10 +33,14 @@ def comparable(points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def others(points: Sequence[Row]) -> dict[str, list[Row]]:
-    """The rows of other solvers and of guidance, by what sets them apart; packing changes no score."""
+    """The rows of other solvers and of guidance, by what sets them apart; packing changes no score.
+
+    Those of a front have a picture of their own.
+    """
     kinds: dict[str, list[Row]] = {}
+    fronts = [row for rows in front(points).values() for row in rows]
     for row in points:
-        if row in comparable(points) or row["packing"]:
+        if row in comparable(points) or row in fronts or row["packing"]:
             continue
         steps = sum(int(run.partition(":")[2]) for run in row["schedule"].split(","))
         kind = f"{_solver(row)}, {steps} steps"
@@ -67,8 +73,9 @@ def quality_vs_compute(report: Mapping[str, Any]) -> Figure:
             panel.plot([row["flops_percent"] for row in rows], [row[key] for row in rows], ":", label=label, **style)
     panels[0].axhline(report["floor_fd"], color="black", linestyle=":", label="floor (sampling error alone)")
     panels[0].set(ylabel="Fréchet distance to the training set (lower is better)", ylim=(0, None))
-    least, most = (of(row[key] for row in report["points"]) for of, key in ((min, "accuracy"), (max, "flops_percent")))
-    panels[1].set(ylabel="label found by the classifier", ylim=(min(0.9, least) - 0.02, 1.005))
+    drawn = [*plain, *(row for rows in kinds.values() for row in rows)]
+    least, most = (of(row[key] for row in drawn) for of, key in ((min, "accuracy"), (max, "flops_percent")))
+    panels[1].set(ylabel=found(report), ylim=(min(0.9, least) - 0.02, 1.005))
     for panel in panels:
         panel.set(xlabel="FLOPs, % of every step powerful without guidance", xlim=(0, 1.04 * max(100, most)))
         panel.grid(alpha=0.3)
@@ -82,34 +89,44 @@ def quality_vs_compute(report: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def sample_grid(rows: Sequence[tuple[str, np.ndarray]], columns: int) -> Figure:
-    """Rows of images [N, H, W, C] with a label each; the first `columns` images of every row."""
-    figure = Figure(figsize=(0.8 * columns + 0.8, 0.85 * len(rows) + 0.5), layout="constrained")
-    panels = figure.subplots(len(rows), columns, squeeze=False)
+def sample_grid(rows: Sequence[tuple[str, Images]], titles: Sequence[str], what: str = "class") -> Figure:
+    """Rows of images with a label each; the first of every row, one below each title.
+
+    Args:
+      what: a title is.
+    """
+    sides = np.array([image.shape[:2] for image, _ in zip(rows[0][1], titles)]) / min(rows[0][1][0].shape[:2])
+    high, wide = sides[:, 0].max(), sides[:, 1]
+    size = (0.8 * wide.sum() + 0.8, 0.85 * len(rows) * high + 0.5)
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(len(rows), len(titles), squeeze=False, width_ratios=wide)
     for axes, (label, images) in zip(panels, rows, strict=True):
         for column, panel in enumerate(axes):
             image = images[column]
             panel.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=255)
             panel.set(xticks=[], yticks=[])
         axes[0].set_ylabel(label, rotation=0, ha="right", va="center")
-    for column, panel in enumerate(panels[0]):
-        panel.set_title(str(column), fontsize=9)
-    title = "rows: share of the FLOPs; columns: class; the same starting noise in every column"
+    above = [textwrap.wrap(title, int(0.8 * part / LETTER)) for title, part in zip(titles, wide, strict=True)]
+    for panel, lines in zip(panels[0], above, strict=True):
+        panel.set_title("\n".join(lines), fontsize=9)
+    title = f"rows: share of the FLOPs; columns: {what}; the same starting noise in every column"
     lines = textwrap.wrap(title, int(figure.get_figwidth() / LETTER))
-    figure.set_figheight(figure.get_figheight() + 0.15 * (len(lines) - 1))
+    more = len(lines) - 1 + max(map(len, above)) - 1
+    figure.set_figheight(figure.get_figheight() + 0.15 * more)
     figure.suptitle("\n".join(lines), fontsize=9)
     return figure
 
 
 def markdown(report: Mapping[str, Any]) -> str:
     """`report.md`."""
-    heldout = report["heldout_fd"]
+    captions = report.get("captions")
+    titles = ["accuracy", *(["of captions never trained on"] if captions else []), "nearest"]
     lines = [
         "# Quality against compute",
         "",
         "| order | solver | schedule | guide | guidance | FLOPs: % of powerful unguided | % of powerful with the same"
-        " guidance | seconds % | seconds | FD | accuracy | nearest |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+        f" guidance | seconds % | seconds | FD | {' | '.join(titles)} |",
+        "|---" * (10 + len(titles)) + "|",
         *map(_table_row, report["points"]),
         "",
         *findings(report),
@@ -120,17 +137,16 @@ def markdown(report: Mapping[str, Any]) -> str:
         "",
         "![samples](samples.png)",
         "",
+        *front_lines(report),
         "## How this was measured",
         "",
-        f"- FD: Fréchet distance of {report['samples']:,} samples to the training images in the features of a"
-        f" classifier fitted on the training images ({100 * report['classifier_accuracy']:.1f} % right on held-out"
-        f" images). Floor {report['floor_fd']:.2f}: training images drawn with replacement."
-        f" The {heldout['samples']} held-out images score {heldout['fd']:.2f}, mostly sampling error.",
+        _about_distance(report),
         _about_seeds(report),
         *_about_errors(report),
-        "- accuracy: how often the classifier finds the label asked for.",
+        _about_accuracy(captions),
         f"- seconds: {report['seconds_are']}; batches interleaved over the rows.",
-        f"- nearest: mean distance to the nearest training image; held-out images: {report['heldout_nearest']:.2f}.",
+        f"- nearest: mean distance to the nearest training image{' part by part' if captions else ''}; held-out"
+        f" images: {report['heldout_nearest']:.2f}.",
         "- FLOPs and seconds % are relative to the first row, which runs every step powerful without guidance; the"
         " second share of FLOPs is of that row with the guidance of this one.",
         "- machine: " + ", ".join(f"{name} {value}" for name, value in report["versions"].items()),
@@ -165,6 +181,9 @@ def findings(report: Mapping[str, Any]) -> list[str]:
                 verdict = "weak-first is better" if better else "simply taking fewer steps is better"
             text += f"; fewer powerful steps {np.mean(alternative):.2f} (interpolated): {verdict}"
         lines.append(text + ".")
+        if "accuracy_unseen" in row:
+            lines[-1] += f" All words are right {_words_right(row, '')}; of captions never trained on"
+            lines[-1] += f" {_words_right(row, '_unseen')}."
     return lines
 
 
@@ -203,6 +222,37 @@ def _about_errors(report: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _about_distance(report: Mapping[str, Any]) -> str:
+    learned, read, which = "the training images", "images", ""
+    if "captions" in report:
+        learned, read = f"parts of {learned}", "parts; those of all parts of an image together"
+        which = ", of them those of captions that are trained on,"
+    heldout = report["heldout_fd"]
+    return (
+        f"- FD: Fréchet distance of {report['samples']:,} samples{which} to the training images in the features of a"
+        f" classifier fitted on {learned} ({100 * report['classifier_accuracy']:.1f} % right on held-out {read})."
+        f" Floor {report['floor_fd']:.2f}: training images drawn with replacement."
+        f" The {heldout['samples']} held-out images score {heldout['fd']:.2f}, mostly sampling error."
+    )
+
+
+def _about_accuracy(captions: Mapping[str, int] | None) -> str:
+    if captions is None:
+        return "- accuracy: how often the classifier finds the label asked for."
+    return (
+        f"- accuracy: how often the classifier finds all words of a caption in the {captions['parts']} parts of its"
+        f" picture; of {captions['count'] - captions['unseen']:,} captions that are trained on, and of"
+        f" {captions['unseen']:,} that never are."
+    )
+
+
+def _words_right(row: Row, which: str) -> str:
+    """`0.81 +- 0.02 of the time, a difference of -0.010 +- 0.012 (a tie)`."""
+    key = f"accuracy{which}"
+    more = Difference(row["against_full"][key], row["against_full"][f"{key}_error"], paired=True)
+    return f"{with_error(row[key], row[f'{key}_error'])} of the time, a difference of {more}"
+
+
 def _score(row: Row) -> str:
     """`0.81 +- 0.02`, or with several seeds `0.81 +- 0.01 (0.79 to 0.84)`."""
     scores = by_seed(row)
@@ -235,8 +285,9 @@ def _table_row(row: Row) -> str:
     order += f", {row['packing']}" if row["packing"] else ""
     flops = f"{row['flops_percent']:.1f}"
     guided = f"{row['flops_percent_guided']:.1f}" if "flops_percent_guided" in row else ""  # of an older report
+    unseen = f" | {row['accuracy_unseen']:.3f}" if "accuracy_unseen" in row else ""
     return (
         f"| {order} | {_solver(row)} | {row['schedule']} | {row['guide'] or ''} | {row['guidance']:g}"
         f" | {flops} | {guided} | {row['seconds_percent']:.1f} | {row['seconds']:.1f} | {_score(row)}"
-        f" | {row['accuracy']:.3f} | {row['nearest']:.2f} |"
+        f" | {row['accuracy']:.3f}{unseen} | {row['nearest']:.2f} |"
     )

@@ -1,17 +1,18 @@
 """Quality against compute: which samples the report draws, one point a row of its table, and what they score.
 
-Every point draws the same noise and labels; with several seeds, points that are compared draw those of every seed.
+Every point draws the same noise and labels, or captions; with several seeds, points that are compared draw those of
+every seed. Guided by itself at several scales, every budget also has a front of distance against accuracy.
 Batches are interleaved over the points, so that a machine that changes speed changes all of them; the first batch of
 each point warms its programs up and its time is not counted.
 """
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from operator import mul
+from operator import attrgetter, mul
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,8 +22,9 @@ from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.progress import Progress
 from flexidit_jax.common.types import Patch
 from flexidit_jax.evaluation.judge import Judge, Score
-from flexidit_jax.evaluation.requests import balanced_labels
-from flexidit_jax.metrics.estimate import difference
+from flexidit_jax.evaluation.reading import Images, joined
+from flexidit_jax.evaluation.requests import Requests
+from flexidit_jax.metrics.estimate import Estimate, difference
 from flexidit_jax.sampling.schedule import Schedule, constant, text_of, weak_first, weak_last
 from flexidit_jax.sampling.spec import SampleSpec
 
@@ -49,6 +51,7 @@ class Report:
       solvers: dicts of `solver`, `steps` and `weak`, the number of weak steps, which come first.
       guidance: dicts of `guide`, `guidance` and, where two lengths meet, `packing`; the conditional
         prediction is powerful.
+      scales: of guidance, at each of which the schedules of `weak_first` are drawn again, each mode guiding itself.
       seeds: of the samples of points that differ in their schedule alone; two or more tell how far a score can be
         trusted. All other points draw the first.
       out: the folder, `<workdir>/report` by default; also `--out`.
@@ -63,6 +66,7 @@ class Report:
     guidance: Sequence[Mapping[str, Any]] = ()
     solver: str | Mapping[str, Any] = "ddpm"
     solvers: Sequence[Mapping[str, Any]] = ()
+    scales: Sequence[float] = ()
     seeds: Sequence[int] = (0,)
     out: str | None = None
 
@@ -79,6 +83,9 @@ class Report:
             raise UserError(f"report.seeds must be a list of different numbers, got {seeds!r}")
         if not all(isinstance(seed, int) and 0 <= seed < 2**31 for seed in seeds):
             raise UserError(f"report.seeds must lie in 0..2^31-1, got {seeds!r}")
+        scales = self.scales if isinstance(self.scales, Sequence) and not isinstance(self.scales, str) else [None]
+        if not all(isinstance(scale, (int, float)) and 1 < scale < math.inf for scale in scales):
+            raise UserError(f"report.scales must be a list of numbers above 1, got {self.scales!r}")
         for key in ("guidance", "solvers"):
             rows = getattr(self, key)
             if not isinstance(rows, Sequence) or not all(isinstance(row, Mapping) for row in rows):
@@ -109,52 +116,61 @@ class Report:
         for words in self.solvers:
             schedule = weak_first(weak, powerful, words["weak"], words["steps"])
             rows.append(row("weak_first", schedule, solver=words["solver"]))
+        for scale in self.scales:
+            front = [weak_first(weak, powerful, n, self.steps) for n in self.weak_first]
+            rows += [row("weak_first", schedule, guidance=float(scale)) for schedule in front]
         return rows + [row("weak_first", constant(powerful, self.steps), **words) for words in self.guidance]
 
 
-def measure(flex: FlexiDiT, section: Report, judge: Judge) -> tuple[dict[str, Any], list[np.ndarray]]:
+def measure(flex: FlexiDiT, section: Report, judge: Judge, requests: Requests) -> tuple[dict[str, Any], list[Images]]:
     """The report, JSON-ready, and the images of every point."""
     batches = section.samples // section.batch
-    rows, images = _points(flex, section, judge)
+    rows, images = _points(flex, section, judge, requests)
+    compared = int(judge.reading.seen(requests.asked).sum())
     report = {
-        "floor_fd": judge.floor(section.samples),
+        "floor_fd": judge.floor(compared),
         "heldout_fd": {"fd": judge.fd(judge.held_out), "samples": len(judge.held_out)},
         "classifier_accuracy": judge.classifier_accuracy(),
         "heldout_nearest": judge.nearest(judge.held_out),
         "samples": section.samples,
         "seeds": list(section.seeds),
+        **judge.reading.said(requests.asked),
         "seconds_are": f"median of {batches - 1} warm batches of {section.batch}, times {batches}",
         "points": rows,
     }
     return report, images
 
 
-def _points(flex: FlexiDiT, section: Report, judge: Judge) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
+def _points(
+    flex: FlexiDiT, section: Report, judge: Judge, requests: Requests
+) -> tuple[list[dict[str, Any]], list[Images]]:
     points = section.points(flex.patches)
     batches = section.samples // section.batch
-    labels = balanced_labels(section.samples, flex.model.conditioner.classes)
-    parts: list[list[np.ndarray]] = [[] for _ in points]
+    parts: list[list[Images]] = [[] for _ in points]
     seconds: list[list[float]] = [[] for _ in points]
     seeds = [section.seeds if _compared(point, points[0]) else section.seeds[:1] for point in points]
     work = [section.batch * flex.flops(spec=point.spec).total / 1e9 for point in points]  # of a batch
+    begins = range(0, section.samples, section.batch)
     with Progress(batches * sum(map(mul, work, map(len, seeds))), "report", unit="GFLOP") as bar:
-        steps = [partial(bar.advance, batch / point.spec.steps) for batch, point in zip(work, points)]
-        for begin in range(0, section.samples, section.batch):
-            here = labels[begin : begin + section.batch]
+
+        def draw(point: Point, begin: int, **words: Any) -> Images:
+            spec, rows = replace(point.spec, **words), slice(begin, begin + section.batch)
+            step = flex.flops(spec=spec).total / 1e9 / spec.steps  # of an image
+            return requests.draw(flex, spec, rows, progress=lambda images: bar.advance(images * step))
+
+        for begin in begins:
             for i, point in enumerate(points):
                 clock = time.perf_counter()
-                parts[i].append(flex.sample(here, spec=point.spec, first=begin, progress=steps[i]))
+                parts[i].append(draw(point, begin))
                 seconds[i].append(time.perf_counter() - clock)
-        others: list[list[np.ndarray]] = [[] for _ in points]  # of the other seeds
+        drawn = [[joined(part)] for part in parts]  # of a point, by seed
         for i, point in enumerate(points):
             for seed in seeds[i][1:]:
-                spec = replace(point.spec, seed=seed)
-                others[i].append(flex.sample(labels, spec=spec, batch=section.batch, progress=steps[i]))
-    images = [np.concatenate(part) for part in parts]
+                drawn[i].append(joined([draw(point, begin, seed=seed) for begin in begins]))
     warm = [float(np.median(times[1:])) * batches for times in seconds]
+    all_scores = [[judge.score(images, requests.asked) for images in of_point] for of_point in drawn]
     full = flex.flops(spec=points[0].spec).total
     rows = []
-    all_scores = [[judge.score(drawn, labels) for drawn in (first, *more)] for first, more in zip(images, others)]
     for (order, spec, packing), scores, taken in zip(points, all_scores, warm, strict=True):
         flops = flex.flops(spec=spec)
         rows.append(
@@ -173,17 +189,38 @@ def _points(flex: FlexiDiT, section: Report, judge: Judge) -> tuple[list[dict[st
                 "fd_error": _of_mean([score.distance.error for score in scores]),
                 "against_full": _against(scores, all_scores[0]),
                 "accuracy": float(np.mean([score.accuracy for score in scores])),
+                **_of_captions(scores),
                 "guidance": spec.guidance,
                 "nearest": float(np.mean([score.nearest for score in scores])),
             }
         )
-    return rows, images
+    return rows, [of_point[0] for of_point in drawn]
+
+
+def _of_captions(scores: Sequence[Score]) -> dict[str, float]:
+    """How often all words of captions are right, with errors; of labels nothing."""
+    if scores[0].unseen is None:
+        return {}
+    unseen = [score.unseen for score in scores]
+    return {
+        "accuracy_error": _of_mean([score.right.error for score in scores]),
+        "accuracy_unseen": float(np.mean([one.value for one in unseen])),
+        "accuracy_unseen_error": _of_mean([one.error for one in unseen]),
+    }
 
 
 def _against(scores: Sequence[Score], full: Sequence[Score]) -> dict[str, float]:
     """How much more a point scores than the full run of the same noise and labels, over the seeds of both."""
-    less = [difference(ours.distance, theirs.distance) for ours, theirs in zip(scores, full)]
-    return {"fd": float(np.mean([one.value for one in less])), "error": _of_mean([one.error for one in less])}
+
+    def more(of: Callable[[Score], Estimate]) -> tuple[float, float]:
+        less = [difference(of(ours), of(theirs)) for ours, theirs in zip(scores, full)]
+        return float(np.mean([one.value for one in less])), _of_mean([one.error for one in less])
+
+    found = dict(zip(("fd", "error"), more(attrgetter("distance"))))
+    if scores[0].unseen is not None:
+        found |= zip(("accuracy", "accuracy_error"), more(attrgetter("right")))
+        found |= zip(("accuracy_unseen", "accuracy_unseen_error"), more(attrgetter("unseen")))
+    return found
 
 
 def _of_mean(errors: Sequence[float]) -> float:

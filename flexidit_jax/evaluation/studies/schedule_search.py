@@ -21,7 +21,7 @@ from flexidit_jax.common.progress import Progress
 from flexidit_jax.common.types import short_patch_name
 from flexidit_jax.diffusion.steps import Steps
 from flexidit_jax.evaluation.judge import Judge, Score
-from flexidit_jax.evaluation.requests import balanced_labels
+from flexidit_jax.evaluation.requests import labels_for
 from flexidit_jax.models.conditioning.condition import negatives, of_records
 from flexidit_jax.sampling import mode_gap
 from flexidit_jax.sampling.schedule import constant, text_of
@@ -275,7 +275,7 @@ def _scorer(subject: Subject, bar: Progress) -> Callable[[str, float, int, int, 
         if asked in known:
             bar.advance(work)
             return known[asked]
-        labels = balanced_labels(samples, subject.dataset.classes)
+        labels = labels_for(subject.dataset, samples)
         spec = replace(subject.spec, schedule=schedule, guidance=scale, seed=seed)
         steps = spec.steps * -(-samples // min(subject.batch or samples, samples))
         where = {name: getattr(subject, name) for name in ("batch", "first", "negative")}

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flexidit_jax.common.axes import laid, ways
+from flexidit_jax.common.axes import laid, split, ways
 from flexidit_jax.common.types import Array
 from flexidit_jax.models.attention.backend import attend
 from flexidit_jax.models.attention.kept import Kept
@@ -71,24 +69,25 @@ class Attention(nn.Module):
         if rope is not None:
             q, k = turned(q, *rope), turned(k, *rope)
         d = x.shape[-1]
-        x = laid(attend(self.backend, q, k, v, seen), "records", None, "heads")  # [R, L, h, e]
+        x = laid(attend(self.backend, q, k, v, seen), "records", *split(self.num_heads))  # [R, L, h, e]
         return Dense(d, self.dtype, name="proj")(x.reshape(*x.shape[:2], d))
 
     def _projected(self, name: str, x: Array) -> Array:
         """[R, N, d] -> [R, N, h, e]."""
         x = Dense(x.shape[-1], self.dtype, name=name)(x)
-        return laid(x, "records", None, "heads").reshape(*x.shape[:2], self.num_heads, -1)
+        return laid(x, "records", *split(self.num_heads)).reshape(*x.shape[:2], self.num_heads, -1)
 
     def _fused(self, x: Array) -> Array:
         """q, k and v, [3, R, N, h, e]."""
         b, n, d = x.shape
         # stored as q, k, v; where heads are split over devices, each computes q, k and v of its own: s, (q, k, v)
-        s = math.gcd(ways("heads"), self.num_heads)
+        tokens, heads = split(self.num_heads)
+        s = ways(heads) if heads else 1
 
         def device_first(columns: Array) -> Array:
             return columns.reshape(-1, 3, s, d // s).swapaxes(1, 2).reshape(columns.shape)
 
-        qkv = laid(Dense(3 * d, self.dtype, order=device_first, name="qkv")(x), "records", None, "heads")  # [R, N, 3d]
+        qkv = laid(Dense(3 * d, self.dtype, order=device_first, name="qkv")(x), "records", tokens, heads)  # [R, N, 3d]
         qkv = jnp.moveaxis(qkv.reshape(b, n, s, 3, -1, d // self.num_heads), 3, 0)
         return qkv.reshape(3, b, n, self.num_heads, -1)
 

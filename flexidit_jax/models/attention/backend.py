@@ -7,7 +7,7 @@ from importlib import import_module
 
 import jax.numpy as jnp
 
-from flexidit_jax.common.axes import mapped, platform
+from flexidit_jax.common.axes import mapped, platform, split
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.notes import note
 from flexidit_jax.common.types import Array
@@ -36,14 +36,18 @@ def attend(name: str, q: Array, k: Array, v: Array, seen: Seen | None = None) ->
       UserError: a kernel that does not run on what is compiled for.
     """
     backend = chosen(name, platform(), q.dtype, q.shape, k.shape, seen is not None)
-    run = import_module(f"{__package__}.{backend}").attend
-    if backend in FUSED:  # the compiler splits no kernel
-        heads = ("records", None, "heads")
-        run = mapped(run, heads, heads, heads, ("records",))
+    kernel = import_module(f"{__package__}.{backend}").attend
+
+    def run(q: Array, k: Array, v: Array, *numbers: Array) -> Array:
+        return kernel(q, k, v, Seen(*numbers) if numbers else None)
+
+    (tokens, heads), numbers = split(q.shape[2]), () if seen is None else (seen.queries, seen.keys)
+    every = ("records", None, heads)  # the compiler splits no kernel, and no loop over blocks of queries
+    run = mapped(run, ("records", tokens, heads), every, every, *[("records", tokens), ("records",)][: len(numbers)])
     if seen is None:
-        return run(q, k, v, None)
+        return run(q, k, v)
     k, v, factor = sound(k, v, seen)
-    return run(q, k, v, seen._replace(finite=None)) * factor.astype(v.dtype)
+    return run(q, k, v, *numbers) * factor.astype(v.dtype)
 
 
 def chosen(

@@ -9,11 +9,11 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from flexidit_jax.common.axes import ways
 from flexidit_jax.common.types import Array
 from flexidit_jax.models.attention.seen import Seen
+from flexidit_jax.models.pieces import pieces
 
-#: bytes of float32 scores [R, h, L, M] that a device may hold at once; above, queries come block by block
+#: bytes of float32 scores [R, h, L, M] that are held at once; above, queries come block by block
 MOST_SCORES = 2**28
 
 
@@ -56,11 +56,10 @@ def attend(q: Array, k: Array, v: Array, seen: Seen | None) -> Array:
 
 
 def _blocks(q: tuple[int, ...], keys: int) -> int:
-    """How many blocks the queries come in; a power of two, which divides most lengths."""
+    """How many blocks the queries come in."""
     rows, length, heads, _ = q
     rows = rows if isinstance(rows, int) else 1  # a program for any batch
-    scores = 4 * rows * heads * length * keys // (ways("records") * ways("heads"))
-    return 1 << (min(-(-scores // MOST_SCORES), length) - 1).bit_length()
+    return pieces(4 * rows * heads * length * keys, MOST_SCORES, length)
 
 
 def _attend(q: Array, k: Array, v: Array, seen: Seen | None) -> Array:

@@ -93,3 +93,12 @@ def test_every_device_runs_it_on_its_own_rows_and_heads() -> None:
     text = compiled([jax.ShapeDtypeStruct((8, 256, 4, 72), jnp.bfloat16, sharding=where)] * 3, axes.using(mesh))
     assert "bf16[2,2,256,72]" in text and "bf16[8,4,256,72]" not in text
     assert "all-gather" not in text and "all-to-all" not in text
+
+
+@pytest.mark.skipif(not TPU_COMPILER, reason="libtpu is not installed")
+def test_every_device_runs_it_on_its_own_queries_where_heads_do_not_divide() -> None:
+    mesh = Mesh(np.array(tpu_slice("v5e:2x4").devices).reshape(1, 2, 4), ("data", "fsdp", "tensor"))
+    where = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    text = compiled([jax.ShapeDtypeStruct((2, 1022, 3, 72), jnp.bfloat16, sharding=where)] * 3, axes.using(mesh))
+    assert text.count('custom_call_target="tpu_custom_call"') == 3
+    assert "bf16[3,256,72]" in text and "bf16[3,1024,72]" in text  # of 1022 queries 256; what keys and values are given

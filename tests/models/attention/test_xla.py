@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from flexidit_jax.models.attention import xla
+from flexidit_jax.models.attention.backend import attend
 from flexidit_jax.models.attention.seen import Seen
 
 SHAPE = (2, 33, 3, 16)  # of 16 features a head the scale is 1/4, which rounds nothing
@@ -87,11 +89,16 @@ def test_no_pass_makes_more_scores_than_may_be(monkeypatch: pytest.MonkeyPatch) 
     assert largest() <= max(limit, 2 * 36 * 3 * 16)  # a block's scores, or q filled up
 
 
-def test_a_device_holds_its_own_scores_alone() -> None:
-    q = (256, 1024, 16, 72)
+def test_a_device_holds_its_own_scores_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    q, seen = (256, 1024, 16, 72), []
     assert [xla._blocks(q, 1024), xla._blocks((1, 256, 16, 72), 256)] == [64, 1]
-    mesh = jax.sharding.AbstractMesh((4, 4, 2), ("data", "fsdp", "tensor"))
-    with jax.sharding.use_abstract_mesh(mesh):
-        assert xla._blocks(q, 1024) == 2
+    monkeypatch.setattr(xla, "_blocks", lambda *sizes: seen.append(sizes) or 1)
+    arrays = [jax.ShapeDtypeStruct(q, jnp.float32)] * 3
+    for tensor, heads in ((2, 8), (3, 16)):  # three devices split no 16 heads: each has a third of the queries
+        mesh = jax.sharding.AbstractMesh((4, 4, tensor), ("data", "fsdp", "tensor"))
+        with jax.sharding.use_abstract_mesh(mesh):
+            assert jax.eval_shape(partial(attend, "xla"), *arrays).shape == q
+        assert seen.pop() == ((16, 1024 if tensor == 2 else 342, heads, 72), 1024)
     with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((4,), ("data",))):  # within it, q is a device's own
-        assert xla._blocks(q, 1024) == 64
+        assert jax.eval_shape(partial(attend, "xla"), *arrays).shape == q
+    assert seen == [(q, 1024)]
