@@ -13,6 +13,7 @@ from flexidit_jax.common.errors import UserError
 from flexidit_jax.data.captions import Kind, Pair, Pairs
 from flexidit_jax.data.clip_bins import NONE, bins_of
 from flexidit_jax.data.clip_file import ENDINGS, check_av, read
+from flexidit_jax.data.left_out import several
 from flexidit_jax.data.with_captions import Binned, WithCaptions
 
 #: frames that a latent is of, behind the first
@@ -72,8 +73,8 @@ class Dataset(WithCaptions):
         long = np.flatnonzero(numbers != NONE)
         if not len(long):
             raise UserError(
-                f"{found.folder} holds no clip of {least}{found.left_out}; set dataset.frames or a bin of dataset.bins"
-                " to fewer"
+                f"of {several(len(found.pairs), 'clip')} of {found.folder} none has {least}{found.left_out}; set"
+                " dataset.frames or a bin of dataset.bins to fewer, or hold others out"
             )
         pairs = [found.pairs[i] for i in long]
         return Binned(replace(found, pairs=pairs), numbers[long] if self.bins else None)
