@@ -86,8 +86,8 @@ def test_clips_too_short_are_named(clips: Path) -> None:
         "4 clips with 5 captions, 1 of them held out; left out: 1 clip shorter than 5 frames at 16 a second (still.mp4)"
     )
     assert refused(clips, frames=33) == (
-        f"of 5 clips of {clips} none has 33 frames at 16 a second; left out: 5 clips shorter than 33 frames at 16 a second"
-        " (a/just.MP4); set dataset.frames or a bin of dataset.bins to fewer, or hold others out"
+        f"of 5 clips of {clips} none has 33 frames at 16 a second; left out: 5 clips shorter than 33 frames at 16 a"
+        " second (a/just.MP4); set dataset.frames or a bin of dataset.bins to fewer, or hold others out"
     )
 
 
