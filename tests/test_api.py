@@ -377,7 +377,7 @@ flex = fd.load({str(GOLDEN)!r}).flexify((2, 4))
 flex.sample([1, 2, 3], steps=2, schedule="2:2", guidance=1.0, decode=False, progress=False)
 flex.flops(steps=4, budget=0.5)
 status = main(["--config={digits}:smoke", "--mode=sample", "--workdir={smoke_run}", "--out={tmp_path / "out"}"])
-heavy = "tensorflow", "torch", "tensorflow_datasets", "clu", "grain", "sklearn", "matplotlib"
+heavy = "tensorflow", "torch", "tensorflow_datasets", "clu", "grain", "sklearn", "matplotlib", "av"
 print(status, loaded(*heavy), loaded("jax"))
 print(main(["--config={digits}:smoke", "--help"]), loaded("clu"), loaded("tensorflow"))
 """

@@ -1,11 +1,12 @@
-"""Files that say captions of many pictures: `metadata.jsonl` and `.csv`, COCO's JSON, a JSON list such as PixArt's.
+"""Files that say captions of many others: `metadata.jsonl` and `.csv`, COCO's JSON, a JSON list such as PixArt's.
 
     metadata.jsonl    {"file_name": "a/0.png", "text": "a red apple"}     a list is several captions
     metadata.csv      file_name,text                                     a line each
+    metadata.csv      video,prompt                                       as trainers of clips have it
     captions.json     {"images": [{"id", "file_name"}], "annotations": [{"image_id", "caption"}]}
     data_info.json    [{"path": "0.png", "prompt": "a red apple", "height": 512, "width": 512}]
 
-Lines of the same picture add up to several captions.
+Lines of the same file add up to several captions.
 """
 
 from __future__ import annotations
@@ -22,19 +23,19 @@ from flexidit_jax.common.coco_captions import coco_images, is_coco, read_json, s
 from flexidit_jax.common.errors import UserError, first_line, nearest
 from flexidit_jax.data.captions import COLUMNS, Said, of_value
 
-#: what such a file is called where it lies beside pictures
+#: what such a file is called where it lies beside those
 METADATA = ("metadata.jsonl", "metadata.csv")
 #: what it may end in
 SUFFIXES = (".jsonl", ".csv", ".json")
-#: columns that name a picture
-_NAMES = ("file_name", "path")
+#: columns that name a file
+_NAMES = ("file_name", "path", "video")
 
 Row = Mapping[str, Any]
 
 
 @dataclass
 class Told:
-    """What a file says of a picture.
+    """What a file says of another.
 
     Attributes:
       said: its captions, or why they are none; None where no line has any.
@@ -53,7 +54,7 @@ class Told:
 
 
 def read_captions(file: Path, caption: str | None = None) -> dict[str, Told]:
-    """What a file tells of every picture that it names, in the order of its lines.
+    """What a file tells of every other that it names, in the order of its lines.
 
     Args:
       caption: the column; None for the first of `COLUMNS` that there is.
@@ -84,7 +85,7 @@ def _rows(file: Path) -> Iterator[tuple[str, Row]]:
                 yield f"image {number} of {file}", {"file_name": name, "caption": captions or None} | sides
             return
         if not isinstance(content, list):
-            raise UserError(f"{file} is neither COCO's JSON of images and annotations nor a list of pictures")
+            raise UserError(f"{file} is neither COCO's JSON of images and annotations nor a list of files")
         yield from _objects(enumerate(content), "entry", file)
         return
     try:
@@ -140,10 +141,10 @@ def _column(asked: str | None, columns: Sequence[str], file: Path) -> str:
 
 
 def _name(row: Row, where: str) -> str:
-    """The picture of a line, below the folder of its file."""
+    """The file of a line, below the folder of that which it is in."""
     name = next((row[key] for key in _NAMES if key in row), None)
     if not isinstance(name, str) or not name.strip():
-        raise UserError(f"{where} names no picture; each has a file_name, relative to the folder of that file")
+        raise UserError(f"{where} names no file; each has a file_name, relative to the folder of that file")
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts:
         raise UserError(f"{where} names {name!r}, which leaves the folder of that file; name what is within")

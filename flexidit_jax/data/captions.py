@@ -1,4 +1,4 @@
-"""Pictures with their captions, and what is a caption: a picture that lacks one is counted, never trained as ""."""
+"""Files with their captions, and what is a caption: a file that lacks one is counted, never trained as ""."""
 
 from __future__ import annotations
 
@@ -13,25 +13,51 @@ from flexidit_jax.data.span import Span
 
 #: columns in which captions are looked for where nobody names one, in this order
 COLUMNS = ("text", "caption", "prompt")
-#: what texts beside a picture end in where nobody says so
+#: what texts beside a file end in where nobody says so
 ENDINGS = (".txt", ".caption")
-#: why pictures are left out, see `data.left_out`
-NO_CAPTION, NO_IMAGE, EMPTY = "image without a caption", "caption without an image", "image with an empty caption"
-NO_TEXT, NO_UTF8 = "image with a caption that is no text", "image with a caption that is not UTF-8"
-DISAGREE, EMPTY_AMONG = "image with captions that disagree", "caption of no words among others"
+#: why files are left out, behind what they are; see `data.left_out`
+NO_CAPTION, EMPTY, DISAGREE = "without a caption", "with an empty caption", "with captions that disagree"
+NO_TEXT, NO_UTF8 = "with a caption that is no text", "with a caption that is not UTF-8"
+#: likewise, of a caption
+EMPTY_AMONG = "caption of no words among others"
 
-#: what one place says of a picture: its captions, or why they are none
+#: what one place says of a file: its captions, or why they are none
 Said = tuple[str, ...] | str
 
 
+@dataclass(frozen=True)
+class Kind:
+    """What has captions.
+
+    Attributes:
+      one: a noun with its article, such as "an image"; the plural ends in s.
+      example: what a file of this kind may be called.
+      endings: what names of such files end in, in small letters.
+    """
+
+    one: str
+    example: str
+    endings: tuple[str, ...]
+
+    @property
+    def noun(self) -> str:
+        """Such as "image"."""
+        return self.one.partition(" ")[2]
+
+    @property
+    def alone(self) -> str:
+        """Why a caption is left out."""
+        return f"caption without {self.one}"
+
+
 class Pair(NamedTuple):
-    """A picture with its captions.
+    """A file with its captions.
 
     Attributes:
       name: below the folder of the data set.
       captions: one or several, none of them empty.
-      at: the picture's bytes.
-      size: height and width as shown, where what lies beside the picture says them.
+      at: the bytes of the file.
+      size: height and width as shown, where what lies beside the file says them.
     """
 
     name: str
@@ -78,29 +104,32 @@ def of_value(value: Any) -> Said | None:
     return tuple(texts)
 
 
-def agreed(said: Sequence[Said], name: str, left_out: LeftOut) -> tuple[str, ...] | None:
-    """The captions of a picture, stripped; None where it is left out, which is counted.
+def agreed(said: Sequence[Said], name: str, kind: Kind, left_out: LeftOut) -> tuple[str, ...] | None:
+    """The captions of a file, stripped; None where it is left out, which is counted.
 
     Args:
       said: by every place that speaks of it.
     """
-    if reasons := [one for one in said if isinstance(one, str)]:
-        left_out.add(reasons[0], name)
+    told = _told(said)
+    if isinstance(told, str):
+        left_out.add(f"{kind.noun} {told}", name)
         return None
+    if len(told) < len(said[0]):
+        left_out.add(EMPTY_AMONG, name)
+    return told
+
+
+def _told(said: Sequence[Said]) -> Said:
+    if reasons := [one for one in said if isinstance(one, str)]:
+        return reasons[0]
     told = [tuple(filter(None, map(str.strip, texts))) for texts in said]
     if not any(told):
-        left_out.add(EMPTY if said else NO_CAPTION, name)
-        return None
-    if len(set(told)) > 1:
-        left_out.add(DISAGREE, name)
-        return None
-    if len(told[0]) < len(said[0]):
-        left_out.add(EMPTY_AMONG, name)
-    return told[0]
+        return EMPTY if said else NO_CAPTION
+    return DISAGREE if len(set(told)) > 1 else told[0]
 
 
 def is_ending(caption: str | None) -> bool:
-    """Whether `dataset.caption` names files beside pictures, by their ending, and no column."""
+    """Whether `dataset.caption` names texts beside files, by their ending, and no column."""
     return caption is not None and caption.startswith(".")
 
 

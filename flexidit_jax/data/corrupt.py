@@ -84,7 +84,7 @@ class Intact(Sequence):
                 count = int(np.sum(self.bins == self.bins[i]))
                 self._refusal = (
                     f"all {count:,} records of a bin are corrupt, and no sound one can take their place; mend or remove"
-                    " them, or set dataset.bins=False"
+                    " them, or train without dataset.bins"
                 )
         raise UserError(self._refusal)
 

@@ -1,7 +1,7 @@
 """Shards as webdataset has them: `.tar` files of members `key.jpg`, `key.txt`, `key.json`, read where they lie.
 
 A key is all of a name up to the first dot behind its folder; members of a key are adjacent. Headers are read once; any
-picture is then a span of its shard, so that shards are as random access as files.
+file is then a span of its shard, so that shards are as random access as files.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from flexidit_jax.common.progress import Progress
 from flexidit_jax.data.captions import (
     COLUMNS,
     ENDINGS,
-    NO_IMAGE,
     NO_TEXT,
     NO_UTF8,
+    Kind,
     Pair,
     Pairs,
     agreed,
@@ -36,7 +36,6 @@ from flexidit_jax.data.captions import (
 )
 from flexidit_jax.data.left_out import LeftOut
 from flexidit_jax.data.listing import entries
-from flexidit_jax.data.picture_kinds import endings
 from flexidit_jax.data.span import Span
 
 SUFFIX, JSON = ".tar", ".json"
@@ -48,11 +47,11 @@ _KEY = re.compile(r"((?:.*/)?[^./]+)(\.[^/]*)", re.DOTALL)
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
 
 
-def shards_of(path: str) -> list[Path]:
+def shards_of(path: str, kind: Kind) -> list[Path]:
     """The shards that a path names: `{00000..00099}.tar`, one `.tar`, or a folder of them; none where it names none.
 
     Raises:
-      UserError: braces whose shards are not all there; a folder with pictures beside its shards.
+      UserError: braces whose shards are not all there; a folder with files of this kind beside its shards.
     """
     if files := named_shards(path):
         if missing := [file for file in files if not file.is_file()]:
@@ -65,10 +64,10 @@ def shards_of(path: str) -> list[Path]:
         return []
     names = [entry.name for entry in entries(Path(path)) if not entry.name.startswith(".") and entry.is_file()]
     shards = [name for name in names if name.endswith(SUFFIX)]
-    if shards and (pictures := [name for name in names if name.lower().endswith(endings())]):
+    if shards and (others := [name for name in names if name.lower().endswith(kind.endings)]):
         raise UserError(
-            f"{path} holds shards ({shards[0]}) and pictures ({pictures[0]}); move either, or name the shards, such as"
-            f" {path}/{{00000..00099}}.tar"
+            f"{path} holds shards ({shards[0]}) and {kind.noun}s ({others[0]}); move either, or name the shards, such"
+            f" as {path}/{{00000..00099}}.tar"
         )
     return [Path(path, name) for name in shards]
 
@@ -88,10 +87,11 @@ def _numbers(first: str, last: str) -> list[str]:
     return [f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1)]
 
 
-def captioned_shards(files: list[Path], caption: str | None = None) -> Pairs:
-    """The pictures of shards that have captions.
+def captioned_shards(files: list[Path], kind: Kind, caption: str | None = None) -> Pairs:
+    """The members of shards that have captions.
 
     Args:
+      kind: of members.
       caption: a column of each `key.json`; an ending of texts, such as ".txt"; None for `COLUMNS` and `ENDINGS` of
         `data.captions`, which must agree.
 
@@ -103,7 +103,7 @@ def captioned_shards(files: list[Path], caption: str | None = None) -> Pairs:
         Progress(len(files), "listing", unit="shards", enabled=cluster.first()) as bar,
         ThreadPoolExecutor(cores()) as pool,
     ):
-        for shard in pool.map(lambda file: _Shard(file, found.folder, caption).read(), files):
+        for shard in pool.map(lambda file: _Shard(file, found.folder, kind, caption).read(), files):
             found.pairs.extend(shard.pairs)
             found.left_out.add_all(shard.left_out)
             columns |= shard.columns
@@ -121,10 +121,10 @@ class _Shard:
       columns: of all its `.json`.
     """
 
-    def __init__(self, file: Path, folder: Path, caption: str | None) -> None:
+    def __init__(self, file: Path, folder: Path, kind: Kind, caption: str | None) -> None:
         self.pairs: list[Pair] = []
         self.left_out, self.columns = LeftOut(), set()
-        self._file, self._name, self._known = file, str(file.relative_to(folder)), endings()
+        self._file, self._name, self._kind = file, str(file.relative_to(folder)), kind
         self._columns = () if is_ending(caption) else (caption,) if caption else COLUMNS
         self._texts = (caption.lower(),) if is_ending(caption) else () if caption else ENDINGS
 
@@ -169,7 +169,7 @@ class _Shard:
             content.seek(0)
             start = content.read(max(map(len, _COMPRESSED)))
             if start.startswith(_COMPRESSED):
-                raise UserError(f"{self._file} is compressed; unpack it: pictures are read where they lie") from None
+                raise UserError(f"{self._file} is compressed; unpack it: members are read where they lie") from None
             short = not start or "unexpected end" in str(error)
             what = "is cut short" if short else f"is no tar that can be read ({first_line(error)})"
             raise UserError(f"{self._file} {what}; {makes}") from None
@@ -179,14 +179,14 @@ class _Shard:
             raise UserError(f"{self._file} is damaged at byte {archive.offset}, where no member begins; {makes}")
 
     def _take(self, name: str, members: dict[str, Span], content: BinaryIO) -> None:
-        """Adds the picture of a key with its captions; where there is either alone, that is counted."""
-        pictures = [ending for ending in members if ending in self._known]
+        """Adds the file of a key with its captions; where there is either alone, that is counted."""
+        mine = [ending for ending in members if ending in self._kind.endings]
         texts = [ending for ending in self._texts if ending in members]
-        for ending in members.keys() - {*pictures[:1], *ENDINGS, *self._texts, JSON}:
+        for ending in members.keys() - {*mine[:1], *ENDINGS, *self._texts, JSON}:
             self.left_out.add(f"member of kind {ending}", name + ending)
-        if not pictures:
+        if not mine:
             if texts or JSON in members:
-                self.left_out.add(NO_IMAGE, name + (texts or [JSON])[0])
+                self.left_out.add(self._kind.alone, name + (texts or [JSON])[0])
             return
         said, size = [of_bytes(_bytes(content, members[ending])) for ending in texts], None
         if JSON in members:
@@ -198,9 +198,9 @@ class _Shard:
                 size = stated_size(told)
                 values = (of_value(told[column]) for column in self._columns if column in told)
                 said += [value for value in itertools.islice(values, 1) if value is not None]
-        name += pictures[0]
-        if (captions := agreed(said, name, self.left_out)) is not None:
-            self.pairs.append(Pair(name, captions, members[pictures[0]], size))
+        name += mine[0]
+        if (captions := agreed(said, name, self._kind, self.left_out)) is not None:
+            self.pairs.append(Pair(name, captions, members[mine[0]], size))
 
 
 def _object(data: bytes) -> dict[str, Any] | str:

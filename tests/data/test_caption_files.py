@@ -60,7 +60,7 @@ def test_lists_and_coco(tmp_path: Path) -> None:
         (
             "m.jsonl",
             '{"text": "b"}',
-            "line 1 of {file} names no picture; each has a file_name, relative to the folder of",
+            "line 1 of {file} names no file; each has a file_name, relative to the folder of",
         ),
         (
             "m.jsonl",
@@ -81,7 +81,7 @@ def test_lists_and_coco(tmp_path: Path) -> None:
         ("m.csv", "file_name,text\n\na\n", "line 3 of {file} has fewer cells than its head; cells with commas stand"),
         ("m.csv", 'file_name,text\na,"b', "{file} is no table from line 1 on (unexpected end of data)"),
         ("m.json", "{", "{file} is no whole JSON ("),
-        ("m.json", "{}", "{file} is neither COCO's JSON of images and annotations nor a list of pictures"),
+        ("m.json", "{}", "{file} is neither COCO's JSON of images and annotations nor a list of files"),
         ("m.txt", "", "{file} is no file of captions, whose name ends in .jsonl, .csv, .json"),
     ],
 )

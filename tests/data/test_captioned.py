@@ -219,7 +219,7 @@ def test_a_picture_of_too_many_pixels_is_corrupt(tmp_path: Path, caplog: pytest.
 
 def test_what_is_refused(images: Path, tmp_path: Path) -> None:
     wanted = (
-        "; it must hold pictures with a text beside each, such as cat.png and cat.txt, or with a metadata.jsonl of"
+        "; it must hold images with a text beside each, such as cat.png and cat.txt, or with a metadata.jsonl of"
         ' lines {"file_name": "cat.png", "text": "a cat"}, or .tar shards'
     )
     nowhere = tmp_path / "nowhere"
@@ -227,7 +227,7 @@ def test_what_is_refused(images: Path, tmp_path: Path) -> None:
     assert refused(images, validation=str(nowhere)).startswith(f"dataset.validation={nowhere} cannot be listed")
     paint(tmp_path / "bare" / "0.png")
     assert refused(tmp_path / "bare") == (
-        f"dataset.path={tmp_path / 'bare'} holds no pictures with captions; left out: 1 image without a caption"
+        f"dataset.path={tmp_path / 'bare'} holds no images with captions; left out: 1 image without a caption"
         f" (0.png){wanted}"
     )
     assert refused(images, bins=True, size=250) == (

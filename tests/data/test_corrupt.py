@@ -139,6 +139,6 @@ def test_a_bin_without_a_sound_record_is_refused() -> None:
         with pytest.raises(UserError) as caught:
             source[i]
         assert str(caught.value) == (
-            "all 2 records of a bin are corrupt, and no sound one can take their place; mend or remove them, or set"
-            " dataset.bins=False"
+            "all 2 records of a bin are corrupt, and no sound one can take their place; mend or remove them, or"
+            " train without dataset.bins"
         )

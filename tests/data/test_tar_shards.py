@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from flexidit_jax.common.errors import UserError
+from flexidit_jax.data.captioned import images
 from flexidit_jax.data.captions import Pairs
 from flexidit_jax.data.tar_shards import captioned_shards, shards_of
 
@@ -32,7 +33,7 @@ def pack(file: Path, members: Mapping[str, str | bytes | None], **words: object)
 
 
 def read(tmp_path: Path, members: Mapping[str, str | bytes | None], caption: str | None = None) -> Pairs:
-    return captioned_shards([pack(tmp_path / "0.tar", members)], caption)
+    return captioned_shards([pack(tmp_path / "0.tar", members)], images(), caption)
 
 
 def test_keys_go_to_the_first_dot_and_spans_hold_the_pictures(tmp_path: Path) -> None:
@@ -122,26 +123,26 @@ def test_shards_by_braces_by_name_and_of_a_folder(tmp_path: Path) -> None:
     for number in (8, 9, 10):
         pack(tmp_path / f"{number:03d}.tar", {f"{number}.png": "", f"{number}.txt": str(number)})
     files = [tmp_path / name for name in ("008.tar", "009.tar", "010.tar")]
-    assert shards_of(f"{tmp_path}/{{008..010}}.tar") == files == shards_of(str(tmp_path))
-    assert [pair.captions for pair in captioned_shards(files).pairs] == [("8",), ("9",), ("10",)]
-    assert shards_of(str(files[1])) == files[1:2]
-    assert shards_of(str(tmp_path / "nothing")) == []
+    assert shards_of(f"{tmp_path}/{{008..010}}.tar", images()) == files == shards_of(str(tmp_path), images())
+    assert [pair.captions for pair in captioned_shards(files, images()).pairs] == [("8",), ("9",), ("10",)]
+    assert shards_of(str(files[1]), images()) == files[1:2]
+    assert shards_of(str(tmp_path / "nothing"), images()) == []
     with pytest.raises(UserError) as caught:
-        shards_of(f"{tmp_path}/{{007..011}}.tar")
+        shards_of(f"{tmp_path}/{{007..011}}.tar", images())
     assert str(caught.value) == (
         f"2 of 5 shards {tmp_path}/{{007..011}}.tar are not there, the first is {tmp_path}/007.tar; fetch them, or name"
         " those that are there"
     )
     (tmp_path / "cat.png").touch()
     with pytest.raises(UserError) as caught:
-        shards_of(str(tmp_path))
+        shards_of(str(tmp_path), images())
     assert str(caught.value) == (
-        f"{tmp_path} holds shards (008.tar) and pictures (cat.png); move either, or name the shards, such as"
+        f"{tmp_path} holds shards (008.tar) and images (cat.png); move either, or name the shards, such as"
         f" {tmp_path}/{{00000..00099}}.tar"
     )
     for part in "01":
         pack(tmp_path / part / "0.tar", {"0.png": "", "0.txt": part})
-    found = captioned_shards(shards_of(f"{tmp_path}/{{0..1}}/{{0..0}}.tar"))
+    found = captioned_shards(shards_of(f"{tmp_path}/{{0..1}}/{{0..0}}.tar", images()), images())
     assert [pair.name for pair in found.pairs] == ["0/0.tar/0.png", "1/0.tar/0.png"]
 
 
@@ -155,7 +156,7 @@ def test_a_shard_that_is_not_whole_is_refused(tmp_path: Path) -> None:
     def refused(content: bytes) -> str:
         file.write_bytes(content)
         with pytest.raises(UserError) as caught:
-            captioned_shards([file])
+            captioned_shards([file], images())
         assert "\n" not in str(caught.value)
         return str(caught.value)
 
@@ -167,9 +168,9 @@ def test_a_shard_that_is_not_whole_is_refused(tmp_path: Path) -> None:
     assert refused(damaged) == f"{file} is damaged at byte {starts[1]}, where no member begins; {MENDED}"
     assert refused(b"") == f"{file} is cut short; {MENDED}"
     assert refused(b"<html>" * 200) == f"{file} is no tar that can be read (invalid header); {MENDED}"
-    assert refused(gzip.compress(whole)) == f"{file} is compressed; unpack it: pictures are read where they lie"
+    assert refused(gzip.compress(whole)) == f"{file} is compressed; unpack it: members are read where they lie"
     file.write_bytes(whole[: end + 512])  # one block of zeros is a mark
-    [*_, last] = captioned_shards([file]).pairs
+    [*_, last] = captioned_shards([file], images()).pairs
     file.write_bytes(whole[: last.at.first + 7])
     with pytest.raises(UserError) as caught:
         last.at.read()
