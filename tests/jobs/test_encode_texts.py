@@ -22,6 +22,7 @@ from flexidit_jax.experiment import captions
 from flexidit_jax.experiment import texts as reading
 from flexidit_jax.experiment.experiment import build_experiment
 from flexidit_jax.jobs import encode, train
+from flexidit_jax.main import main
 from flexidit_jax.text import t5
 
 ROOT = Path(__file__).parents[2]
@@ -235,3 +236,13 @@ def test_a_folder_with_captions_is_encoded_in_bins(config: ConfigDict, tmp_path:
     texts = sorted(prompts[record["texts"][0]] for record in kept.source())
     assert texts in (["a square", "a square", "two", "wide"], ["a square", "two", "two", "wide"])  # none is "x"
     assert train.run(config, tmp_path / "run") == 0
+
+
+def test_prompts_that_are_typed_are_what_is_encoded(config: ConfigDict, tmp_path: Path) -> None:
+    out, scenes = tmp_path / "texts", ROOT / "configs" / "scenes.py"
+    words = [f"--config={scenes}:smoke", f"--workdir={tmp_path / 'run'}", "--mode=encode", f"--out={out}"]
+    assert main([*words, "--prompts=a bold two above a faint five"]) == 0
+    assert TextFeatures(out).prompts == ["a bold two above a faint five"]
+    config.sample.prompts = ("a cat",)  # which is for sampling
+    assert encode.run(config, tmp_path / "run") == 0
+    assert (tmp_path / "kept" / TRAIN / "32x32").is_dir()
