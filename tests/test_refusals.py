@@ -202,7 +202,10 @@ def test_adapters_of_nothing(refuse: Refuse, tmp_path: Path) -> None:
     ("words", "message"),
     [
         ({"fsdp": 10, "tensor": 1}, "mesh fsdp=10 does not divide the model's width 32, so it would split no kernel"),
-        ({"fsdp": 1, "tensor": 8}, "mesh tensor=8 does not divide the model's 4 attention heads, so it would split"),
+        (
+            {"fsdp": 1, "tensor": 8},
+            "mesh tensor=8 does not divide the model's 4 attention heads, nor split the 4 tokens",
+        ),
     ],
 )
 def test_a_mesh_that_would_split_nothing(

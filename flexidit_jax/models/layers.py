@@ -143,12 +143,13 @@ class Mlp(nn.Module):
             return self._at_once(x)
         parts = jnp.pad(x, ((0, 0), (0, -length % (count * LANES)), (0, 0)))
         every = nn.scan(Mlp._piece, variable_broadcast="params", split_rngs={"params": False})
-        made, _ = every(self, parts.reshape(count, 1, -1, self.width), jnp.arange(count))
-        return made.reshape(parts.shape)[:, :length]
+        parts = parts.reshape(x.shape[0], count, -1, self.width)  # records stay an axis, which a mesh splits
+        made, _ = every(self, parts, jnp.arange(count))
+        return made.reshape(x.shape[0], -1, self.width)[:, :length]
 
     def _piece(self, parts: Array, number: Array) -> tuple[Array, None]:
         """One in its place: what is not made yet is what it is made of, and there is no second array."""
-        return parts.at[number].set(self._at_once(parts[number])), None
+        return parts.at[:, number].set(self._at_once(parts[:, number])), None
 
     def _at_once(self, x: Array) -> Array:
         return self.fc2(nn.gelu(laid(self.fc1(x), "records", *self.split), approximate=True))

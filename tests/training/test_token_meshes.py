@@ -19,7 +19,7 @@ def printed(on_devices: Callable[..., str]) -> dict[str, dict[str, Any]]:
 
 
 def test_the_numbers_are_those_of_one_device(printed: dict[str, dict[str, Any]]) -> None:
-    assert len(printed) == 4
+    assert len(printed) == 5
     assert all(case["far"] < 1e-6 for case in printed.values()), printed
     assert printed["a step"]["loss"] < 1e-6
 
@@ -29,3 +29,7 @@ def test_keys_and_values_are_gathered_and_no_stream(printed: dict[str, dict[str,
     large = [count for count in printed["text"]["gathered"] if count > 3 * WIDTH * WIDTH]  # no kernel of the blocks
     assert not printed["text"]["whole"]  # [4, 108, 48], also where it begins
     assert large == [RECORDS * 112 * 16, *[RECORDS * 112 * WIDTH] * 2]  # the prediction, keys and values
+
+
+def test_records_stay_where_they_are_though_their_tokens_come_in_pieces(printed: dict[str, dict[str, Any]]) -> None:
+    assert printed["pieces"]["gathered"] == []

@@ -20,9 +20,11 @@ import optax
 from flexidit_jax.common import axes
 from flexidit_jax.common.types import Array
 from flexidit_jax.diffusion.flow import Process
+from flexidit_jax.models import layers
 from flexidit_jax.models.attention.backend import attend
 from flexidit_jax.models.attention.seen import Seen
 from flexidit_jax.models.build import build_dit, init
+from flexidit_jax.models.layers import Mlp
 from flexidit_jax.training.optimizer import Ema
 from flexidit_jax.training.sharding import made, make_mesh, placed, put_batch
 from flexidit_jax.training.stages import build_stages
@@ -122,8 +124,24 @@ def stepped(sizes: tuple[int, int, int] | None) -> Any:
     return moved, np.asarray(metrics["loss"])
 
 
+def in_pieces() -> dict[str, Any]:
+    """An MLP of records over eight devices, whose tokens come in pieces: no record is another device's."""
+    layers.MOST_HIDDEN = 4 * 9 * 20
+    x, mlp = rng.normal(size=(8, 33, 16)).astype(np.float32), Mlp(16, 20, jnp.dtype("float32"))
+    params, mesh = mlp.init(jax.random.key(0), x), make_mesh(8, 1, 1)
+
+    def run(x: Array) -> Array:
+        with axes.using(mesh):
+            return mlp.apply(params, x)
+
+    put = put_batch({"x": x}, mesh)["x"]
+    program = jax.jit(run).lower(put).compile()
+    return {"far": far(program(put), mlp.apply(params, x)), "gathered": gathered(program.as_text())}
+
+
 if __name__ == "__main__":
     out = {name: compared(*case) for name, case in CASES.items()}
     (ours, our_loss), (theirs, loss) = stepped((1, 2, 4)), stepped(None)
     out["a step"] = {"far": far(ours, theirs), "loss": far(our_loss, loss)}
+    out["pieces"] = in_pieces()
     print(json.dumps(out))
