@@ -168,7 +168,6 @@ def build_experiment(config: ConfigDict, workdir: Path | None = None) -> Experim
         compile: Section | None = None,
     ) -> Experiment:  # whose docstring says what the keys are
         data = build_dataset(raw, workdir)
-        latents = build.part("flexidit_jax.codecs", "Codec", codec, "codec")
         uncounted = getattr(data, "classes", 0) is None
         if uncounted:  # nobody knows how many: all that is missing is said when the keys are looked at
             model = {**model, "conditioner": {**model["conditioner"], "classes": 1}}
@@ -186,7 +185,7 @@ def build_experiment(config: ConfigDict, workdir: Path | None = None) -> Experim
             profile_at=profile_at,
             model=network,
             process=build.part("flexidit_jax.diffusion", "Process", process, "process"),
-            codec=latents,
+            codec=build.part("flexidit_jax.codecs", "Codec", codec, "codec"),
             dataset=data,
             text=text and build.part("flexidit_jax.text", "Encoder", text, "text"),
             train=build.call(build_training, {"base": network.base_patch, **train}, "train"),
@@ -234,7 +233,7 @@ def build_experiment(config: ConfigDict, workdir: Path | None = None) -> Experim
             if point.spec.guide is not None:
                 parse_guide(point.spec.guide, point.spec.steps, last.patches)
         if uncounted:
-            together(data.source, latents.check)
+            together(data.source, built.codec.check)
         return built
 
     with build.defaults_noted() as noted:
