@@ -205,8 +205,12 @@ def build_experiment(config: ConfigDict, workdir: Path | None = None) -> Experim
             raise UserError(f"seed must lie in 0..2^31-1, got {seed!r}")
         if profile_at is not None and not 0 <= profile_at < built.train.steps:
             raise UserError(f"profile_at={profile_at} is no step of this run; 0..{built.train.steps - 1} would do")
-        classes, there = (getattr(part, "classes", None) for part in (network.conditioner, built.dataset))
-        if classes != there and not uncounted:
+        classes, there = (getattr(part, "classes", None) for part in (network.conditioner, data))
+        if data is not None and not uncounted and classes != there:
+            kind, name = model["conditioner"]["name"], dataset["name"]
+            if None in (classes, there):
+                wanted = "classes" if there is None else "captions"
+                raise UserError(f"model.conditioner {kind!r} is trained on {wanted}, and dataset {name!r} has none")
             raise UserError(f"model.conditioner.classes is {classes}, but the dataset has {there}")
         fitting(built.text, network.conditioner)
         shapes = () if data is None else (data.shape, *(getattr(data, "shapes", None) or ()))
