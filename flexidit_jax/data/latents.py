@@ -141,8 +141,8 @@ class Dataset:
         ours = self.of.fingerprint(part == HELD_OUT) if images and hasattr(self.of, "fingerprint") else None
         if ours not in (None, images):  # where the images are gone, nothing needs them
             raise UserError(
-                f"{self.path}/{part} holds latents of other images than those of dataset.of, whose file names differ;"
-                " name those, or encode into another dataset.path"
+                f"{self.path}/{part} holds latents of other images than those of dataset.of, whose names or captions"
+                " differ; name those, or encode into another dataset.path"
             )
         if folders[0].name == part:
             return every[0]
@@ -167,7 +167,7 @@ def folders_of(whole: Path) -> list[Path]:
     """
     there = [] if (whole / MANIFEST).exists() else sorted(whole.glob(f"[0-9]*x*/{MANIFEST}"))
     bins = _manifest(there[0].parent)["bins"] if there else None
-    return [whole / name for name in bins] if bins else [whole]
+    return [whole / name for name in bins] if isinstance(bins, dict) and bins else [whole]
 
 
 def size_of(shape: Sequence[int]) -> str:

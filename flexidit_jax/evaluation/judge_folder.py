@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from flexidit_jax.common import build
 from flexidit_jax.common.errors import UserError
+from flexidit_jax.common.files import unfinished
 from flexidit_jax.runs.clips import check_mp4
 from flexidit_jax.text.prompt_files import Prompt
 
 JUDGES = "flexidit_jax.evaluation.judges"
-#: bytes of the longest name of a file
-_LONGEST = 255
+#: bytes of the longest name of a file, which it has while it is written
+_LONGEST = 255 - len(unfinished(Path("a")).name) + 1
 
 
 def judges() -> list[str]:
@@ -48,9 +51,15 @@ def judge_folder(judge: str, prompts: Sequence[Prompt], each: int, num: int, ima
     seen: dict[str, int] = {}
     for number in range(num):
         name = folder.name(number)
-        parts = name.split("/")
-        if any(part in ("", ".", "..") or "\0" in part or len(part.encode()) > _LONGEST for part in parts):
+        if not (all(map(_nameable, name.split("/"))) and Path(name).suffix):  # such as ".jpeg", of an empty key
             raise UserError(f"{where}: picture {number} would be called {name!r}, which is no name of a file")
         if (other := seen.setdefault(name, number)) != number:
             raise UserError(f"{where}: pictures {other} and {number} would both be {name!r}; leave one prompt out")
     return folder
+
+
+def _nameable(part: str) -> bool:
+    """Whether a file or folder can be called so."""
+    with suppress(UnicodeEncodeError):  # of halves of characters
+        return part not in ("", ".", "..") and "\0" not in part and len(part.encode()) <= _LONGEST
+    return False

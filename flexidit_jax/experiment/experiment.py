@@ -168,7 +168,6 @@ def build_experiment(config: ConfigDict, workdir: Path | None = None) -> Experim
         compile: Section | None = None,
     ) -> Experiment:  # whose docstring says what the keys are
         data = build_dataset(raw, workdir)
-        latents = build.part("flexidit_jax.codecs", "Codec", codec, "codec")
         uncounted = getattr(data, "classes", 0) is None
         if uncounted:  # nobody knows how many: all that is missing is said when the keys are looked at
             model = {**model, "conditioner": {**model["conditioner"], "classes": 1}}
@@ -186,7 +185,7 @@ def build_experiment(config: ConfigDict, workdir: Path | None = None) -> Experim
             profile_at=profile_at,
             model=network,
             process=build.part("flexidit_jax.diffusion", "Process", process, "process"),
-            codec=latents,
+            codec=build.part("flexidit_jax.codecs", "Codec", codec, "codec"),
             dataset=data,
             text=text and build.part("flexidit_jax.text", "Encoder", text, "text"),
             train=build.call(build_training, {"base": network.base_patch, **train}, "train"),
@@ -206,8 +205,12 @@ def build_experiment(config: ConfigDict, workdir: Path | None = None) -> Experim
             raise UserError(f"seed must lie in 0..2^31-1, got {seed!r}")
         if profile_at is not None and not 0 <= profile_at < built.train.steps:
             raise UserError(f"profile_at={profile_at} is no step of this run; 0..{built.train.steps - 1} would do")
-        classes, there = (getattr(part, "classes", None) for part in (network.conditioner, built.dataset))
-        if classes != there and not uncounted:
+        classes, there = (getattr(part, "classes", None) for part in (network.conditioner, data))
+        if data is not None and not uncounted and classes != there:
+            kind, name = model["conditioner"]["name"], dataset["name"]
+            if None in (classes, there):
+                wanted = "classes" if there is None else "captions"
+                raise UserError(f"model.conditioner {kind!r} is trained on {wanted}, and dataset {name!r} has none")
             raise UserError(f"model.conditioner.classes is {classes}, but the dataset has {there}")
         fitting(built.text, network.conditioner)
         shapes = () if data is None else (data.shape, *(getattr(data, "shapes", None) or ()))
@@ -234,7 +237,7 @@ def build_experiment(config: ConfigDict, workdir: Path | None = None) -> Experim
             if point.spec.guide is not None:
                 parse_guide(point.spec.guide, point.spec.steps, last.patches)
         if uncounted:
-            together(data.source, latents.check)
+            together(data.source, built.codec.check)
         return built
 
     with build.defaults_noted() as noted:

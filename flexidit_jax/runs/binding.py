@@ -92,8 +92,8 @@ def check_images(workdir: Path, recorded: str | None, images: str | None) -> Non
     """
     if None not in (recorded, images) and recorded != images:
         raise UserError(
-            f"--workdir={workdir} was trained on images of other names than the dataset has now; go on with the same"
-            f" images, or train on these in another --workdir with --config.init_from={workdir}"
+            f"--workdir={workdir} was trained on images of other names or captions than the dataset has now; go on with"
+            f" the same images, or train on these in another --workdir with --config.init_from={workdir}"
         )
 
 

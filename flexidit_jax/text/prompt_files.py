@@ -71,7 +71,7 @@ def _styles(path: Path) -> list[Path]:
 
 def _of_lines(path: Path) -> Iterator[Prompt]:
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")  # JSON has others within
     except UnicodeDecodeError:
         raise UserError(f"{path} holds no text in UTF-8; save the prompts so, one a line") from None
     except OSError as error:

@@ -60,6 +60,10 @@ def test_genai_bench() -> None:
     assert refused("genai_bench", [Prompt("a", "g", "../x")], 1) == (
         "GenAI-Bench calls pictures by the keys of its prompts, and '../x' has a slash"
     )
+    for key in ("", "\ud83d", "a\0b", "x" * 247):  # which would be too long while it is written
+        message = f"picture 0 would be called {f'{key}.jpeg'!r}, which is no name of a file"
+        assert refused("genai_bench", [Prompt("a", "g", key)], 1) == f"generate.files='genai_bench': {message}"
+    assert names("genai_bench", [Prompt("a", "g", "x" * 246)], 1) == ["x" * 246 + ".jpeg"]
 
 
 def test_vbench() -> None:

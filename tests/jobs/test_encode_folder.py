@@ -74,8 +74,8 @@ def test_latents_of_a_folder_stay_when_it_moves_and_not_when_it_is_another(
         with pytest.raises(UserError) as caught:
             read(path, validation)
         assert str(caught.value) == (
-            f"{tmp_path}/out/{part} holds latents of other images than those of dataset.of, whose file names differ;"
-            " name those, or encode into another dataset.path"
+            f"{tmp_path}/out/{part} holds latents of other images than those of dataset.of, whose names or captions"
+            " differ; name those, or encode into another dataset.path"
         )
     ours = build_experiment(built("moved", "val2")).dataset
     assert ours.fingerprint() == ours.of.fingerprint() != ours.fingerprint(held_out=True)

@@ -155,6 +155,10 @@ def test_a_shape_that_is_missing_is_named(config: ConfigDict, tmp_path: Path) ->
     (folder / "manifest.json").unlink()
     with pytest.raises(fd.UserError, match=rf"^no latents in {folder}; the same command with --mode=encode makes"):
         Latents(str(tmp_path / "kept"), {"name": "synthetic"}).source()
+    other = folder.with_name("32x32") / "manifest.json"
+    other.write_text(json.dumps(json.loads(other.read_text()) | {"bins": 2}))
+    with pytest.raises(fd.UserError, match=rf"^no latents in {folder.parent}; the same command with --mode=encode"):
+        Latents(str(tmp_path / "kept"), {"name": "synthetic"}).source()
 
 
 def test_latents_of_other_sizes_are_neither_joined_nor_read(

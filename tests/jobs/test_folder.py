@@ -61,8 +61,8 @@ def test_a_run_skips_what_is_corrupt_and_resumes_anywhere(
     (tmp_path / "moved" / "class1" / "04.jpg").rename(tmp_path / "moved" / "class1" / "05.jpg")
     assert main([*words, "--workdir=run", "--config.dataset.path=moved"]) == 2
     assert capsys.readouterr().err == (
-        "error: --workdir=run was trained on images of other names than the dataset has now; go on with the same"
-        " images, or train on these in another --workdir with --config.init_from=run\n"
+        "error: --workdir=run was trained on images of other names or captions than the dataset has now; go on with"
+        " the same images, or train on these in another --workdir with --config.init_from=run\n"
     )
     assert recorded_path(tmp_path) == "images"
     (tmp_path / "moved" / "class1" / "05.jpg").rename(tmp_path / "moved" / "class1" / "04.jpg")

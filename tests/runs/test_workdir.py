@@ -65,7 +65,7 @@ def test_the_look_for_a_shared_folder_leaves_nothing_nor_what_a_killed_one_left(
 def test_images_may_not_change_and_runs_without_their_hash_go_on(tmp_path: Path) -> None:
     for recorded, images in (("ab", "ab"), (None, "ab"), ("ab", None), (None, None)):
         check_images(tmp_path, recorded, images)
-    with pytest.raises(UserError, match=rf"^--workdir={tmp_path} was trained on images of other names than"):
+    with pytest.raises(UserError, match=rf"^--workdir={tmp_path} was trained on images of other names or captions"):
         check_images(tmp_path, "ab", "cd")
 
 

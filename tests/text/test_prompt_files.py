@@ -34,6 +34,8 @@ def test_lists_of_benchmarks(tmp_path: Path) -> None:
         Prompt("a red cow", "evaluation_metadata", "00000", lines[0]),
         Prompt("b", "evaluation_metadata", "00001", lines[1]),
     ]
+    file = write(tmp_path / "a.jsonl", json.dumps({"prompt": "a\u2028b\x85c"}, ensure_ascii=False) + "\r\n")
+    assert read_prompts(str(file)) == ["a\u2028b\x85c"]
     file = write(tmp_path / "genai_image.json", {"00007": {"prompt": "c", "models": {}}})
     assert read_prompt_file(file) == [Prompt("c", "genai_image", "00007", {"prompt": "c", "models": {}})]
     for style in ("photo", "anime", "drawbench"):
