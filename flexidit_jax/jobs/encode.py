@@ -6,13 +6,14 @@ texts. With `--prompts=FILE` features of prompts alone.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import jax
 from ml_collections import ConfigDict
 
 from flexidit_jax.common.cluster import processes as cluster
-from flexidit_jax.common.cluster.messages import gathered
+from flexidit_jax.common.cluster.messages import first_does, gathered
 from flexidit_jax.common.errors import UserError, together
 from flexidit_jax.common.files import folder_named
 from flexidit_jax.data.latents import HELD_OUT, TRAIN
@@ -66,8 +67,8 @@ def run(config: ConfigDict, workdir: Path) -> int:
     every = [part for name, source in sources.items() for part in parts_of(name, dataset, source, texts.get(name))]
     parts = {part.name: part for part in every}
     shards = {name: part.shards(experiment, dataset, folder) for name, part in parts.items()}
-    for name, own in texts.items() if cluster.first() else ():
-        to_keep(encoder, own, folder / name / TEXTS, section)  # refused before anything is read
+    looks = [partial(to_keep, encoder, own, folder / name / TEXTS, section) for name, own in texts.items()]
+    first_does("the look at features of captions", partial(together, *looks), PATIENCE)  # before images are read
     host, hosts = jax.process_index(), jax.process_count()
     say_found(dataset)
     missing, unchecked, made = {}, 0, 0
