@@ -84,8 +84,9 @@ def run(config: ConfigDict, workdir: Path) -> int:
         next(iter(shards.values())).check_space(needed, f"latents of {images} images", smaller)
 
         # ------------------------------------------------------------ Encoding
-        unread = 0
+        lacking, unread = 0, 0
         for name, own in texts.items() if cluster.first() else ():
+            lacking += len(to_keep(encoder, own, folder / name / TEXTS, section).missing())
             unread += keep(encoder, own, folder / name / TEXTS, section, stop) is None
         own = {name: of_host(missing[name], host, hosts) for name in parts}
         left, total = sum(shards[name].count(own[name]) for name in parts), sum(map(len, sources.values()))
@@ -106,5 +107,5 @@ def run(config: ConfigDict, workdir: Path) -> int:
         own = sorted({shards[part.name].dtype.itemsize for part in every if part.whole == name})
         captions = f" with {len(texts[name])} captions" if name in texts else ""
         sizes.append(f"{len(source)} images of {' to '.join(map(str, own[:: max(len(own) - 1, 1)]))} bytes{captions}")
-    print(f"{'written' if made else 'all there already'}: {folder}, {' and held out '.join(sizes)}")
+    print(f"{'written' if made or lacking else 'all there already'}: {folder}, {' and held out '.join(sizes)}")
     return 0

@@ -140,6 +140,7 @@ def test_a_stop_among_captions_costs_no_latents(
     assert f"{tmp_path / 'kept'}: stopped, 10 of 10 images are there; the same command" in capsys.readouterr().out
     monkeypatch.setattr(encode, "keep", whole)
     assert encode.run(config, tmp_path / "run") == 0
+    assert f"written: {tmp_path / 'kept'}, 5 images" in capsys.readouterr().out
     assert TextFeatures(tmp_path / "kept" / TRAIN / "texts").prompts == [
         "a red apple",
         "an apple",
