@@ -83,13 +83,18 @@ def pixels(
       max_pixels: of the whole image.
 
     Raises:
-      Corrupt: `data` holds no whole image, one of too many pixels, or one whose pixels have no defined range.
+      Corrupt: `data` holds no whole image, one of too many pixels, as it is or enlarged to the crop, or one whose
+        pixels have no defined range.
     """
     with _damage_named(name, bool(data)):
         image = _opened(io.BytesIO(data), max_pixels)
         if (count := image.width * image.height) > max_pixels:  # which the header says: nothing is decoded yet
             raise Corrupt(name, f"{count:,} pixels, more than dataset.max_pixels={max_pixels} admits")
-        crop = covering_crop(read(image), *size)
+        image = read(image)
+        scale = max(1, size[0] / image.height, size[1] / image.width)
+        if (count := round(image.width * image.height * scale**2)) > max(max_pixels, MAX_PIXELS):  # a line of pixels
+            raise Corrupt(name, f"{image.width} x {image.height} pixels, {count:,} where they cover the crop")
+        crop = covering_crop(image, *size)
     x = crop / np.float32(127.5)
     x -= 1
     return x[None]

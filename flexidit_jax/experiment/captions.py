@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from flexidit_jax.common.cluster import processes as cluster
+from flexidit_jax.common.cluster.messages import first_does
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.notes import Sparing
 from flexidit_jax.experiment.experiment import Experiment
@@ -16,6 +16,8 @@ from flexidit_jax.models.conditioning.condition import NULL
 from flexidit_jax.sampling.asked import fitting
 
 Records: TypeAlias = dict[str, np.ndarray]
+#: seconds in which the files of an encoder are read, of gigabytes
+PATIENCE = 3600
 #: of a record, what an encoder makes of its `text`
 ENCODED = ("tokens", "mask")
 
@@ -43,8 +45,12 @@ def reader(experiment: Experiment, record: Mapping[str, Any]) -> Callable[[Recor
         )
     if (kept := getattr(experiment.dataset, "features", None)) is not None:
         encoder = fitting(experiment.text, conditioner)
-        made = made_by(encoder, conditioner.features) if cluster.first() else {}  # whose files are large
-        kept.check(conditioner.features, (encoder or conditioner).length, made)
+        width, length = conditioner.features, (encoder or conditioner).length
+
+        def look() -> None:
+            kept.check(width, length, made_by(encoder, width))
+
+        first_does("the look at features of captions", look, PATIENCE)
     if "text" not in record:
         return lambda records: records
     encoder = fitting(experiment.text, conditioner)

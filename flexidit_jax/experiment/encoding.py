@@ -126,7 +126,7 @@ def parts_of(whole: str, dataset: Any, source: Sequence[Any], texts: Sequence[st
 def damaged(
     shards: RecordShards, name: str, there: Sequence[int], stop: Stop, unit: str = "images"
 ) -> tuple[list[int], int]:
-    """Reads shards of the part `name`: which are damaged, and how many images were left when it was asked to stop."""
+    """Reads shards of the part `name`: which are damaged, and how many records were left when it was asked to stop."""
     found, left = [], shards.count(there)
     shown = cluster.first() and left > 0
     with Progress(left, f"checking {name}", enabled=shown, unit=unit) as bar, warnings_said(bar):

@@ -6,13 +6,14 @@ texts. With `--prompts=FILE` features of prompts alone.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import jax
 from ml_collections import ConfigDict
 
 from flexidit_jax.common.cluster import processes as cluster
-from flexidit_jax.common.cluster.messages import gathered
+from flexidit_jax.common.cluster.messages import first_does, gathered
 from flexidit_jax.common.errors import UserError, together
 from flexidit_jax.common.files import folder_named
 from flexidit_jax.data.latents import HELD_OUT, TRAIN
@@ -66,8 +67,8 @@ def run(config: ConfigDict, workdir: Path) -> int:
     every = [part for name, source in sources.items() for part in parts_of(name, dataset, source, texts.get(name))]
     parts = {part.name: part for part in every}
     shards = {name: part.shards(experiment, dataset, folder) for name, part in parts.items()}
-    for name, own in texts.items() if cluster.first() else ():
-        to_keep(encoder, own, folder / name / TEXTS, section)  # refused before anything is read
+    looks = [partial(to_keep, encoder, own, folder / name / TEXTS, section) for name, own in texts.items()]
+    first_does("the look at features of captions", partial(together, *looks), PATIENCE)  # before images are read
     host, hosts = jax.process_index(), jax.process_count()
     say_found(dataset)
     missing, unchecked, made = {}, 0, 0
@@ -83,8 +84,9 @@ def run(config: ConfigDict, workdir: Path) -> int:
         next(iter(shards.values())).check_space(needed, f"latents of {images} images", smaller)
 
         # ------------------------------------------------------------ Encoding
-        unread = 0
+        lacking, unread = 0, 0
         for name, own in texts.items() if cluster.first() else ():
+            lacking += len(to_keep(encoder, own, folder / name / TEXTS, section).missing())
             unread += keep(encoder, own, folder / name / TEXTS, section, stop) is None
         own = {name: of_host(missing[name], host, hosts) for name in parts}
         left, total = sum(shards[name].count(own[name]) for name in parts), sum(map(len, sources.values()))
@@ -105,5 +107,5 @@ def run(config: ConfigDict, workdir: Path) -> int:
         own = sorted({shards[part.name].dtype.itemsize for part in every if part.whole == name})
         captions = f" with {len(texts[name])} captions" if name in texts else ""
         sizes.append(f"{len(source)} images of {' to '.join(map(str, own[:: max(len(own) - 1, 1)]))} bytes{captions}")
-    print(f"{'written' if made else 'all there already'}: {folder}, {' and held out '.join(sizes)}")
+    print(f"{'written' if made or lacking else 'all there already'}: {folder}, {' and held out '.join(sizes)}")
     return 0

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from flexidit_jax.common.cluster import processes as cluster
-from flexidit_jax.common.cluster.messages import gathered
+from flexidit_jax.common.cluster.messages import first_does, gathered
 from flexidit_jax.common.config import NO_DEFAULTS
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.files import folder_named, written_aside
@@ -63,17 +63,16 @@ def record_text(workdir: Path, name: str, text: str) -> None:
 
 def _first_does(what: str, workdir: Path, do: Callable[[], None]) -> None:
     """The first of several processes does it in the folder; where it is refused, it is so for all."""
-    refused = None
-    if cluster.first():
+
+    def written() -> None:
         try:
             do()
         except OSError as error:
-            refused = f"cannot write to --workdir={workdir} ({error.strerror}); name a folder you may write"
-        except UserError as error:
-            refused = str(error)
-    refused, *_ = gathered(what, refused)
-    if refused:
-        raise UserError(refused)
+            raise UserError(
+                f"cannot write to --workdir={workdir} ({error.strerror}); name a folder you may write"
+            ) from None
+
+    first_does(what, written)
 
 
 def _take(workdir: Path, working: ExitStack) -> None:

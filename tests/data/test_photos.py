@@ -70,3 +70,12 @@ def test_a_limit_is_positive() -> None:
     with pytest.raises(UserError, match=r"^dataset\.max_pixels must be positive, got 0$"):
         Photos(max_pixels=0)
     np.testing.assert_equal(Photos().max_pixels, MAX_PIXELS)
+
+
+def test_a_line_of_pixels_is_not_enlarged_to_the_crop() -> None:
+    for size, sides in (((3000, 1), "3000 x 1"), ((1, 3000), "1 x 3000")):
+        data = io.BytesIO()
+        Image.new("RGB", size).save(data, "PNG")
+        with pytest.raises(Corrupt, match=rf"^a \({sides} pixels, 196,608,000 where they cover the crop\)$"):
+            photo(data.getvalue(), 0, 256, "a")
+        assert photo(data.getvalue(), 0, 4, "a")["x"].shape == (1, 4, 4, 3)

@@ -11,7 +11,8 @@ import pytest
 
 import flexidit_jax as fd
 from flexidit_jax.experiment.sections import Encoding
-from flexidit_jax.experiment.texts import Texts, check_encoder, keep, said, texts_of
+from flexidit_jax.experiment.texts import Texts, check_encoder, keep, made_by, said, texts_of
+from flexidit_jax.text import t5
 
 PROMPTS = [f"prompt {i}" for i in range(5)]
 SECTION = Encoding(shard=2, dtype="float32")
@@ -53,6 +54,7 @@ def test_a_stop_costs_the_shards_that_are_left(tmp_path: Path) -> None:
     kept = keep(encoder, PROMPTS, folder, SECTION, SimpleNamespace(asked=False))
     assert (encoder.read, encoder.freed) == (PROMPTS, 2)
     np.testing.assert_array_equal(np.concatenate(list(kept)), [[i, i] for i in range(5)])
+    assert keep(encoder, PROMPTS, folder, SECTION, SimpleNamespace(asked=True)) is None  # whether they are sound
     assert Texts(PROMPTS).found(folder).kept is not None
     assert Texts(PROMPTS[:4]).found(folder).kept is None and Texts(PROMPTS).found(tmp_path).kept is None
 
@@ -65,6 +67,11 @@ def test_a_full_disk_is_refused_before_an_encoder_is_read(tmp_path: Path, monkey
     ):
         keep(encoder, PROMPTS, tmp_path / "texts", SECTION, SimpleNamespace(asked=False))
     assert encoder.read == []
+
+
+def test_of_an_encoder_whose_files_are_away_its_cleaning_is_known(tmp_path: Path) -> None:
+    assert made_by(t5.Encoder(str(tmp_path), clean="none"), 32) == {"clean": "none"}
+    assert made_by(None, 32) == {}
 
 
 def test_what_is_written_beside_a_picture_makes_it_again() -> None:

@@ -13,6 +13,7 @@ from PIL import Image
 
 import flexidit_jax as fd
 from flexidit_jax.codecs import sd_vae
+from flexidit_jax.common.cluster import processes
 from flexidit_jax.common.config import load_config
 from flexidit_jax.data import synthetic
 from flexidit_jax.data.latents import TRAIN
@@ -140,6 +141,7 @@ def test_a_stop_among_captions_costs_no_latents(
     assert f"{tmp_path / 'kept'}: stopped, 10 of 10 images are there; the same command" in capsys.readouterr().out
     monkeypatch.setattr(encode, "keep", whole)
     assert encode.run(config, tmp_path / "run") == 0
+    assert f"written: {tmp_path / 'kept'}, 5 images" in capsys.readouterr().out
     assert TextFeatures(tmp_path / "kept" / TRAIN / "texts").prompts == [
         "a red apple",
         "an apple",
@@ -213,7 +215,7 @@ def test_features_of_another_encoder_are_refused_before_anything_is_read(
     with pytest.raises(fd.UserError, match=r"encoder is 'hashed_words of seed 0' there, 'hashed_words of seed 1' here"):
         train.run(config, tmp_path / "run")
     assert not (tmp_path / "run" / "checkpoints").exists()
-    monkeypatch.setattr(captions.cluster, "first", lambda: False)  # whose files are large: one of several reads them
+    monkeypatch.setattr(processes, "first", lambda: False)  # whose files are large: one of several reads them
     assert captions.reader(build_experiment(config), {"tokens": 0, "mask": 0})
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from flexidit_jax.common.cluster import messages
 from flexidit_jax.common.config import load_config, plain
 from flexidit_jax.common.errors import UserError
 from flexidit_jax.data.digits import Dataset
@@ -57,7 +58,8 @@ def test_the_look_for_a_shared_folder_leaves_nothing_nor_what_a_killed_one_left(
     for name in (".0123456789abcdef", ".flexidit_jax-notes", ".flexidit_jax-0123456789abcdef"):
         (tmp_path / name).touch()
     monkeypatch.setattr(workdir.cluster, "several", lambda: True)
-    monkeypatch.setattr(workdir, "gathered", lambda what, told: [told])
+    for module in (workdir, messages):
+        monkeypatch.setattr(module, "gathered", lambda what, told, patience=0: [told])
     with claimed(tmp_path, {}):
         assert {path.name for path in tmp_path.iterdir()} == {".0123456789abcdef", ".flexidit_jax-notes"}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from flexidit_jax.common.cluster import processes as cluster
@@ -29,6 +29,27 @@ def gathered(what: str, told: Any, patience: float = cluster.PATIENCE) -> list[A
     board.put(told)
     cluster.wait(what, patience)
     return board.read()
+
+
+def first_does(what: str, do: Callable[[], object], patience: float = cluster.PATIENCE) -> None:
+    """The first of several processes does it; where it is refused, it is so for all.
+
+    Args:
+      what: what it is, in words.
+      patience: seconds that the others wait.
+
+    Raises:
+      UserError: what the first refuses, on every process; or it did not come.
+    """
+    refused = None
+    if cluster.first():
+        try:
+            do()
+        except UserError as error:
+            refused = str(error)
+    refused, *_ = gathered(what, refused, patience)
+    if refused:
+        raise UserError(refused)
 
 
 def same(what: str, told: Mapping[str, Any]) -> None:
