@@ -105,7 +105,7 @@ def get_config(variant: str = "") -> ConfigDict:
         "weak_first": (0, 8, 12, 16),
         "weak_last": (12,),
         "fewer_steps": (14, 11, 8),
-        "scales": (1.25, 1.5, 2.0, 3.0),
+        "scales": (1.25, 1.5, 2.0),
         "out": None,
     }
     config.export = {
