@@ -7,6 +7,17 @@
 
 Scenes lie side by side on canvases of 8x16 pixels and one above the other on such of 16x8: one model, whose positions
 span both. The pre-trained mode is kept as it is; the weak one has adapters.
+
+Two shared cores of an AMD EPYC: 10.3 minutes of training and 4.3 of the report. Expected (800 captions, three seeds,
+unguided, floor 8.9; all words right, of captions that are trained on and of those that never are):
+
+    order           FLOPs %            FD                           all words right          never trained on
+    full            100                8.18                         0.923                    0.938
+    weak first      71 / 57 / 43       8.23 / 8.97 / 13.69          0.922 / 0.907 / 0.826    0.938 / 0.925 / 0.875
+    weak last       57                 30.15                        0.619                    0.625
+    fewer steps     70 / 55 / 40       9.82 / 12.43 / 15.51         0.931 / 0.938 / 0.949    0.933 / 0.946 / 0.933
+
+With guidance 1.5 full compute has 0.994 and 0.988 right, at 57 % 0.992 and 0.988.
 `:smoke` is the same run shrunk to seconds; its pictures are noise.
 """
 
