@@ -18,25 +18,17 @@ from runpy import run_path
 
 from ml_collections import ConfigDict
 
-text256 = run_path(str(Path(__file__).with_name("text256.py")))["get_config"]
+beside = (run_path(str(Path(__file__).with_name(f"{name}.py"))) for name in ("text256", "imagenet256_adapters"))
+text256, adapters = (config["get_config"] for config in beside)
 
 
 def get_config(variant: str = "") -> ConfigDict:
     config = text256(variant)
-    smoke = variant == "smoke"
-    adapt = {
-        "patches": (2, 4),
-        "steps": 6 if smoke else 5_000,
-        "learning_rate": 8e-4,
-        "warmup": 1 if smoke else 1000,
-        "adapters": 4 if smoke else 32,
-    }
+    train = adapters(variant).train  # the paper's constants, as for classes
+    if variant != "smoke":
+        config.train = train
+        return config
     pretrain = {**config.train.stages[0], "loss": config.train.loss.to_dict()}
-    config.train.stages = (pretrain, adapt) if smoke else (adapt,)
-    config.train.loss = {"name": "distillation", "variance_weight": 1.0}
-    config.train.optimizer.update(weight_decay=1e-2, clip=0.02)
-    config.train.ema.warmup = True  # 5,000 steps at 0.9999 alone would leave 61 % of the untrained start
-    if not smoke:
-        config.train.batch = 512
-        config.train.checkpoint_every = 500
+    config.train.stages = (pretrain, train.stages[1])
+    config.train.loss, config.train.optimizer = train.loss, train.optimizer
     return config
