@@ -17,7 +17,7 @@ from flexidit_jax.common.errors import UserError
 from flexidit_jax.common.files import content_digest
 from flexidit_jax.common.hub import located
 from flexidit_jax.common.pixels import to_uint8
-from flexidit_jax.common.placement import mesh_of, whole_on
+from flexidit_jax.common.placement import mesh_of, sent_once, whole_on
 from flexidit_jax.common.tensor_files import SUFFIXES, config_beside
 from flexidit_jax.common.types import Array, Params
 from flexidit_jax.common.weights import full_set, read_weights, weight_files, within
@@ -225,17 +225,14 @@ class Codec:
         if decoding:
             model = model.clone(dtype=self.decode_dtype)
         mesh = mesh_of(x)
-        if (mesh, decoding) not in self._copies:
 
-            def sent(path: tuple[jax.tree_util.DictKey, ...], leaf: np.ndarray) -> jax.Array:
-                if decoding and path[-1].key == "kernel":
-                    leaf = leaf.astype(model.dtype, copy=False)
-                return whole_on(leaf, mesh)
+        def sent(path: tuple[jax.tree_util.DictKey, ...], leaf: np.ndarray) -> jax.Array:
+            if decoding and path[-1].key == "kernel":
+                leaf = leaf.astype(model.dtype, copy=False)
+            return whole_on(leaf, mesh)
 
-            half = {part: tree for part, tree in params.items() if part in (DECODER if decoding else ENCODER)}
-            with jax.ensure_compile_time_eval():  # under a caller's jit, tracers would be kept for good
-                self._copies[mesh, decoding] = jax.tree_util.tree_map_with_path(sent, half)
-        return model, self._copies[mesh, decoding]
+        half = {part: tree for part, tree in params.items() if part in (DECODER if decoding else ENCODER)}
+        return model, sent_once(self._copies, (mesh, decoding), lambda: jax.tree_util.tree_map_with_path(sent, half))
 
     @cached_property
     def _copies(self) -> dict[tuple[Mesh | None, bool], Params]:

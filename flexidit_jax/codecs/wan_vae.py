@@ -19,7 +19,7 @@ from flexidit_jax.common.files import content_digest
 from flexidit_jax.common.hub import located
 from flexidit_jax.common.notes import note
 from flexidit_jax.common.pixels import to_uint8
-from flexidit_jax.common.placement import mesh_of, whole_on
+from flexidit_jax.common.placement import mesh_of, sent_once, whole_on
 from flexidit_jax.common.tensor_files import SUFFIXES, config_beside
 from flexidit_jax.common.types import Array, Params
 from flexidit_jax.common.weights import full_set, read_weights, weight_files, within
@@ -223,10 +223,7 @@ class Codec:
         """The network and its weights, on every device that holds a part of x, sent there once."""
         model, params = self._loaded
         mesh = mesh_of(x)
-        if mesh not in self._copies:
-            with jax.ensure_compile_time_eval():  # under a caller's jit, tracers would be kept for good
-                self._copies[mesh] = jax.tree.map(partial(whole_on, mesh=mesh), params)
-        return model, self._copies[mesh]
+        return model, sent_once(self._copies, mesh, lambda: jax.tree.map(partial(whole_on, mesh=mesh), params))
 
     @cached_property
     def _copies(self) -> dict[Mesh | None, Params]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Hashable
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,16 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from flexidit_jax.common.types import Array
+
+Tree = TypeVar("Tree")
+
+
+def sent_once(copies: dict[Any, Tree], key: Hashable, send: Callable[[], Tree]) -> Tree:
+    """What lies on devices under a key, sent there the first time that it is asked for."""
+    if key not in copies:
+        with jax.ensure_compile_time_eval():  # under a caller's jit, tracers would be kept for good
+            copies[key] = send()
+    return copies[key]
 
 
 def put(leaf: Any, sharding: NamedSharding) -> Array:
