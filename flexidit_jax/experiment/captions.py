@@ -43,8 +43,8 @@ def reader(experiment: Experiment, record: Mapping[str, Any]) -> Callable[[Recor
             f"model.conditioner {kind!r} reads {missing[0]!r}, which records of dataset {name!r} lack (they have"
             f" {', '.join(sorted(record))}); {wanted} would do"
         )
+    encoder = fitting(experiment.text, conditioner)
     if (kept := getattr(experiment.dataset, "features", None)) is not None:
-        encoder = fitting(experiment.text, conditioner)
         width, length = conditioner.features, (encoder or conditioner).length
 
         def look() -> None:
@@ -53,7 +53,6 @@ def reader(experiment: Experiment, record: Mapping[str, Any]) -> Callable[[Recor
         first_does("the look at features of captions", look, PATIENCE)
     if "text" not in record:
         return lambda records: records
-    encoder = fitting(experiment.text, conditioner)
     check_encoder(encoder, conditioner.features)
 
     sparing = Sparing()
